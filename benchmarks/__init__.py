@@ -1,0 +1,1 @@
+"""One module per measured claim: python -m benchmarks.NAME --json."""

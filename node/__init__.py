@@ -1,0 +1,1 @@
+"""The daemon: composition root, transport and directory processes, control socket, command line."""

@@ -1,0 +1,119 @@
+"""`murmura status`: of the node here, or of any node in the world."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import click
+
+from node import exit_codes
+from node.cli.options import connect, json_option, node_options, print_json
+from node.errors import ConfigError, NodeError, UnavailableError
+
+_WATCH_S = 1.0
+_PEER_S = 20.0
+"""For starting an interpreter, importing py-libp2p (1.3 s) and one question across the world."""
+
+
+@click.command()
+@json_option
+@click.option("--watch", is_flag=True, help="Ask again every second until Ctrl-C.")
+@click.option(
+    "--peer",
+    metavar="MULTIADDR",
+    help="Ask this node instead, as a stranger; needs no daemon here.",
+)
+@node_options
+def command(
+    *,
+    as_json: bool,
+    watch: bool,
+    peer: str | None,
+    state_dir: str | None,
+    runtime_dir: str | None,
+    config_file: str | None,
+) -> int:
+    """Say how a node is doing. Exit 0 when it is healthy, 3 when none runs, 4 when it is not healthy."""
+    if peer is not None:
+        return _show_peer(peer, as_json=as_json)
+    with connect(state_dir, runtime_dir, config_file) as client:
+        while True:
+            report = client.call("status")
+            _show(report, as_json=as_json, clear=watch and not as_json)
+            if not watch:
+                return exit_codes.OK if report["healthy"] else exit_codes.UNHEALTHY
+            time.sleep(_WATCH_S)
+
+
+def _show(report: dict[str, Any], *, as_json: bool, clear: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    from node.cli.render import status_lines
+
+    if clear and sys.stdout.isatty():
+        click.clear()
+    for line in status_lines(report):
+        click.echo(line)
+
+
+def _show_peer(address: str, *, as_json: bool) -> int:
+    """Run the light client, the only part of Murmura that imports libp2p, in a process of its own."""
+    _refuse_wrong_address(address)
+    # -P: nothing in the folder one happens to be in may take the place of a module.
+    command_line = [sys.executable, "-P", "-m", "node.light.client", address]
+    try:
+        done = subprocess.run(command_line, capture_output=True, timeout=_PEER_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"no answer from {address} within {_PEER_S:g} s") from error
+    if done.returncode != exit_codes.OK:
+        raise _failure(address, done.returncode, done.stderr.decode("utf-8", "replace"))
+    report = _parse(done.stdout)
+    if as_json:
+        print_json(report)
+        return exit_codes.OK
+    for key, value in report.items():
+        if value is not None and key != "schema_version":
+            click.echo(f"{key:<16}{_safe(value)}")
+    return exit_codes.OK
+
+
+def _failure(address: str, code: int, stderr: str) -> NodeError:
+    """Turn what the light client said, a sentence and perhaps a hint, into an error with its exit code."""
+    lines = [_safe(line.strip()) for line in stderr.splitlines() if line.strip()]
+    reason = lines[0] if lines else f"the light client ended with exit code {code}"
+    if code == exit_codes.CONFIG:
+        return ConfigError(reason, *lines[1:2])
+    if code == exit_codes.UNAVAILABLE:
+        hint = lines[1] if len(lines) > 1 else "is the address right, and the node up?"
+        return UnavailableError(f"no status from {address}: {reason}", hint)
+    return NodeError(f"the light client failed: {lines[-1] if lines else reason}")
+
+
+def _refuse_wrong_address(address: str) -> None:
+    from protocols.invite import InviteError, check_address
+
+    try:
+        check_address(address)
+    except InviteError as error:
+        raise click.UsageError(f"--peer: {error}") from error
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        report = json.loads(raw)
+    except ValueError as error:
+        raise NodeError("the light client printed something that is not JSON") from error
+    if not isinstance(report, dict):
+        raise NodeError("the light client printed something that is not one JSON object")
+    return report
+
+
+def _safe(value: Any) -> str:
+    """A peer's text may hold terminal codes: show them, never obey them."""
+    text = str(value)
+    return text if text.isprintable() else ascii(text)

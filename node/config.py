@@ -1,0 +1,256 @@
+"""A volunteer's own settings: flag > environment > file > default, each value with its origin.
+
+One flat list of keys. The key `upload_mbit_s` is the flag `--upload-mbit-s`, the variable `MURMURA_UPLOAD_MBIT_S` and
+the line `upload_mbit_s = 5.0` of the file. What all peers of a run must agree on is not here but in the run file.
+Environment and settings file are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from node.errors import ConfigError
+from node.paths import Paths, default_config_file, default_runtime_dir, default_state_dir
+from protocols.invite import InviteError, check_address
+from protocols.schema import Range, SchemaError, Size, decode
+
+ENV_PREFIX: Final = "MURMURA_"
+ENV_CONFIG_FILE: Final = "MURMURA_CONFIG"
+SECRET: Final = {"secret": True}
+"""Field metadata: shown as set or not set, never as a value."""
+
+Multiaddr = Annotated[str, Size(1, 256)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """What one volunteer wants of one node. Nothing here changes what is trained."""
+
+    run: Annotated[str, Size(0, 4096)] = ""
+    """Path of a run file: this node starts that run, or takes part in it when an invite or `bootstrap` names peers."""
+    join: Annotated[str, Size(0, 4096)] = field(default="", metadata=SECRET)
+    """An invite. It may hold the key of a private run, so it is never printed back."""
+    new_swarm: bool = False
+    """Start alone even though `bootstrap` or remembered peers exist."""
+    private: bool = False
+    """Starting a run: only who holds an invite with its key may take part."""
+    data: Annotated[str, Size(0, 4096)] = ""
+    """Where the run's text is on this machine; empty takes the place the run file names."""
+    host: bool = True
+    """Offer to host a stage."""
+    train: bool = True
+    """Offer to draw microbatches and drive them through the stages."""
+    stage: Annotated[int, Range(0, 1023)] | None = None
+    """Host this stage and no other; unset lets the node choose where it is needed."""
+    listen: Annotated[tuple[Multiaddr, ...], Size(1, 16)] = ("/ip4/0.0.0.0/tcp/0",)
+    """Port 0 takes any free port: fine behind NAT; fix one to open it in a firewall."""
+    announce: Annotated[tuple[Multiaddr, ...], Size(0, 16)] = ()
+    """Addresses to tell others instead of those found: for port forwarding."""
+    bootstrap: Annotated[tuple[Multiaddr, ...], Size(0, 32)] = ()
+    """More addresses to join through, besides the invite's."""
+    threads: Annotated[int, Range(1, 1024)] | None = None
+    """Compute threads; unset takes all cores of the machine but one, and at least one."""
+    nice: Annotated[int, Range(0, 19)] = 5
+    """Volunteers' own programs come first; 0 asks for an equal share."""
+    memory_max_mb: Annotated[int, Range(256, 1 << 24)] | None = None
+    """Over this (the node and its children together) the node takes no new work and says so."""
+    upload_mbit_s: Annotated[float, Range(0.1, 1e6)] | None = None
+    """Unset is unlimited. In Mbit/s because that is what internet contracts state."""
+    download_mbit_s: Annotated[float, Range(0.1, 1e6)] | None = None
+    """Unset is unlimited."""
+    isolated_after_s: Annotated[float, Range(1.0, 3600.0)] = 30.0
+    """Seconds without a peer before the node calls itself isolated and dials everybody it knows."""
+    drain_s: Annotated[float, Range(1.0, 3600.0)] = 20.0
+    """Spot machines and Kubernetes give 25 to 30 s in all; 5 s stay for saving and leaving."""
+    state_dir: Annotated[str, Size(0, 4096)] = ""
+    """Identity, remembered peers, run state. Empty: $XDG_STATE_HOME/murmura."""
+    runtime_dir: Annotated[str, Size(0, 4096)] = ""
+    """The control socket. Empty: $XDG_RUNTIME_DIR/murmura, or inside a chosen state folder."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    def __post_init__(self) -> None:
+        for index, address in enumerate(self.bootstrap):
+            try:
+                check_address(address)
+            except InviteError as error:
+                raise SchemaError(f"bootstrap[{index}]", str(error)) from error
+        for name in ("listen", "announce"):
+            for index, address in enumerate(getattr(self, name)):
+                if len(address.split("/")) < 5 or not address.startswith("/"):
+                    raise SchemaError(
+                        f"{name}[{index}]", "must be a multiaddr like /ip4/0.0.0.0/tcp/4001"
+                    )
+
+    @property
+    def compute_threads(self) -> int:
+        """`threads`, or all cores but one."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value and where it came from."""
+
+    key: str
+    value: Any
+    origin: str
+    """`default`, `file PATH`, `env NAME` or `flag --name`."""
+    secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """All settings as they apply, ready to be shown."""
+
+    config: NodeConfig
+    paths: Paths
+    settings: tuple[Setting, ...]
+
+
+def flag_name(key: str) -> str:
+    """`upload_mbit_s` -> `--upload-mbit-s`."""
+    return "--" + key.replace("_", "-")
+
+
+def env_name(key: str) -> str:
+    """`upload_mbit_s` -> `MURMURA_UPLOAD_MBIT_S`."""
+    return ENV_PREFIX + key.upper()
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> Effective:
+    """Gather all settings and check them together.
+
+    Args:
+      flags: key -> plain value, only those that were given.
+      config_file: read this one and insist that it exists; else $MURMURA_CONFIG (same), else the XDG one if it is there.
+    Raises:
+      ConfigError: names the key, where the value came from, what is wrong and what would be right.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in (
+        *_file_layer(environ, config_file),
+        *_env_layers(environ),
+        *((f"flag {flag_name(key)}", {key: value}) for key, value in (flags or {}).items()),
+    ):
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
+    try:
+        config = decode(NodeConfig, values)
+    except SchemaError as error:
+        key = error.path.partition("[")[0].partition(".")[0]
+        origin = origins.get(key, "the settings")
+        raise ConfigError(
+            f"{origin}: {error}", "`murmura config show` lists every key and its value"
+        ) from error
+    return Effective(config, _paths(config, environ), _settings(config, origins))
+
+
+def _file_layer(
+    environ: Mapping[str, str], chosen: Path | None
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    named = chosen or (Path(environ[ENV_CONFIG_FILE]) if environ.get(ENV_CONFIG_FILE) else None)
+    path = named or default_config_file(environ)
+    if named is None and not path.exists():
+        return
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for key in data:
+        if key not in KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r}", _suggest(key, KEYS))
+    yield f"file {path}", data
+
+
+def _env_layers(environ: Mapping[str, str]) -> Iterable[tuple[str, dict[str, Any]]]:
+    """One layer per variable; a misspelt one must not be ignored in silence."""
+    names = {env_name(key): key for key in KEYS}
+    for name, text in sorted(environ.items()):
+        if not name.startswith(ENV_PREFIX) or name == ENV_CONFIG_FILE:
+            continue
+        if name not in names:
+            # Compared without the prefix, which would make everything look alike.
+            wanted = _suggest(
+                name.removeprefix(ENV_PREFIX), [*map(str.upper, KEYS), "CONFIG"], ENV_PREFIX
+            )
+            raise ConfigError(f"unknown environment variable {name}", wanted)
+        key = names[name]
+        yield f"env {name}", {key: parse_text(key, text, origin=f"env {name}")}
+
+
+def parse_text(key: str, text: str, *, origin: str) -> Any:
+    """Turn the text of a variable into the plain value its key wants. Lists are separated by commas."""
+    kind = kind_of(key)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+        if kind is tuple:
+            return [item.strip() for item in text.split(",") if item.strip()]
+        return kind(text)
+    except (KeyError, ValueError) as error:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ConfigError(f"{origin}: {key} must be {wanted}, not {text[:40]!r}") from error
+
+
+def kind_of(key: str) -> type:
+    """The plain type of a setting: bool, int, float, str or tuple."""
+    annotation = typing.get_type_hints(NodeConfig)[key]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        annotation = next(
+            item for item in typing.get_args(annotation) if item is not types.NoneType
+        )
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return str
+    return typing.cast("type", origin or annotation)
+
+
+def _paths(config: NodeConfig, environ: Mapping[str, str]) -> Paths:
+    chosen = bool(config.state_dir)
+    state = Path(config.state_dir).expanduser().absolute() if chosen else default_state_dir(environ)
+    if config.runtime_dir:
+        return Paths(state, Path(config.runtime_dir).expanduser().absolute())
+    return Paths(state, default_runtime_dir(environ, state, state_dir_chosen=chosen))
+
+
+def _settings(config: NodeConfig, origins: Mapping[str, str]) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(
+            key=item.name,
+            value=getattr(config, item.name),
+            origin=origins.get(item.name, "default"),
+            secret=bool(item.metadata.get("secret")),
+        )
+        for item in dataclasses.fields(NodeConfig)
+    )
+
+
+def _suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"known: {', '.join(prefix + name for name in known)}"
+
+
+KEYS: Final = tuple(item.name for item in dataclasses.fields(NodeConfig))
+"""Every setting, in the order they are shown."""

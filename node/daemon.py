@@ -1,0 +1,226 @@
+"""The composition root: what a node is made of, in which order it starts, and how it leaves.
+
+Starting is local and quick: lock, identity, transport, control socket, READY. Only then torch is imported, peers are
+looked for, and services of training begin. Leaving is nested: services drain while everything they need still runs.
+
+    infrastructure nursery      control socket, transport, directory, calls, heartbeat, signals
+      services nursery          joining, then what `node.training.build_services` returns
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import trio
+
+from node import logs
+from node.clock import unix_s
+from node.config import Effective, NodeConfig
+from node.control.commands import command_table
+from node.control.server import ControlServer, listen
+from node.errors import NodeError
+from node.files import exclusive
+from node.heartbeat import beat
+from node.identity import Identity
+from node.joining import Joining
+from node.life import NodeLife
+from node.limits import (
+    MemoryLimit,
+    be_nice,
+    cap_library_threads,
+    process_age_s,
+    raise_descriptor_limit,
+)
+from node.membership import Membership, resolve
+from node.network import Network, open_network
+from node.node import Node
+from node.paths import Paths
+from node.public import serve_public
+from node.services import ServiceGroup
+from node.starter import BuildServices, TrainingStarter
+from node.systemd import Supervisor
+from protocols.replies import Hello
+from swarm.calls import Caller, Guard, Rates
+
+log = logging.getLogger(__name__)
+
+OpenNetwork: TypeAlias = Callable[
+    [NodeConfig, Paths, Identity, random.Random], AbstractAsyncContextManager[Network]
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Startup:
+    """What is settled before the event loop runs."""
+
+    effective: Effective
+    identity: Identity
+    membership: Membership
+    descriptors_max: int
+
+
+def run_daemon(effective: Effective) -> None:
+    """Be a node until it has left. Raises NodeError for what a person can fix; returns after a drained stop."""
+    config, paths = effective.config, effective.paths
+    logs.set_up(level=config.log_level, style=config.log_format)
+    paths.prepare()
+    with exclusive(paths.lock):
+        be_nice(config.nice)
+        cap_library_threads(config.compute_threads)
+        startup = Startup(
+            effective=effective,
+            identity=Identity.load_or_create(paths.identity),
+            membership=resolve(config, paths),
+            descriptors_max=raise_descriptor_limit(),
+        )
+        try:
+            trio.run(serve, startup)
+        except BaseExceptionGroup as group:
+            raise _what_a_person_can_fix(group) from group
+        finally:
+            paths.socket.unlink(missing_ok=True)
+
+
+async def serve(
+    startup: Startup,
+    *,
+    connect: OpenNetwork = open_network,
+    build_services: BuildServices | None = None,
+    supervisor: Supervisor | None = None,
+) -> None:
+    """Start, work, and leave.
+
+    Args:
+      connect: opens transport and directory; tests pass the in-memory ones.
+      build_services: None imports `node.training` once the run is known.
+    """
+    supervisor = supervisor or Supervisor()
+    config, paths = startup.effective.config, startup.effective.paths
+    life = NodeLife(
+        isolated_after_s=config.isolated_after_s,
+        first=startup.membership.first,
+        drain_s=config.drain_s,
+    )
+    async with trio.open_nursery() as infrastructure:
+        await infrastructure.start(_watch_signals, life)
+        infrastructure.start_soon(_cancel_when_leaving, life, infrastructure.cancel_scope)
+        rng = random.Random()  # jitter only: nothing that peers must agree on is drawn from it
+        async with (
+            listen(paths.socket) as listener,
+            connect(config, paths, startup.identity, rng) as network,
+        ):
+            node = assemble(startup, life, network, rng)
+            await serve_public(node)
+            infrastructure.start_soon(ControlServer(command_table(node)).serve, listener)
+            await infrastructure.start(node.caller.run)
+            infrastructure.start_soon(node.lag.run)
+            infrastructure.start_soon(beat, node, supervisor)
+            _say_ready(node, supervisor)
+            await _work(node, supervisor, build_services)
+            infrastructure.cancel_scope.cancel()
+
+
+def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Random) -> Node:
+    config, membership = startup.effective.config, startup.membership
+    guard = Guard()
+    rates = Rates(
+        upload_bytes_per_s=_bytes_per_s(config.upload_mbit_s),
+        download_bytes_per_s=_bytes_per_s(config.download_mbit_s),
+    )
+    node = Node(
+        config=config,
+        paths=startup.effective.paths,
+        signer=startup.identity,
+        membership=membership,
+        network=network,
+        guard=guard,
+        rates=rates,
+        caller=Caller(
+            network.host,
+            hello=Hello(run=membership.run_id),
+            run_key=membership.run_key,
+            guard=guard,
+            rates=rates,
+        ),
+        life=life,
+        rng=rng,
+        services=ServiceGroup(rng),
+        memory=MemoryLimit(None if config.memory_max_mb is None else config.memory_max_mb << 20),
+        descriptors_max=startup.descriptors_max,
+        started_unix_s=unix_s(),
+        started_s=trio.current_time(),
+    )
+    if membership.spec is not None:
+        node.run_known.set()
+    return node
+
+
+def _bytes_per_s(mbit_s: float | None) -> float | None:
+    return None if mbit_s is None else mbit_s * 1e6 / 8
+
+
+def _say_ready(node: Node, supervisor: Supervisor) -> None:
+    """Whoever waits for READY finds the invite printed already."""
+    node.life.started()
+    if node.membership.first and not node.membership.run_key:
+        invite = node.membership.invite(node.host.addresses())
+        # The one line of this command that is a result, so it goes to stdout. A private run's invite is a secret and
+        # stdout may be a log: `murmura invite` prints that one.
+        sys.stdout.write(f"murmura run --join {invite.to_text()}\n")
+        sys.stdout.flush()
+    log.info(
+        "ready: peer_id=%s socket=%s after_s=%.2f descriptors_max=%d",
+        node.peer_id,
+        node.paths.socket,
+        process_age_s(),
+        node.descriptors_max,
+    )
+    supervisor.ready()
+
+
+async def _work(node: Node, supervisor: Supervisor, build: BuildServices | None) -> None:
+    """Run the services until the node is asked to leave, then let them drain."""
+    async with trio.open_nursery() as services:
+        for service in (*node.network.services, Joining(node)):
+            services.start_soon(node.services.keep_running, service)
+        starter = TrainingStarter(node, services, build)
+        services.start_soon(node.services.keep_running, starter)
+        await node.life.drain_asked.wait()
+        supervisor.stopping(node.life.drain_s)
+        began_s = trio.current_time()
+        await node.services.drain(node.life.drain_s)
+        log.info("drained: after_s=%.2f", trio.current_time() - began_s)
+        services.cancel_scope.cancel()
+    node.life.drained()
+
+
+async def _watch_signals(life: NodeLife, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    """The first SIGTERM or SIGINT drains, the next one leaves at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        task_status.started()
+        async for number in received:
+            name = signal.Signals(number).name
+            if life.drain_asked.is_set():
+                life.leave(f"{name} again")
+            else:
+                life.drain(name)
+
+
+async def _cancel_when_leaving(life: NodeLife, scope: trio.CancelScope) -> None:
+    await life.leave_asked.wait()
+    scope.cancel()
+
+
+def _what_a_person_can_fix(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first NodeError inside, or the group when it is a bug that wants its whole traceback."""
+    found = group.split(NodeError)[0]
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]  # type: ignore[assignment]
+    return found if isinstance(found, NodeError) else group

@@ -1,0 +1,1 @@
+"""The directory: hivemind's Kademlia in a process of its own, and the daemon's side of it."""

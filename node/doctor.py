@@ -1,0 +1,111 @@
+"""Look for what could keep a node on this machine from working: everything at once, not the first thing only."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from node.config import Effective
+from node.errors import ConfigError, NodeError
+from node.identity import Identity
+from node.limits import raise_descriptor_limit
+from node.membership import resolve
+from node.p2pd.addresses import check_can_listen
+from node.p2pd.process import find_p2pd
+
+DESCRIPTORS_MIN: Final = 2048
+"""768 streams of peers, as many towards p2pd, and room."""
+MEMORY_MIN_BYTES: Final = 1 << 30
+"""An idle node takes about a third of it; training the smallest useful stage the rest."""
+_DIAL_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def examine(effective: Effective) -> Iterator[Finding]:
+    """Yield one finding per check. Starts nothing; makes the node's folders, as `murmura run` would."""
+    config, paths = effective.config, effective.paths
+    yield _try("folders", lambda: f"state in {paths.state_dir}", paths.prepare)
+    yield _try("identity", lambda: _identity(effective))
+    yield _try("transport", lambda: str(find_p2pd()))
+    yield _try("torch", _torch)
+    for address in config.listen:
+        yield _try(f"listen {address}", lambda: "free", lambda a=address: check_can_listen(a))  # type: ignore[misc]
+    yield _descriptors()
+    yield _memory()
+    if config.run or config.join:
+        yield _try("run", lambda: _run(effective))
+        yield from _bootstrap(effective)
+
+
+def _try(name: str, say: Callable[[], str], check: Callable[[], object] = lambda: None) -> Finding:
+    try:
+        check()
+        return Finding(name, True, say())
+    except NodeError as error:
+        return Finding(name, False, error.reason, error.hint)
+
+
+def _identity(effective: Effective) -> str:
+    path = effective.paths.identity
+    if not path.exists():
+        return "none yet; the first start makes one"
+    return str(Identity.load(path).peer_id)
+
+
+def _torch() -> str:
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("torch is not installed", "run `make setup`")
+    return "installed"
+
+
+def _run(effective: Effective) -> str:
+    membership = resolve(effective.config, effective.paths)
+    return f"{membership.run_id.short}, {'private' if membership.run_key else 'public'}"
+
+
+def _descriptors() -> Finding:
+    limit = raise_descriptor_limit()
+    hint = "raise it: `ulimit -Hn`, LimitNOFILE= in a unit"
+    return Finding("open files", limit >= DESCRIPTORS_MIN, f"at most {limit}", hint)
+
+
+def _memory() -> Finding:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) << 10
+            detail = f"{available >> 20} MB available, {os.cpu_count()} processors"
+            return Finding("memory", available >= MEMORY_MIN_BYTES, detail, "close other programs")
+    return Finding("memory", True, "unknown")
+
+
+def _bootstrap(effective: Effective) -> Iterator[Finding]:
+    """Try a TCP connection to each address that has one; who answers there is for the node to find out."""
+    try:
+        membership = resolve(effective.config, effective.paths)
+    except NodeError:
+        return  # reported already
+    for address in (*membership.addresses, *membership.remembered):
+        parts = address.split("/")
+        if parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6") or parts[3] != "tcp":
+            continue
+        try:
+            socket.create_connection((parts[2], int(parts[4])), timeout=_DIAL_S).close()
+        except (OSError, ValueError) as error:
+            hint = "any other address that answers is enough; is a firewall in the way?"
+            yield Finding(f"peer {address}", False, str(error), hint)
+        else:
+            yield Finding(f"peer {address}", True, "answers")

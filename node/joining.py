@@ -1,0 +1,242 @@
+"""Get into the swarm and stay in it: dial who we know, fetch the run, notice isolation, dial again.
+
+An unreachable bootstrap never stops a node: it is a state with a reason per address, retried with backoff. Any one
+address that answers is enough. Members announce their addresses in the directory, so that a node which has been in
+once can come back without the addresses it was invited with.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgpack
+import trio
+
+from node.clock import unix_s
+from node.node import Dialled, Node
+from node.services import backoff_s
+from protocols.errors import RemoteProtocolError
+from protocols.frames import unpack_untrusted
+from protocols.ids import PeerID
+from protocols.invite import InviteError, check_address
+from protocols.life import LifeState
+from protocols.ports import DirectoryRecord, PeerUnreachableError, StreamClosedError
+from protocols.public import (
+    RUN_SERVICE,
+    STATUS_SERVICE,
+    RunRequest,
+    public_status_untrusted,
+    run_reply_untrusted,
+)
+from protocols.schema import SchemaError, Size, decode, encode
+from swarm.calls import CallError, CallTimeoutError
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+DIAL_S: Final = 10.0
+"""For one address. Others are dialled meanwhile, so an unreachable one costs nothing but this."""
+DIALS_AT_ONCE: Final = 8
+ASK_S: Final = 10.0
+"""For one small question to a peer that has just answered."""
+COUNT_EVERY_S: Final = 5.0
+"""Peers are counted so often; with `isolated_after_s` this decides how late isolation is noticed."""
+REFRESH_FIRST_S: Final = 2.0
+"""After joining, members are looked up this soon again, then at doubling intervals: the directory is still coming up."""
+REFRESH_EVERY_S: Final = 60.0
+"""The longest of those intervals. Each is varied by a fifth."""
+MEMBER_LIFETIME_S: Final = 300.0
+"""How long a node that crashed is still dialled by those who come in."""
+ADDRESSES_MAX: Final = 16
+"""Of one member, in its record."""
+MEMBERS_DIALLED_MAX: Final = 32
+"""Connections to members that we open by ourselves; enough for a graph that does not fall apart."""
+
+_FAILURES: Final = (
+    PeerUnreachableError,
+    StreamClosedError,
+    CallError,
+    CallTimeoutError,
+    RemoteProtocolError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRecord:
+    """What a member says of itself in the directory."""
+
+    addresses: Annotated[tuple[Annotated[str, Size(1, 256)], ...], Size(0, ADDRESSES_MAX)]
+
+
+class Joining:
+    """The service that joins. Its object outlives restarts of its task, as all services do."""
+
+    name = "joining"
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._members_known = 0
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Join, then keep watch until cancelled."""
+        task_status.started()
+        node = self._node
+        if node.membership.first:
+            node.life.joined("first node of a new swarm")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._count_peers)
+            nursery.start_soon(self._redial_when_asked)
+            if not node.membership.first:
+                await self._join()
+            nursery.start_soon(self._refresh_members)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Withdraw our address, so that nobody dials a node that has left."""
+        with trio.move_on_after(min(deadline_s, 2.0)):
+            await self._node.directory.withdraw(self._key)
+
+    def status(self) -> dict[str, Any]:
+        """Say who was dialled, and why it failed."""
+        now_s = trio.current_time()
+        return {
+            "members_known": self._members_known,
+            "dialled": [
+                {
+                    "address": dialled.address,
+                    "ok": dialled.ok,
+                    "reason": dialled.reason or None,
+                    "seconds_ago": round(now_s - dialled.at_s, 1),
+                }
+                for dialled in self._node.dialled.values()
+            ],
+        }
+
+    @property
+    def _key(self) -> str:
+        return f"{self._node.membership.run_id}/members"
+
+    async def _join(self) -> None:
+        """Dial until somebody has answered and the run is known."""
+        failures = 0
+        while not await self._dial_all():
+            failures += 1
+            with trio.move_on_after(backoff_s(failures, self._node.rng)):
+                await self._node.life.redial.wait()
+
+    async def _dial_all(self) -> bool:
+        """Dial everybody at once. True when we are in: a member answered and the run is known."""
+        node = self._node
+        limiter = trio.CapacityLimiter(DIALS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for address in node.membership.targets(node.peer_id):
+                nursery.start_soon(self._dial, address, limiter)
+        return node.run_known.is_set() and node.life.snapshot.state in (
+            LifeState.SYNCING,
+            LifeState.SERVING,
+        )
+
+    async def _dial(self, address: str, limiter: trio.CapacityLimiter) -> None:
+        """Dial one address, and greet who answers. Failing is an entry in the status, never an exception."""
+        async with limiter:
+            try:
+                with trio.fail_after(DIAL_S):
+                    peer = await self._node.host.connect(address)
+                await self._greet(peer)
+            except trio.TooSlowError:
+                self._note(address, f"no answer within {DIAL_S:g} s")
+            except PeerUnreachableError as error:
+                self._note(address, error.reason)
+            except _FAILURES as error:
+                self._note(address, str(error))
+            else:
+                self._note(address, "")
+                self._node.membership.remember(address)
+
+    def _note(self, address: str, reason: str) -> None:
+        before = self._node.dialled.get(address)
+        if before is None or before.reason != reason:
+            log.info("dialled: address=%s %s", address, f"failed: {reason}" if reason else "ok")
+        self._node.dialled[address] = Dialled(
+            address=address, ok=not reason, reason=reason, at_s=trio.current_time()
+        )
+
+    async def _greet(self, peer: PeerID) -> None:
+        """Compare clocks with a peer, fetch the run when we do not have it, and count as joined."""
+        node = self._node
+        sent_s = unix_s()
+        answer = await node.caller.call(peer, STATUS_SERVICE, {}, deadline_s=ASK_S)
+        status = public_status_untrusted(answer.message)
+        node.skew.observe(
+            peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
+        )
+        # Asking for the run also proves that the peer is in it, and to it that we may be.
+        answer = await node.caller.call(peer, RUN_SERVICE, encode(RunRequest()), deadline_s=ASK_S)
+        reply = run_reply_untrusted(answer.message)
+        if node.membership.spec is None:
+            node.membership.learn(reply.canonical)
+            node.run_known.set()
+        node.network.peer_connected()
+        node.life.joined(f"peer {peer.short} answered")
+        node.life.peers_counted(len(await node.host.peers()))
+
+    async def _count_peers(self) -> None:
+        """Report how many connections there are, for the isolation clock."""
+        life = self._node.life
+        while True:
+            life.peers_counted(len(await self._node.host.peers()))
+            await trio.sleep(COUNT_EVERY_S)
+
+    async def _redial_when_asked(self) -> None:
+        """Isolation asks for it once; go on with backoff until somebody is there again."""
+        life = self._node.life
+        while True:
+            await life.redial.wait()
+            life.redial = trio.Event()
+            failures = 0
+            while life.snapshot.state is LifeState.ISOLATED and not await self._dial_all():
+                failures += 1
+                await trio.sleep(backoff_s(failures, self._node.rng))
+
+    async def _refresh_members(self) -> None:
+        """Announce ourselves, and get to know the others. The directory renews the announcement by itself."""
+        node = self._node
+        announced: tuple[str, ...] = ()
+        pause_s = REFRESH_FIRST_S
+        while True:
+            addresses = tuple(node.host.addresses())[:ADDRESSES_MAX]
+            if addresses and addresses != announced:
+                record = msgpack.packb(encode(MemberRecord(addresses=addresses)))
+                await node.directory.announce(self._key, record, MEMBER_LIFETIME_S)
+                announced = addresses
+            records = await node.directory.look_up(self._key)
+            self._members_known = len(records)
+            await self._meet(records)
+            await trio.sleep(pause_s * node.rng.uniform(0.8, 1.2))
+            pause_s = min(2 * pause_s, REFRESH_EVERY_S)
+
+    async def _meet(self, records: Any) -> None:
+        """Connect to members we are not connected to yet, up to a bound."""
+        node = self._node
+        connected = set(await node.host.peers())
+        limiter = trio.CapacityLimiter(DIALS_AT_ONCE)
+        strangers = [r for r in records if r.peer not in connected and r.peer != node.peer_id]
+        room = max(0, MEMBERS_DIALLED_MAX - len(connected))
+        async with trio.open_nursery() as nursery:
+            for record in strangers[:room]:
+                if addresses := _addresses_untrusted(record):
+                    nursery.start_soon(self._dial, addresses[0], limiter)
+
+
+def _addresses_untrusted(record: DirectoryRecord) -> tuple[str, ...]:
+    """Return the addresses a member announced for itself; () when the record is malformed."""
+    try:
+        member = decode(MemberRecord, unpack_untrusted(record.value))
+        if all(check_address(address) == record.peer for address in member.addresses):
+            return member.addresses
+    except (RemoteProtocolError, SchemaError, InviteError):
+        log.info("malformed member record: peer=%s", record.peer)
+    return ()

@@ -1,0 +1,95 @@
+"""The bag of a node's subsystems. Only the composition root fills it; services take from it what they need."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from node.clock import ClockSkew
+from node.config import NodeConfig
+from node.errors import NodeError
+from node.lag import LagMeter
+from node.life import NodeLife
+from node.limits import MemoryLimit, Usage
+from node.membership import Membership
+from node.network import Network
+from node.paths import Paths
+from node.services import ServiceGroup
+from protocols.ids import PeerID
+from protocols.ports import Directory, Host, Signer
+from protocols.run import RunSpec
+
+if TYPE_CHECKING:
+    from swarm.calls import Caller, Guard, Rates
+
+
+@dataclass(slots=True, kw_only=True)
+class Dialled:
+    """How the last attempt to reach one bootstrap address went."""
+
+    address: str
+    ok: bool
+    reason: str
+    """Why it failed, for people; empty when it did not."""
+    at_s: float
+    """trio's clock."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """One running node. One fact, one owner: nothing in here is kept twice."""
+
+    config: NodeConfig
+    paths: Paths
+    signer: Signer
+    membership: Membership
+    network: Network
+    caller: Caller
+    guard: Guard
+    """One for all services, so that its bounds hold over them together."""
+    rates: Rates
+    """The volunteer's bounds on traffic; every Caller and Service of this node gets it."""
+    life: NodeLife
+    rng: random.Random
+    services: ServiceGroup
+    memory: MemoryLimit
+    descriptors_max: int
+    started_unix_s: float
+    started_s: float
+    """trio's clock, for durations."""
+    lag: LagMeter = field(default_factory=LagMeter)
+    skew: ClockSkew = field(default_factory=ClockSkew)
+    usage: Usage | None = None
+    """The last measurement; the heartbeat takes it."""
+    dialled: dict[str, Dialled] = field(default_factory=dict)
+    """By address; bounded by the invite, the settings and what is remembered."""
+    run_known: trio.Event = field(default_factory=trio.Event)
+    """Set once `membership.spec` is there; services of training are built then."""
+
+    @property
+    def peer_id(self) -> PeerID:
+        return self.signer.peer_id
+
+    @property
+    def host(self) -> Host:
+        return self.network.host
+
+    @property
+    def directory(self) -> Directory:
+        return self.network.directory
+
+    @property
+    def run(self) -> RunSpec:
+        """The run. Raises NodeError before it is known: wait for `run_known`."""
+        if self.membership.spec is None:
+            raise NodeError("the run file has not been fetched from a peer yet")
+        return self.membership.spec
+
+    def refuses_work(self) -> str | None:
+        """Why this node takes no new work just now, or None. Services answer "busy" or "draining" with it."""
+        if not self.life.takes_work:
+            return "this node is leaving"
+        return self.memory.reason

@@ -1,0 +1,104 @@
+"""What this node tells anybody: its public status, and the run's canonical bytes to whom may have them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from node.clock import unix_s
+from node.node import Node
+from protocols.frames import Limits
+from protocols.handshake import check_hello, protocol_of
+from protocols.ids import PeerID
+from protocols.public import RUN_SERVICE, STATUS_SERVICE, PublicStatus, RunReply
+from protocols.replies import SOFTWARE_VERSION, ErrorReply, Hello
+from protocols.schema import encode
+from swarm.calls import Answer, Incoming, Refusal
+from swarm.calls import Service as WireService
+
+_SMALL: Final = Limits(header_bytes_max=4096, body_bytes_max=0, tensors_max=0)
+"""Questions of strangers are a few bytes."""
+
+
+async def serve_public(node: Node) -> None:
+    """Register both services with the host."""
+    for name, answer, accept in (
+        (STATUS_SERVICE, _Status(node).answer, _anybody),
+        (RUN_SERVICE, _Run(node).answer, _Run(node).accept),
+    ):
+        await WireService(
+            node.host,
+            name,
+            answer=answer,
+            accept=accept,
+            limits=_SMALL,
+            guard=node.guard,
+            rates=node.rates,
+        ).start()
+
+
+def public_status(node: Node) -> PublicStatus:
+    """Return what a stranger may see."""
+    spec = node.membership.spec if node.membership.run_key is None else None
+    snapshot = node.life.snapshot
+    return PublicStatus(
+        software=SOFTWARE_VERSION,
+        state=snapshot.state.value,
+        state_seconds=round(node.life.since_seconds, 1),
+        run=node.membership.run_id if spec else None,
+        run_name=spec.name if spec else "",
+        mode=spec.mode if spec else "",
+        stage=_natural(service_fact(node, "stage")),
+        step=_natural(service_fact(node, "step")),
+        peers=snapshot.peers,
+        time_s=unix_s(),
+    )
+
+
+def service_fact(node: Node, key: str) -> Any:
+    """Return the first service's answer to `key` in its status; training services say `stage` and `step`."""
+    for member in node.services.members:
+        value = member.service.status().get(key)
+        if value is not None:
+            return value
+    return None
+
+
+def _natural(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _anybody(peer: PeerID, hello: Hello) -> ErrorReply | None:
+    """Public status is for strangers too, of any run or none."""
+    return None
+
+
+class _Status:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        return Answer(encode(public_status(self._node)))
+
+
+class _Run:
+    """The run file, for members and whoever holds an invite."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def accept(self, peer: PeerID, hello: Hello) -> ErrorReply | None:
+        membership = self._node.membership
+        return check_hello(
+            hello,
+            run=membership.run_id,
+            run_key=membership.run_key,
+            protocol=protocol_of(RUN_SERVICE),
+            opener=peer,
+            server=self._node.peer_id,
+        )
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        spec = self._node.membership.spec
+        if spec is None:
+            raise Refusal("busy", "this node is still joining and has no run file yet", 2.0)
+        return Answer(encode(RunReply(canonical=spec.canonical_bytes())))

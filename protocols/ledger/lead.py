@@ -1,0 +1,653 @@
+"""What the lead of one record does: deal work, watch coverage, have the step reduced, propose, count the accepts.
+
+Rules of this file:
+  - A lead proposes at most one record per (index, ballot); all that comes before the proposal can be given up freely.
+  - It proposes a step record only when every member reported Reduced with equal hashes per stage, and a view record
+    when members must go (silent, leaving) or change (admitted, fenced, moved).
+  - It knows nothing for ever: tallies, leases and evaluations are rebuilt from what peers repeat.
+
+    DEALING --all covered--> REDUCING --all reduced--> PROPOSING --quorum accepted--> decided
+        '------- members must change ------------------^
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from protocols.ids import PeerID
+from protocols.ledger.events import Blame, Effect, LedgerSettings, Send
+from protocols.ledger.leases import Leases, first_generation
+from protocols.ledger.messages import (
+    Accept,
+    Accepted,
+    Evaluated,
+    Heartbeat,
+    JoinWanted,
+    Lease,
+    Message,
+    Reduce,
+    Reduced,
+    ReduceStuck,
+    TallyReport,
+    WorkWanted,
+)
+from protocols.ledger.patience import Patience
+from protocols.ledger.placement import Staffing, Standing
+from protocols.ledger.pulse import Pulse
+from protocols.ledger.view import (
+    MEMBERS_MAX,
+    Ballot,
+    Member,
+    MemberTally,
+    Record,
+    StageCommit,
+    View,
+    pack_ids,
+    unpack_ids,
+)
+
+_NEWCOMERS_MAX: Final = 1024
+"""Waiting for one record; the others ask again."""
+
+
+class Phase(enum.Enum):
+    """Where the lead is with the next record."""
+
+    DEALING = "dealing work"
+    REDUCING = "reducing gradients"
+    PROPOSING = "proposing"
+
+
+class Lead:
+    """The lead's half of a member. Lives as long as this peer leads, across records.
+
+    Args:
+      pulse: shared with the member half: who was heard when.
+    """
+
+    def __init__(self, me: PeerID, settings: LedgerSettings, pulse: Pulse) -> None:
+        self.me = me
+        self.settings = settings
+        self.ballot = Ballot(0, me)
+        self.phase = Phase.DEALING
+        self.leases = Leases(0, generation=0, known=True, all_ids=0, grace_s=0.0)
+        self.evaluated: dict[int, float] = {}
+        self._pulse = pulse
+        self._pace = 1
+        self._beat_at_s = -math.inf
+        self._trainers = Pulse(settings.silence_s)
+        self._record = Record(index=0, step=0, lead=me, members=())
+        self._view = View(())
+        self._digest = b""
+        self._reports: dict[PeerID, TallyReport] = {}
+        self._covered: list[int] = []
+        self._overlapping: PeerID | None = None
+        self._newcomers: dict[PeerID, JoinWanted] = {}
+        self._patience = Patience(settings.silence_s)
+        self._reduced: dict[PeerID, Reduced] = {}
+        self._stuck: dict[PeerID, PeerID] = {}
+        self._reduce_since_s = 0.0
+        self._proposal: Record | None = None
+        self._accepted: set[PeerID] = set()
+        self._decided: Record | None = None
+        self._deal_from_s = 0.0
+        self._heard_too_few = False
+
+    # --- the member half asks ---
+
+    @property
+    def full(self) -> int:
+        """The set of all training microbatches of a step."""
+        return (1 << self.settings.microbatches) - 1
+
+    def begin(
+        self,
+        now_s: float,
+        record: Record,
+        view: View,
+        digest: bytes,
+        ballot: Ballot,
+        *,
+        elected: bool = False,
+        inherited: Record | None = None,
+    ) -> list[Effect]:
+        """Start leading the record after `record`.
+
+        Args:
+          elected: we took over from another lead, so what it dealt is unknown.
+          inherited: what a promise obliges us to propose.
+        """
+        fresh_step = record.step + 1 != self.leases.step
+        self._record, self._view, self._digest, self.ballot = record, view, digest, ballot
+        self._pulse.watch(now_s, (member.peer for member in view.members))
+        for member in view.members:
+            if member.since == record.index:  # whatever was thought of its former self
+                self._pulse.heard(now_s, member.peer)
+                self._patience.let_in(now_s, member.peer)
+        self._newcomers = {p: j for p, j in self._newcomers.items() if not self._admitted(p, j)}
+        if fresh_step:
+            self._open_step(now_s, record.step + 1, elected=elected)
+        self.leases.raise_generation(first_generation(record.index, ballot.round))
+        self._deal_from_s = now_s + 2 * self.settings.heartbeat_s if elected else now_s
+        self._reset_phase()
+        if inherited is not None:
+            return self._propose(inherited)
+        return self._heartbeats()
+
+    def _open_step(self, now_s: float, step: int, *, elected: bool) -> None:
+        trainers = self.leases.trainers()
+        ids = self.settings.microbatches + self.settings.evaluation_microbatches
+        self.leases = Leases(
+            step,
+            generation=0,
+            known=not elected,
+            all_ids=(1 << ids) - 1,
+            grace_s=2 * self.settings.heartbeat_s,
+            lease_s=self.settings.lease_s,
+        )
+        for trainer in trainers:
+            self.leases.renew(now_s, trainer, 0, 0)
+        self.evaluated = {}
+        self._reports = {}
+
+    def received(self, now_s: float, peer: PeerID, message: Message) -> list[Effect]:
+        """Take a message for the lead."""
+        match message:
+            case TallyReport():
+                return self._take_report(now_s, peer, message)
+            case WorkWanted():
+                return self._deal(now_s, peer, message)
+            case Evaluated():
+                return self._take_evaluation(now_s, peer, message)
+            case JoinWanted():
+                return self._take_newcomer(now_s, peer, message)
+            case Reduced():
+                return self._take_reduced(peer, message)
+            case ReduceStuck():
+                return self._take_stuck(peer, message)
+            case Accepted():
+                return self._take_accepted(peer, message)
+            case _:
+                return []
+
+    def peer_down(self, now_s: float, peer: PeerID) -> list[Effect]:
+        """The transport says this peer is gone."""
+        self._forget_trainer(peer)
+        return self._review(now_s)
+
+    def _forget_trainer(self, trainer: PeerID) -> None:
+        self.leases.expire(trainer)
+        self._trainers.forget(trainer)
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Beat, repeat what is unanswered, and look for members that must go."""
+        self._trainers.look(now_s)
+        for trainer in self.leases.trainers():
+            if self._trainers.suspects(now_s, trainer):
+                self._forget_trainer(trainer)
+        effects = self._beat(now_s)
+        if self.phase is Phase.REDUCING:
+            message = self._reduce()
+            effects += [
+                Send(m.peer, message) for m in self._view.members if m.peer not in self._reduced
+            ]
+        if self.phase is Phase.PROPOSING and self._proposal is not None:
+            effects += self._ask_accepts(self._proposal)
+        return effects + self._review(now_s)
+
+    def take_decided(self) -> Record | None:
+        """Return a record that has just been decided, once."""
+        decided, self._decided = self._decided, None
+        return decided
+
+    def audience(self, decided: Record) -> list[PeerID]:
+        """Whom to tell of a decided record: old and new members, and trainers."""
+        peers = {member.peer for member in self._view.members}
+        peers |= {member.peer for member in decided.members}
+        peers |= set(self.leases.trainers())
+        return sorted(peers)
+
+    def must_stay(self, peer: PeerID) -> bool:
+        """Tell whether a leaving member is the only one that could give its stage's state to another."""
+        report, member = self._reports.get(peer), self._view.find(peer)
+        if report is None or member is None or not report.leaving:
+            return False
+        return not self._staffing().may_leave(self._standing(member))
+
+    def waiting_for(self) -> str:
+        """Say in a few words what the next record waits for."""
+        if self._heard_too_few:
+            return "a majority of the members to be heard"
+        if self.phase is Phase.PROPOSING:
+            return f"accepts from {len(self._view) - len(self._accepted)} members"
+        if self.phase is Phase.REDUCING:
+            return f"{len(self._view) - len(self._reduced)} members to reduce"
+        if not self._view.staffed(self.settings.stages, self._replicas_needed()):
+            bare = [s for s in range(self.settings.stages) if not self._view.replicas(s)]
+            return f"peers for stages {bare}" if bare else "more replicas before the first step"
+        stateless = self._staffing().stateless()
+        if stateless:
+            return f"a peer that holds the state of stages {stateless} at step {self._record.step}"
+        return f"{self._needed().bit_count()} microbatches"
+
+    # --- work ---
+
+    def _replicas_needed(self) -> int:
+        """Per stage. The wish to begin with several is over once work has been done."""
+        begun = self._record.step > 0 or any(self._covered)
+        return 1 if begun else self.settings.replicas_to_start
+
+    def _evaluating(self) -> bool:
+        """Whether the parameters of the last committed step are to be evaluated."""
+        every = self.settings.evaluate_every
+        return every > 0 and self._record.step % every == 0
+
+    def _done_everywhere(self) -> int:
+        done = self.full
+        for ids in self._covered:
+            done &= ids
+        return done
+
+    def _needed(self) -> int:
+        """What still has to be worked on: training microbatches not counted at every stage, then evaluations."""
+        needed = self.full & ~self._done_everywhere()
+        if self._evaluating():
+            for index in range(self.settings.evaluation_microbatches):
+                if index not in self.evaluated:
+                    needed |= 1 << (self.settings.microbatches + index)
+        return needed
+
+    def _deal(self, now_s: float, trainer: PeerID, wanted: WorkWanted) -> list[Effect]:
+        self._trainers.heard(now_s, trainer)
+        if wanted.step != self.leases.step:
+            self.leases.renew(now_s, trainer, 0, 0)  # a trainer behind: it wants to hear of records
+            return [Send(trainer, Heartbeat(self._record.index, self._digest, self.ballot))]
+        known = self.settings.microbatches + self.settings.evaluation_microbatches
+        holding = unpack_ids(wanted.holding) & ((1 << known) - 1)
+        lost = self.leases.renew(now_s, trainer, holding, wanted.seen)
+        ids, generation, fresh = self._deal_to(now_s, trainer, wanted.slots)
+        if not (ids or lost):
+            return []
+        lease = Lease(
+            self._record.index,
+            self.leases.step,
+            generation,
+            pack_ids(ids),
+            fresh,
+            pack_ids(lost),
+        )
+        return [Send(trainer, lease)]
+
+    def _deal_to(self, now_s: float, trainer: PeerID, slots: int) -> tuple[int, int, bool]:
+        """Deal, if this is a time to deal."""
+        if self.phase is not Phase.DEALING or self._record.step >= self.settings.steps:
+            slots = 0
+        if now_s < self._deal_from_s or not self._view.staffed(
+            self.settings.stages, self._replicas_needed()
+        ):
+            slots = 0
+        return self.leases.deal(now_s, trainer, slots, self._needed() if slots else 0)
+
+    def _take_evaluation(self, now_s: float, trainer: PeerID, message: Evaluated) -> list[Effect]:
+        """Take the loss of a held-out microbatch, from the trainer it was dealt to only."""
+        bit = self.settings.microbatches + message.microbatch
+        known = message.microbatch < self.settings.evaluation_microbatches
+        if message.step != self.leases.step or not known:
+            return []
+        if self.leases.held_by(trainer) >> bit & 1:
+            self.evaluated.setdefault(message.microbatch, message.loss)
+        return self._review(now_s)
+
+    def _take_report(self, now_s: float, peer: PeerID, report: TallyReport) -> list[Effect]:
+        member = self._view.find(peer)
+        if member is None or report.step != self._record.step + 1 or report.index < member.since:
+            return []
+        counted = unpack_ids(report.counted)
+        if counted & ~self.full:
+            return [Blame(peer, "counted microbatches that the step does not have")]
+        before = self._reports.get(peer)
+        if before == report:
+            return []  # nothing new, so nothing to decide; time alone is reviewed by the tick
+        if before is not None and unpack_ids(before.counted) & ~counted:
+            return []  # tallies only grow between fences: this report was overtaken on the way
+        self._reports[peer] = report
+        if before is None or before.counted != report.counted:
+            self._recount()
+        effects: list[Effect] = []
+        if report.leaving and peer != self.me and self.must_stay(peer):
+            effects.append(Send(peer, self._heartbeat(stay=True)))
+        return effects + self._review(now_s)
+
+    def _recount(self) -> None:
+        """Add up what the stages have counted, and name a member that counted what another replica has as well."""
+        self._covered = [0] * self.settings.stages
+        self._overlapping = None
+        for member in self._view.members:
+            report = self._reports.get(member.peer)
+            counted = unpack_ids(report.counted) if report is not None else 0
+            if counted & self._covered[member.stage]:
+                self._overlapping = member.peer
+            self._covered[member.stage] |= counted
+
+    # --- members ---
+
+    def _admitted(self, peer: PeerID, join: JoinWanted) -> bool:
+        member = self._view.find(peer)
+        return member is not None and member.incarnation == join.incarnation
+
+    def _take_newcomer(self, now_s: float, peer: PeerID, join: JoinWanted) -> list[Effect]:
+        if self._admitted(peer, join):
+            return [Send(peer, Heartbeat(self._record.index, self._digest, self.ballot))]
+        if len(self._newcomers) < _NEWCOMERS_MAX and self._patience.may_come(now_s, peer):
+            self._newcomers[peer] = join
+        return self._review(now_s)
+
+    def _reset_phase(self) -> None:
+        self.phase = Phase.DEALING
+        self._reduced, self._stuck, self._accepted = {}, {}, set()
+        self._proposal = None
+        self._reports = {
+            peer: report
+            for peer, report in self._reports.items()
+            if (member := self._view.find(peer)) is not None and report.index >= member.since
+        }
+        self._recount()
+
+    def _standing(self, member: Member) -> Standing:
+        """What is known of a member. One that has not reported yet is taken to have what it was admitted with."""
+        report = self._reports.get(member.peer)
+        if report is None or report.index < member.since:
+            return Standing(member, synced=False, leaving=False, counted=0)
+        counted = unpack_ids(report.counted).bit_count()
+        return Standing(member, synced=report.synced, leaving=report.leaving, counted=counted)
+
+    def _staffing(self) -> Staffing:
+        standings = [self._standing(member) for member in self._view.members]
+        return Staffing(standings, stages=self.settings.stages, step=self._record.step)
+
+    def _review(self, now_s: float) -> list[Effect]:
+        """Decide what is next: change the members, reduce, or go on waiting."""
+        if self.phase is Phase.PROPOSING:
+            return []
+        gone = self._unresponsive(now_s)
+        if gone and not self._view.is_quorum([p for p in self._view if p not in gone]):
+            # They cannot all be gone and decide it. If they are not, but cut off, to remove them would end the run.
+            self._heard_too_few = True
+            return []
+        self._heard_too_few = False
+        let_go: set[PeerID] = set()
+        if self.phase is Phase.DEALING:
+            let_go = self._leaving_now() - gone
+        fenced = self._to_fence()
+        moved: dict[PeerID, int] = {}
+        if self.phase is Phase.DEALING:
+            moved = self._to_move(gone | let_go)
+        joining = self._newcomers and self.phase is Phase.DEALING
+        if gone or let_go or fenced or moved or joining:
+            return self._propose_view(gone, fenced, moved, let_go)
+        if self.phase is Phase.DEALING and self._ready():
+            return self._start_reduce(now_s)
+        return []
+
+    def _to_fence(self) -> set[PeerID]:
+        """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state."""
+        fenced = {self._overlapping} if self._overlapping is not None else set()
+        for peer, report in self._reports.items():
+            member = self._view.find(peer)
+            if report.broken and member is not None:
+                sources = (self._reports.get(m.peer) for m in self._view.replicas(member.stage))
+                if report.synced or any(source is not None and source.synced for source in sources):
+                    fenced.add(peer)
+        return fenced
+
+    def _to_move(self, gone: set[PeerID]) -> dict[PeerID, int]:
+        """Name a member to send at once to a stage whose last members leave, when all are known."""
+        leaving = any(report.leaving for report in self._reports.values())
+        replicas = self._replicas_needed()
+        unstaffed = not self._view.staffed(self.settings.stages, replicas)
+        if not (leaving or (unstaffed and self._record.step == 0)) or gone or self._newcomers:
+            return {}
+        if len(self._reports) < len(self._view):
+            return {}
+        move = self._staffing().rescue(replicas=replicas)
+        return dict([move]) if move is not None else {}
+
+    def _unresponsive(self, now_s: float) -> set[PeerID]:
+        """Members to remove now: silent, stuck in a reduction for too long, or back without their memory."""
+        gone = {
+            member.peer
+            for member in self._view.members
+            if member.peer != self.me and self._pulse.suspects(now_s, member.peer)
+        }
+        if self._newcomers:
+            gone |= {p for p in self._newcomers if p in self._view}
+        if self.phase is Phase.REDUCING and now_s - self._reduce_since_s > self.settings.reduce_s:
+            gone |= self._late_reducers()
+        return gone
+
+    def _free_to_leave(self) -> list[PeerID]:
+        """Members that want to leave and hold no state that nobody else has."""
+        leaving = [p for p, report in self._reports.items() if report.leaving and p in self._view]
+        if not leaving:
+            return []
+        staffing = self._staffing()
+        found = ((p, self._view.find(p)) for p in leaving)
+        return [p for p, m in found if m is not None and staffing.may_leave(self._standing(m))]
+
+    def _leaving_now(self) -> set[PeerID]:
+        """Members that go before the step's end: those that counted nothing, or all when nobody stays to finish it."""
+        free = set(self._free_to_leave())
+        if len(free) == len(self._view):
+            return free
+        return {peer for peer in free if not self._reports[peer].counted}
+
+    def _late_reducers(self) -> set[PeerID]:
+        """Whom to remove when a reduction does not end: whom the others are stuck on, else who has not answered."""
+        late = {
+            m.peer for m in self._view.members if m.peer not in self._reduced and m.peer != self.me
+        }
+        blamed = set(self._stuck.values()) - {self.me}
+        if not blamed:
+            return late
+        votes = {
+            peer: sum(1 for target in self._stuck.values() if target == peer) for peer in blamed
+        }
+        return {max(blamed, key=lambda peer: (votes[peer], peer))}
+
+    def _propose_view(
+        self,
+        gone: set[PeerID],
+        fenced: set[PeerID],
+        moved: dict[PeerID, int],
+        let_go: set[PeerID],
+    ) -> list[Effect]:
+        index = self._record.index + 1
+        gone = gone | let_go
+        members = _changed(self._view.members, index, gone=gone, fenced=fenced, moved=moved)
+        for peer in sorted(self._newcomers):
+            join = self._newcomers[peer]
+            if len(members) < MEMBERS_MAX:
+                stage = self._stage_for(join, members)
+                members.append(Member(peer, join.incarnation, stage, index))
+        members.sort(key=lambda member: member.peer)
+        record = Record(
+            index=index,
+            epoch=self._record.epoch,
+            step=self._record.step,
+            lead=self._successor(members),
+            members=tuple(members),
+            let_go=tuple(sorted(let_go)),
+            previous=self._digest,
+        )
+        return self._propose(record)
+
+    def _stage_for(self, join: JoinWanted, members: Sequence[Member]) -> int:
+        standings = [self._standing(member) for member in members]
+        staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
+        return staffing.stage_for(join)
+
+    def _successor(self, members: Sequence[Member]) -> PeerID:
+        """Who leads next: we go on, unless we leave by this record."""
+        if any(member.peer == self.me for member in members) or not members:
+            return self.me
+        return members[0].peer
+
+    # --- the step ---
+
+    def _ready(self) -> bool:
+        return (
+            self._record.step < self.settings.steps
+            and not self._needed()
+            and self._view.staffed(self.settings.stages)
+        )
+
+    def _reduce(self) -> Reduce:
+        return Reduce(self._record.index + 1, self.ballot, self._record.step + 1, self._tallies())
+
+    def _tallies(self) -> tuple[MemberTally, ...]:
+        reports = ((m.peer, self._reports.get(m.peer)) for m in self._view.members)
+        return tuple(MemberTally(p, r.counted) for p, r in reports if r is not None and r.counted)
+
+    def _start_reduce(self, now_s: float) -> list[Effect]:
+        self.phase = Phase.REDUCING
+        self._reduce_since_s = now_s
+        message = self._reduce()
+        return [Send(member.peer, message) for member in self._view.members]
+
+    def _take_reduced(self, peer: PeerID, message: Reduced) -> list[Effect]:
+        if (
+            self.phase is not Phase.REDUCING
+            or message.ballot != self.ballot
+            or peer not in self._view
+        ):
+            return []
+        self._reduced[peer] = message
+        self._stuck.pop(peer, None)
+        if len(self._reduced) < len(self._view):
+            return []
+        split = self._stages_that_disagree()
+        if split:  # their bytes were damaged on the way: all of them start the step again
+            damaged = {m.peer for m in self._view.members if m.stage in split}
+            return self._propose_view(set(), damaged, {}, set())
+        return self._propose(self._step_record())
+
+    def _stages_that_disagree(self) -> set[int]:
+        """Stages whose replicas report different bytes as their reduced gradient."""
+        hashes: dict[int, set[bytes]] = {}
+        for member in self._view.members:
+            hashes.setdefault(member.stage, set()).add(self._reduced[member.peer].gradient_hash)
+        return {stage for stage, found in hashes.items() if len(found) > 1}
+
+    def _take_stuck(self, peer: PeerID, message: ReduceStuck) -> list[Effect]:
+        if (
+            self.phase is Phase.REDUCING
+            and message.ballot == self.ballot
+            and message.peer in self._view
+        ):
+            self._stuck[peer] = message.peer
+        return []
+
+    def _step_record(self) -> Record:
+        """Build the record that commits the step that all members have reduced."""
+        stages = []
+        for stage in range(self.settings.stages):
+            held = [self._reduced[member.peer] for member in self._view.replicas(stage)]
+            state_hash = next((reduced.state_hash for reduced in held if reduced.state_hash), b"")
+            stages.append(StageCommit(held[0].gradient_hash, held[0].squared_norm, state_hash))
+        index = self._record.index + 1
+        losses = self.evaluated.values() if self._evaluating() else ()
+        let_go = set(self._free_to_leave())
+        members = self._members_after_step(index, let_go)
+        return Record(
+            index=index,
+            epoch=self._record.epoch,
+            step=self._record.step + 1,
+            lead=self._successor(members),
+            members=members,
+            let_go=tuple(sorted(let_go)),
+            reduced_at=self.ballot,
+            tallies=self._tallies(),
+            stages=tuple(stages),
+            loss=sum(reduced.loss_sum for reduced in self._reduced.values())
+            / self.settings.microbatches,
+            held_out_loss=sum(losses) / len(losses) if losses else None,
+            previous=self._digest,
+        )
+
+    def _members_after_step(self, index: int, gone: set[PeerID]) -> tuple[Member, ...]:
+        """A step's end is when leaving and moving cost no work: all gradients start from zero anyway."""
+        move = self._staffing().reinforce() if not self._newcomers else None
+        moved = dict([move]) if move is not None else {}
+        return tuple(_changed(self._view.members, index, gone=gone, fenced=set(), moved=moved))
+
+    # --- proposing ---
+
+    def _propose(self, record: Record) -> list[Effect]:
+        self.phase = Phase.PROPOSING
+        self._proposal, self._accepted = record, set()
+        return self._ask_accepts(record)
+
+    def _ask_accepts(self, record: Record) -> list[Effect]:
+        accept = Accept(record.index, self.ballot, record)
+        return [Send(m.peer, accept) for m in self._view.members if m.peer not in self._accepted]
+
+    def _take_accepted(self, peer: PeerID, message: Accepted) -> list[Effect]:
+        if (
+            self.phase is not Phase.PROPOSING
+            or message.ballot != self.ballot
+            or peer not in self._view
+        ):
+            return []
+        self._accepted.add(peer)
+        if self._proposal is not None and self._view.is_quorum(self._accepted):
+            self._decided, self._proposal = self._proposal, None
+        return []
+
+    def _beat(self, now_s: float) -> list[Effect]:
+        """Beat at the present pace, which slows down while nobody works; at once when it changes."""
+        working = self.phase is not Phase.DEALING or self.leases.held() or self._newcomers
+        pace = 1 if working else self.settings.calm_pace
+        if pace != self._pace:
+            self._pace = pace
+            self._pulse.set_pace(now_s, pace)
+            self._trainers.set_pace(now_s, pace)
+        elif now_s < self._beat_at_s:
+            return []
+        # A little early, so that a tick that comes early does not cost a whole further one.
+        self._beat_at_s = now_s + (pace - 0.5) * self.settings.heartbeat_s
+        return self._heartbeats()
+
+    def _heartbeat(self, *, stay: bool = False) -> Heartbeat:
+        return Heartbeat(self._record.index, self._digest, self.ballot, self._pace, stay)
+
+    def _heartbeats(self) -> list[Effect]:
+        peers = {member.peer for member in self._view.members} | set(self.leases.trainers())
+        peers.discard(self.me)
+        beat, stay = self._heartbeat(), self._heartbeat(stay=True)
+        leaving = [p for p, report in self._reports.items() if report.leaving]
+        staying = {peer for peer in leaving if self.must_stay(peer)}
+        return [Send(peer, stay if peer in staying else beat) for peer in sorted(peers)]
+
+
+def _changed(
+    members: Sequence[Member],
+    index: int,
+    *,
+    gone: set[PeerID],
+    fenced: set[PeerID],
+    moved: dict[PeerID, int],
+) -> list[Member]:
+    """Return the members after record `index`; whoever is fenced or moved is marked with it."""
+    changed = []
+    for member in members:
+        if member.peer in gone:
+            continue
+        if member.peer in moved or member.peer in fenced:
+            stage = moved.get(member.peer, member.stage)
+            changed.append(Member(member.peer, member.incarnation, stage, index))
+        else:
+            changed.append(member)
+    return changed

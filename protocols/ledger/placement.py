@@ -1,0 +1,102 @@
+"""Which stage a newcomer hosts, who moves to a stage in need, and who may leave.
+
+Rules of this file:
+  - The state of a stage lives only in its synced members, so the last of them stays until another one has it.
+  - A member is moved only from a stage that keeps a synced member without it, and only to one where it can get the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from protocols.ids import PeerID
+from protocols.ledger.messages import JoinWanted
+from protocols.ledger.view import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the lead knows of one member."""
+
+    member: Member
+    synced: bool
+    leaving: bool
+    counted: int
+    """Microbatches in its gradient: what moving it would throw away."""
+
+
+class Staffing:
+    """The members by stage, as of one moment.
+
+    Args:
+      step: last committed step; at 0 every node can build the state of every stage by itself.
+    """
+
+    def __init__(self, standings: Collection[Standing], *, stages: int, step: int) -> None:
+        self.stages = stages
+        self.step = step
+        self._staying: list[list[Standing]] = [[] for _ in range(stages)]
+        self._leaving: list[list[Standing]] = [[] for _ in range(stages)]
+        for standing in standings:
+            group = self._leaving if standing.leaving else self._staying
+            group[standing.member.stage].append(standing)
+
+    def stage_for(self, join: JoinWanted) -> int:
+        """Return the stage whose present state the newcomer holds, its own wish, or the one with the fewest members."""
+        if (
+            join.holds is not None
+            and join.holds.step == self.step
+            and join.holds.stage < self.stages
+        ):
+            return join.holds.stage
+        if join.stage is not None and join.stage < self.stages:
+            return join.stage
+        return min(range(self.stages), key=lambda stage: (len(self._staying[stage]), stage))
+
+    def may_leave(self, leaver: Standing) -> bool:
+        """Tell whether nothing is lost with a leaving member: its stage's state is held by one that stays."""
+        if not leaver.synced or self.step == 0 or not any(self._staying):
+            return True
+        return any(standing.synced for standing in self._staying[leaver.member.stage])
+
+    def stateless(self) -> list[int]:
+        """List the stages whose state no member has: the run waits for a peer that still holds it."""
+        return [
+            stage
+            for stage in range(self.stages)
+            if not any(s.synced for s in (*self._staying[stage], *self._leaving[stage]))
+        ]
+
+    def rescue(self, *, replicas: int = 1) -> tuple[PeerID, int] | None:
+        """Name a member to move at once, to a stage that nobody else will serve.
+
+        Args:
+          replicas: how many each stage must have; more than one only before the run has begun.
+        """
+        for stage in range(self.stages):
+            has_donor = self.step == 0 or any(s.synced for s in self._leaving[stage])
+            if has_donor and len(self._staying[stage]) < replicas:
+                peer = self._spare(keep=replicas)
+                return (peer, stage) if peer is not None else None
+        return None
+
+    def reinforce(self) -> tuple[PeerID, int] | None:
+        """Name a member to move at a step's end, to a stage that one more loss would end. One fetch at a time."""
+        unsettled = any(s for group in self._leaving for s in group)
+        unsettled = unsettled or any(not s.synced for group in self._staying for s in group)
+        if unsettled:
+            return None
+        for stage in range(self.stages):
+            if len(self._staying[stage]) == 1:
+                peer = self._spare(keep=2)
+                return (peer, stage) if peer is not None else None
+        return None
+
+    def _spare(self, *, keep: int) -> PeerID | None:
+        """Choose from the stage with the most members one whose leaving costs least, if `keep` synced ones remain."""
+        crowd = max(self._staying, key=len)
+        able = [s for s in crowd if sum(o.synced for o in crowd if o is not s) >= keep]
+        if not able:
+            return None
+        return min(able, key=lambda s: (s.synced, s.counted, s.member.peer)).member.peer

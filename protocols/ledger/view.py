@@ -1,0 +1,218 @@
+"""Members, quorums and records: the log that a run's members agree on, one record after the other.
+
+Rules of this file:
+  - Record n names the members that decide record n + 1. Any two quorums of one view share a member.
+  - A member is a peer *in one incarnation*: a node that restarted without its memory is somebody else.
+  - A set of microbatches is an int, bit i for microbatch i; on the wire it is little-endian bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgpack
+
+from protocols.ids import PeerID
+from protocols.schema import Natural, Range, Size, encode
+
+Digest = Annotated[bytes, Size(32, 32)]
+IdSet = Annotated[bytes, Size(0, 8192)]
+"""65,536 microbatches, the most a step may have (protocols.run), fit in 8,192 bytes."""
+Finite = Annotated[float, Range()]
+
+MEMBERS_MAX: Final = 16384
+ROUND_MAX: Final = 2**40
+"""Nobody honest gets there; a higher one would leave no room for the next."""
+
+
+def pack_ids(ids: int) -> bytes:
+    """Spell a set of microbatches for the wire."""
+    return ids.to_bytes((ids.bit_length() + 7) // 8, "little")
+
+
+def unpack_ids(raw: bytes) -> int:
+    """Inverse of `pack_ids`."""
+    return int.from_bytes(raw, "little")
+
+
+def ids_of(mask: int) -> list[int]:
+    """List the microbatches in a set, ascending."""
+    found = []
+    while mask:
+        low = mask & -mask
+        found.append(low.bit_length() - 1)
+        mask ^= low
+    return found
+
+
+def mask_of(ids: Iterable[int]) -> int:
+    """Inverse of `ids_of`."""
+    mask = 0
+    for index in ids:
+        mask |= 1 << index
+    return mask
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ballot:
+    """One member's attempt to get a record decided. Higher ones win; the peer breaks ties, so no two are equal."""
+
+    round: Natural
+    peer: PeerID
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A peer that hosts one stage and takes part in decisions."""
+
+    peer: PeerID
+    incarnation: Natural
+    """Chosen at random when the node starts: it tells a restarted node from the one that died."""
+    stage: Annotated[int, Range(0, 1023)]
+    since: Natural
+    """Index of the record that admitted or fenced it. What it counted before that record is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTally:
+    """The microbatches of one step that one member's gradient contains."""
+
+    peer: PeerID
+    counted: IdSet
+
+
+@dataclass(frozen=True, slots=True)
+class StageCommit:
+    """What all replicas of one stage hold after reducing."""
+
+    gradient_hash: Digest
+    """Of the reduced gradient's bytes."""
+    squared_norm: Annotated[float, Range(0.0)]
+    """Of the mean gradient, in float64; summed over stages it gives the norm that clipping uses."""
+    state_hash: Annotated[bytes, Size(0, 32)] = b""
+    """Of the stage's parameters and optimizer state *before* this step, when somebody is fetching them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One decision. A *view record* only changes the members; a *step record* also commits an optimizer step."""
+
+    index: Natural
+    epoch: Natural = 0
+    """Raised when survivors went on without a quorum of the view before (not built yet: see README.md)."""
+    step: Natural
+    """The last committed optimizer step, this record's own included."""
+    lead: PeerID
+    """Who proposed it; it leads the next record unless it falls silent."""
+    members: Annotated[tuple[Member, ...], Size(0, MEMBERS_MAX)]
+    """Sorted by PeerID. They decide the next record."""
+    let_go: Annotated[tuple[PeerID, ...], Size(0, MEMBERS_MAX)] = ()
+    """Who left because it wanted to, and may: others hold what it held. Whoever else is missing was given up for dead."""
+    reduced_at: Ballot | None = None
+    """The ballot under which the gradients were reduced; None in a view record."""
+    tallies: Annotated[tuple[MemberTally, ...], Size(0, MEMBERS_MAX)] = ()
+    stages: Annotated[tuple[StageCommit, ...], Size(0, 1024)] = ()
+    loss: Finite | None = None
+    """Mean training loss over the step's microbatches, nats per token."""
+    held_out_loss: Finite | None = None
+    """Of the parameters of step - 1, when they were evaluated."""
+    previous: Annotated[bytes, Size(0, 32)] = b""
+    """Digest of the record before: two histories that differ once differ for ever."""
+
+    @property
+    def commits_step(self) -> bool:
+        return self.reduced_at is not None
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(msgpack.packb(encode(self))).digest()
+
+
+class View:
+    """The members after one record, with the lookups that decisions need."""
+
+    __slots__ = ("_by_peer", "_by_stage", "members")
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self.members = tuple(members)
+        self._by_peer = {member.peer: member for member in self.members}
+        self._by_stage: dict[int, list[Member]] = {}
+        for member in self.members:
+            self._by_stage.setdefault(member.stage, []).append(member)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __contains__(self, peer: PeerID) -> bool:
+        return peer in self._by_peer
+
+    def __iter__(self) -> Iterator[PeerID]:
+        return iter(self._by_peer)
+
+    def find(self, peer: PeerID) -> Member | None:
+        return self._by_peer.get(peer)
+
+    def replicas(self, stage: int) -> list[Member]:
+        """Members of one stage, sorted by PeerID."""
+        return self._by_stage.get(stage, [])
+
+    def staffed(self, stages: int, replicas: int = 1) -> bool:
+        """Tell whether every stage has at least `replicas` members."""
+        return all(len(self.replicas(stage)) >= replicas for stage in range(stages))
+
+    def is_quorum(self, peers: Collection[PeerID]) -> bool:
+        """Tell whether `peers` may decide: more than half of the members, or half with the smallest PeerID among them.
+
+        Two such sets always share a member: two majorities overlap, and of two halves only one has the smallest.
+        """
+        present = sum(1 for peer in self._by_peer if peer in peers)
+        if present * 2 != len(self.members):
+            return present * 2 > len(self.members)
+        return present > 0 and min(self._by_peer) in peers
+
+
+def coverage_problem(record: Record, view: View, *, microbatches: int, stages: int) -> str | None:
+    """Say why a step record does not count each microbatch exactly once at every stage; None when it does."""
+    full = (1 << microbatches) - 1
+    covered = [0] * stages
+    seen: set[PeerID] = set()
+    for tally in record.tallies:
+        member = view.find(tally.peer)
+        if member is None or tally.peer in seen:
+            return f"peer {tally.peer} is no member, or is listed twice"
+        seen.add(tally.peer)
+        counted = unpack_ids(tally.counted)
+        if counted & covered[member.stage]:
+            return f"stage {member.stage} counts microbatches {ids_of(counted & covered[member.stage])} twice"
+        covered[member.stage] |= counted
+    for stage, ids in enumerate(covered):
+        if ids != full:
+            return (
+                f"stage {stage} misses microbatches {ids_of(full & ~ids)[:8]} or has foreign ones"
+            )
+    return None
+
+
+def membership_problem(record: Record, view: View, *, stages: int) -> str | None:
+    """Say why the members of `record` cannot follow those of `view`; None when they can.
+
+    Whoever is new, fenced, moved or restarted must be marked so by `since`: what it counted before is void.
+    """
+    previous: PeerID | None = None
+    for member in record.members:
+        if previous is not None and member.peer <= previous:
+            return "the members are not sorted, or one is listed twice"
+        previous = member.peer
+        if member.stage >= stages:
+            return f"there is no stage {member.stage}"
+        if member.since != record.index and view.find(member.peer) != member:
+            return f"peer {member.peer} was changed without being marked"
+    if any(member.peer in record.let_go for member in record.members):
+        return "a member is let go and stays"
+    if record.members and all(member.peer != record.lead for member in record.members):
+        return "the lead is no member"
+    if record.commits_step and len(record.stages) != stages:
+        return "a step is committed by all stages"
+    return None

@@ -1,0 +1,1 @@
+"""Training together: hosting, pipeline, averaging, tensors, state."""

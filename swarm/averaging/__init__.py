@@ -1,0 +1,1 @@
+"""Averaging: the arithmetic of each scheme, apart from who meets whom."""

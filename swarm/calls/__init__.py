@@ -1,0 +1,32 @@
+"""Calls between nodes: requests with one answer and one-way casts, over the Host port. Needs trio, not torch.
+
+Specified in protocols/README.md, sections "Frames", "Handshake" and "Calls".
+"""
+
+from protocols.ports import PeerUnreachableError, StreamClosedError
+from swarm.calls.caller import Caller, CallerStatistics
+from swarm.calls.guard import Guard, GuardLimits, Pace
+from swarm.calls.messages import Answer, CallError, CallTimeoutError, Incoming, Refusal, WireTensor
+from swarm.calls.rates import Rates
+from swarm.calls.service import Service, ServiceStatistics
+from swarm.calls.traffic import Traffic
+
+__all__ = [
+    "Answer",
+    "CallError",
+    "CallTimeoutError",
+    "Caller",
+    "CallerStatistics",
+    "Guard",
+    "GuardLimits",
+    "Incoming",
+    "Pace",
+    "PeerUnreachableError",
+    "Rates",
+    "Refusal",
+    "Service",
+    "ServiceStatistics",
+    "StreamClosedError",
+    "Traffic",
+    "WireTensor",
+]

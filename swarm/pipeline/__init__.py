@@ -1,0 +1,1 @@
+"""A model cut in stages: its data, its schedule, its trainers."""

@@ -1,0 +1,67 @@
+"""Gather a trained model from the swarm: every stage's parameters, all of the same step."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from torch import Tensor
+
+from swarm.hosting.module import PARAMETERS, HostedStage
+from swarm.pipeline.services import OpenPeer
+from swarm.pipeline.transfer import Fetch, FetchError, stage_specs
+from swarm.state.export import export_model
+
+_TRIES: Final = 20
+"""Stages commit within milliseconds of each other, so a second look usually finds them all at one step."""
+
+
+async def export_run(opened: OpenPeer, path: Path) -> dict[str, Any]:
+    """Write the model to one safetensors file. Raises FetchError, and OSError from writing."""
+    problem = "no stage has a member"
+    for _ in range(_TRIES):
+        try:
+            step, gathered = await _gather(opened)
+        except FetchError as error:
+            problem = str(error)
+            await trio.sleep(0.25)
+            continue
+        write = functools.partial(
+            export_model, path, opened.peer.run_spec, step=step, stages=[gathered]
+        )
+        size_bytes = await opened.codec.run_own(write)
+        return {"path": str(path), "step": step, "bytes": size_bytes}
+    raise FetchError(f"the model could not be gathered: {problem}")
+
+
+async def _gather(opened: OpenPeer) -> tuple[int, dict[str, Tensor]]:
+    """Return (step, parameters of all stages). Raises FetchError when stages are at different steps."""
+    parameters: dict[str, Tensor] = {}
+    peer = opened.peer
+    record = peer.ledger.record
+    step = record.step if record is not None else 0
+    for stage in range(peer.run_spec.pipeline.stages):
+        tensors = await _stage_tensors(opened, stage, step)
+        prefix = f"{PARAMETERS}/"
+        parameters |= {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+    return step, parameters
+
+
+async def _stage_tensors(opened: OpenPeer, stage: int, step: int) -> dict[str, Tensor]:
+    peer, compute = opened.peer, opened.compute
+    hosted = peer.state.complete
+    if hosted is not None and hosted.stage == stage:
+        tensors: dict[str, Tensor] = await compute.run_own(hosted.snapshot)
+        if int(tensors["step"]) == step:
+            return tensors
+        raise FetchError("this node's stage went on to the next step")
+    specs = await compute.run_own(lambda: stage_specs(HostedStage(peer.run_spec, stage)))
+    donors = [member.peer for member in peer.ledger.view.replicas(stage) if member.peer != peer.me]
+    fetch = Fetch(opened.caller, opened.codec, specs, stage=stage, step=step)
+    return dict((await fetch.run(donors)).tensors)

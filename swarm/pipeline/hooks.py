@@ -1,0 +1,21 @@
+"""What the node around a pipeline peer wants to hear of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocols.ledger.view import Record
+
+
+@dataclass(slots=True)
+class PeerHooks:
+    """Called on the event loop; must not raise and must not wait."""
+
+    record_learned: Callable[[Record], None] = lambda record: None
+    syncing: Callable[[str], None] = lambda reason: None
+    serving: Callable[[str], None] = lambda reason: None
+    left: Callable[[], None] = lambda: None
+    """A drain is over: no work and no state is held for others any more."""
+    refuses_work: Callable[[], str | None] = lambda: None
+    """Why no work is taken just now, or None; not asked while draining."""

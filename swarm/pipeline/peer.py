@@ -1,0 +1,552 @@
+"""One node's part in a pipeline run: feeds the cores, and does what they decide.
+
+Everything here runs on the event loop and nothing decides: decisions are protocols.ledger's, tensor work is the
+compute thread's.
+
+    peers' casts --> Ledger --effects--> casts, reduction, the stage's state (swarm.pipeline.stage_state)
+    records, leases, answers --> Trainer --effects--> calls to stages (swarm.pipeline.trainer_shell)
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeAlias, assert_never
+
+import trio
+
+from protocols.errors import RemoteProtocolError
+from protocols.ids import PeerID
+from protocols.ledger.events import (
+    Admitted,
+    ApplyStep,
+    Blame,
+    ContactsFound,
+    DiscardGradient,
+    DrainWanted,
+    Effect,
+    Event,
+    Expelled,
+    FetchFailed,
+    Learned,
+    LedgerSettings,
+    OfferState,
+    PeerDown,
+    Received,
+    ReduceFailed,
+    ReduceFinished,
+    Send,
+    StartReduce,
+    StateLoaded,
+    TallyChanged,
+    Tick,
+)
+from protocols.ledger.member import Ledger
+from protocols.ledger.messages import (
+    HeldState,
+    Lease,
+    Message,
+    Records,
+    decode_message_untrusted,
+    encode_message,
+)
+from protocols.ledger.trainer import (
+    AskClaim,
+    AskSettle,
+    AskStage,
+    CallAnswered,
+    CallFailed,
+    CancelCall,
+    ClaimAnswered,
+    LeaseReceived,
+    RecordLearned,
+    ReleaseTensors,
+    SettleAnswered,
+    Trainer,
+    TrainerEffect,
+    TrainerEvent,
+    TrainerTick,
+)
+from protocols.ledger.view import Record
+from protocols.run import RunSpec
+from swarm.calls import (
+    Answer,
+    Caller,
+    CallError,
+    CallTimeoutError,
+    Guard,
+    Incoming,
+    PeerUnreachableError,
+    Refusal,
+    StreamClosedError,
+)
+from swarm.hosting.compute import ComputeThread
+from swarm.hosting.module import HostedStage
+from swarm.pipeline.data import Dataset
+from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
+from swarm.pipeline.stage_host import HostCounters, StageHost
+from swarm.pipeline.stage_state import StageState, StateOwner
+from swarm.pipeline.trainer_shell import TrainerShell
+from swarm.pipeline.transfer import Snapshots
+
+log = logging.getLogger(__name__)
+
+LEDGER_SERVICE: Final = "ledger"
+_PROBE_AFTER_S: Final = 0.2
+_PROBE_S: Final = 1.0
+_FAREWELL_S: Final = 1.0
+_CALL_FAILURES: Final = (
+    CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
+)  # fmt: skip
+
+_TRAINER_EVENTS: Final = (
+    RecordLearned, LeaseReceived, CallAnswered, CallFailed, SettleAnswered, ClaimAnswered, TrainerTick,
+)  # fmt: skip
+AnyEvent: TypeAlias = Event | TrainerEvent
+
+
+def ledger_settings(run: RunSpec) -> LedgerSettings:
+    """Translate the run for the cores."""
+    return LedgerSettings(
+        stages=run.pipeline.stages,
+        microbatches=run.pipeline.microbatches,
+        steps=run.pipeline.steps,
+        replicas_to_start=run.pipeline.replicas_to_start,
+        evaluate_every=run.pipeline.evaluate_every,
+        evaluation_microbatches=run.pipeline.evaluation_microbatches,
+        silence_s=run.deadlines.floor_s,
+        reduce_s=run.deadlines.ceiling_s,
+    )
+
+
+class PipelinePeer:
+    """The ledger, the trainer and the hosted stage of one node.
+
+    Args:
+      founder: create the run instead of joining it.
+      observer: host nothing; only train.
+      stage: the stage we would like to host; None leaves it to the lead.
+      in_flight: microbatches our trainer works on at once.
+    """
+
+    def __init__(
+        self,
+        run: RunSpec,
+        me: PeerID,
+        caller: Caller,
+        guard: Guard,
+        compute: ComputeThread,
+        codec: ComputeThread,
+        *,
+        rng: random.Random,
+        hooks: PeerHooks,
+        founder: bool = False,
+        observer: bool = False,
+        stage: int | None = None,
+        in_flight: int = 4,
+    ) -> None:
+        self.run_spec = run
+        self.me = me
+        self.hooks = hooks
+        self.settings = ledger_settings(run)
+        self.draining = False
+        self.expulsions = 0
+        self.counters = HostCounters()
+        self._founder = founder
+        self._observer = observer
+        self._wanted_stage = stage
+        self._caller = caller
+        self._guard = guard
+        self._compute = compute
+        self._codec = codec
+        self._rng = rng
+        self._nursery: trio.Nursery | None = None
+        self._events: deque[AnyEvent] = deque()
+        self._pumping = False
+        self._kick = trio.Event()
+        self._sleeping_until_s = 0.0
+        self._contacts: tuple[PeerID, ...] = ()
+        self._probing: dict[PeerID, bool] = {}
+        """Peers in doubt -> whether they were heard since."""
+        self._last: Record | None = None
+        self._companions: set[PeerID] = set()
+        """Members before and after the last record."""
+        self._saying_farewell = False
+        self._reduce_scope: trio.CancelScope | None = None
+        self._reduced: dict[bytes, ReducedGradient] = {}
+        """By hash, of the next record only: what a record that is learned may name."""
+        self.ledger = self._new_ledger(None)
+        self.state = StageState(
+            run,
+            caller,
+            compute,
+            codec,
+            owner=StateOwner(
+                open_host=self._open_host,
+                replicas=lambda stage: [m.peer for m in self.ledger.view.replicas(stage)],
+                loaded=lambda: self.feed(StateLoaded(trio.current_time())),
+                load_failed=lambda: self.feed(FetchFailed(trio.current_time())),
+            ),
+            hooks=hooks,
+            rng=random.Random(rng.getrandbits(64)),
+        )
+        self.reduction = Reduction(
+            me,
+            caller,
+            codec,
+            is_member=lambda peer: peer in self.ledger.view,
+            microbatches=run.pipeline.microbatches,
+            wait_s=run.deadlines.ceiling_s,
+        )
+        self.trainer = Trainer(
+            self.settings,
+            random.Random(rng.getrandbits(64)),
+            in_flight=in_flight,
+            floor_s=run.deadlines.floor_s,
+            ceiling_s=run.deadlines.ceiling_s,
+        )
+        self.trainer.paused = True  # until there is a dataset
+        self.shell = TrainerShell(
+            run,
+            me,
+            caller,
+            answer_locally=self.answer_stage,
+            feed=self.feed,
+            unreachable=self.peer_unreachable,
+        )
+
+    @property
+    def host(self) -> StageHost | None:
+        """The hosted stage as trainers see it; None before the first one is built."""
+        return self.state.host
+
+    @property
+    def snapshots(self) -> Snapshots:
+        return self.state.snapshots
+
+    # --- what the node calls ---
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.state.run)
+            if self._founder:
+                await self._found()
+            self._caller.on_unreachable = self.peer_unreachable
+            task_status.started()
+            await self._keep_time()
+
+    def train_on(self, dataset: Dataset) -> None:
+        """Begin to train: from now on leases are asked for."""
+        self.shell.dataset = dataset
+        self.trainer.paused = False
+
+    def drain(self) -> None:
+        """Take nothing new and leave at the next boundary; `hooks.left` is called then."""
+        self.draining = True
+        self.trainer.paused = True
+        self.feed(DrainWanted(trio.current_time()))
+
+    def contacts_found(self, peers: Sequence[PeerID]) -> None:
+        """The directory, or the transport, named peers that may be members."""
+        self._contacts = tuple(peers)
+        self.feed(ContactsFound(trio.current_time(), self._contacts))
+
+    async def answer_ledger(self, incoming: Incoming) -> Answer:
+        """Take one cast of the `ledger` service; a call is a probe and is answered with nothing."""
+        if incoming.message is not None:
+            message = decode_message_untrusted(incoming.message)
+            if incoming.peer in self._probing:
+                self._probing[incoming.peer] = True
+            self._take(incoming.peer, message)
+        return Answer()
+
+    async def answer_stage(self, incoming: Incoming) -> Answer:
+        """Answer one call of the `stage` service."""
+        if self.host is None:
+            raise Refusal("not-here", "this node hosts no stage yet", 0.25)
+        return await self.host.answer(incoming)
+
+    def peer_unreachable(self, peer: PeerID) -> None:
+        """A stream could not be opened. Ask once more before anybody suspects the peer."""
+        if self._nursery is not None and peer not in self._probing and peer != self.me:
+            self._probing[peer] = False
+            self._nursery.start_soon(self._probe, peer)
+
+    # --- events and effects ---
+
+    def feed(self, event: AnyEvent) -> None:
+        """Let the cores take an event, and do what they say, before anything else happens."""
+        self._events.append(event)
+        if self._pumping or self._nursery is None:
+            return
+        self._pumping = True
+        try:
+            while self._events:
+                self._dispatch(self._events.popleft())
+        finally:
+            self._pumping = False
+        self._wake_earlier()
+
+    def _dispatch(self, event: AnyEvent) -> None:
+        if isinstance(event, _TRAINER_EVENTS):
+            for trainer_effect in self.trainer.handle(event):
+                self._do_trainer(trainer_effect)
+            return
+        ledger = self.ledger
+        for effect in ledger.handle(event):
+            self._do(effect)
+
+    def _take(self, peer: PeerID, message: Message) -> None:
+        now_s = trio.current_time()
+        # A forged lease would have us count under a generation that no real one ever outranks.
+        if isinstance(message, Lease) and peer in self.ledger.view:
+            self.feed(LeaseReceived(now_s, message))
+        self.feed(Received(now_s, peer, message))
+
+    def _send(self, effect: Send) -> None:
+        if effect.peer != self.me:
+            self._caller.cast_nowait(effect.peer, LEDGER_SERVICE, encode_message(effect.message))
+            return
+        now_s = trio.current_time()
+        if isinstance(effect.message, Lease):
+            self._events.append(LeaseReceived(now_s, effect.message))
+        self._events.append(Received(now_s, self.me, effect.message))
+
+    def _do_trainer(self, effect: TrainerEffect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case AskStage() | AskSettle() | AskClaim() | CancelCall() | ReleaseTensors():
+                assert self._nursery is not None
+                self.shell.perform(effect, self._nursery)
+            case _:
+                assert_never(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case StartReduce():
+                self._start_reduce(effect)
+            case ApplyStep():
+                self._apply(effect.record)
+            case DiscardGradient():
+                self.state.discard()
+            case Admitted():
+                log.info("admitted: stage=%d step=%d", effect.stage, effect.record.step)
+                self.state.admitted(effect)
+            case OfferState():
+                self.state.offer(effect.step)
+            case Expelled():
+                self._expelled(effect)
+            case Learned():
+                self._learned(effect.record)
+            case Blame():
+                self._guard.fault(effect.peer, RemoteProtocolError(effect.reason, effect.peer))
+            case _:
+                assert_never(effect)
+
+    # --- time ---
+
+    async def _keep_time(self) -> None:
+        """Tick the cores when they ask for it."""
+        trainer_tick_s = trio.current_time()
+        while True:
+            now_s = trio.current_time()
+            if now_s >= self.ledger.wake_at_s:
+                self.feed(Tick(now_s))
+            lead = self.ledger.lead_peer
+            if lead is not None and lead != self.trainer.lead:
+                self.trainer.rewire(lead)
+                trainer_tick_s = now_s
+            retry_s = self.trainer.wake_at_s
+            if now_s >= trainer_tick_s or (retry_s is not None and now_s >= retry_s):
+                self.feed(TrainerTick(now_s))
+                trainer_tick_s = now_s + self.settings.heartbeat_s
+            self._sleeping_until_s = self._next_wake_s(trainer_tick_s)
+            with trio.move_on_at(max(self._sleeping_until_s, now_s + 0.01)):
+                await self._kick.wait()
+            self._kick = trio.Event()
+
+    def _next_wake_s(self, trainer_tick_s: float) -> float:
+        retry_s = self.trainer.wake_at_s
+        return min(
+            self.ledger.wake_at_s,
+            trainer_tick_s,
+            retry_s if retry_s is not None else trainer_tick_s,
+        )
+
+    def _wake_earlier(self) -> None:
+        """A core may want a tick before the one we sleep for."""
+        if self._next_wake_s(self._sleeping_until_s) < self._sleeping_until_s:
+            self._kick.set()
+
+    # --- membership ---
+
+    def _new_ledger(self, holds: HeldState | None) -> Ledger:
+        return Ledger(
+            self.me,
+            self._rng.getrandbits(62),
+            self.settings,
+            random.Random(self._rng.getrandbits(64)),
+            founder=self._founder,
+            observer=self._observer,
+            stage=self._wanted_stage,
+            holds=holds,
+            now_s=trio.current_time(),
+        )
+
+    async def _found(self) -> None:
+        await self.state.found(self._wanted_stage or 0)
+        self._founder = False
+        for effect in self.ledger.start():
+            self._do(effect)
+
+    def _learned(self, record: Record) -> None:
+        before = self._last.members if self._last is not None else ()
+        self._companions = {member.peer for member in (*before, *record.members)} - {self.me}
+        self._last = record
+        self.state.learned(record)
+        self._stop_reducing()
+        self.reduction.decided(record.index)
+        log.info(
+            "record learned: index=%d step=%d members=%d lead=%s%s",
+            record.index,
+            record.step,
+            len(record.members),
+            record.lead.short,
+            f" loss={record.loss:.4f}" if record.loss is not None else "",
+            extra={"step": record.step},
+        )
+        self.hooks.record_learned(record)
+        if self._observer:
+            self.hooks.serving("trains, hosts no stage")
+        self._events.append(
+            RecordLearned(trio.current_time(), record, self.ledger.lead_peer or record.lead)
+        )
+
+    def _expelled(self, effect: Expelled) -> None:
+        log.warning("no longer a member: reason=%s", effect.reason)
+        self._stop_reducing()
+        self._reduced.clear()
+        holds = self.state.expelled()
+        if self.draining and (effect.let_go or holds is None):
+            self._leave()
+            return
+        self.expulsions += 1
+        self.ledger = self._new_ledger(holds)
+        self.hooks.syncing(f"joining again: {effect.reason}")
+        now_s = trio.current_time()
+        self._events.append(ContactsFound(now_s, self._contacts))
+        if (
+            self.draining
+        ):  # others may need the state we hold, so we go back in with it, to leave again
+            self._events.append(DrainWanted(now_s))
+
+    def _leave(self) -> None:
+        if self._nursery is None:
+            self.hooks.left()
+        elif not self._saying_farewell:
+            self._saying_farewell = True
+            self._nursery.start_soon(self._say_farewell)
+
+    async def _say_farewell(self) -> None:
+        """Make sure that those we were with know the record by which we go: perhaps nobody else can tell them."""
+        with trio.move_on_after(_FAREWELL_S):
+            async with trio.open_nursery() as nursery:
+                for peer in self._companions if self._last is not None else ():
+                    nursery.start_soon(self._tell_last_record, peer)
+        self.hooks.left()
+
+    async def _tell_last_record(self, peer: PeerID) -> None:
+        assert self._last is not None
+        news = encode_message(Records((self._last,), self._last.index))
+        with suppress(*_CALL_FAILURES):
+            await self._caller.call(peer, LEDGER_SERVICE, news, deadline_s=_FAREWELL_S)
+
+    async def _probe(self, peer: PeerID) -> None:
+        """Try to reach a peer that seemed gone; report it down when that fails as well."""
+        await trio.sleep(_PROBE_AFTER_S)
+        try:
+            with suppress(CallError, StreamClosedError, RemoteProtocolError):  # an answer, too
+                await self._caller.call(peer, LEDGER_SERVICE, None, deadline_s=_PROBE_S)
+        except (PeerUnreachableError, CallTimeoutError):
+            if not self._probing[peer]:
+                log.warning("peer down: peer=%s", peer)
+                self.feed(PeerDown(trio.current_time(), peer))
+        finally:
+            self._probing.pop(peer, None)
+
+    # --- the stage ---
+
+    def _open_host(self, stage: HostedStage) -> StageHost:
+        return StageHost(
+            self.run_spec,
+            stage,
+            compute=self._compute,
+            codec=self._codec,
+            counters=self.counters,
+            ledger=lambda: self.ledger,
+            changed=lambda broken: self.feed(TallyChanged(trio.current_time(), broken)),
+            refuses_work=self._refuses_work,
+        )
+
+    def _refuses_work(self) -> str | None:
+        if not self.draining:
+            return self.hooks.refuses_work()
+        # The last one that holds a stage's state serves it until another one does.
+        return None if self.ledger.asked_to_stay else "this node is leaving"
+
+    def _apply(self, record: Record) -> None:
+        assert self.state.stage is not None
+        reduced = self._reduced[record.stages[self.state.stage].gradient_hash]
+        self._reduced.clear()
+        self.state.apply(record, reduced)
+
+    # --- reducing ---
+
+    def _start_reduce(self, effect: StartReduce) -> None:
+        self._stop_reducing()
+        if self.ledger.broken and self.ledger.synced:
+            return  # our gradient is of no use: the lead has been told, and fences us
+        self._reduce_scope = trio.CancelScope()
+        assert self._nursery is not None
+        self._nursery.start_soon(self._reduce, effect, self._reduce_scope)
+
+    def _stop_reducing(self) -> None:
+        if self._reduce_scope is not None:
+            self._reduce_scope.cancel()
+            self._reduce_scope = None
+
+    async def _reduce(self, asked: StartReduce, scope: trio.CancelScope) -> None:
+        with scope:
+            host = await self.state.built()
+            try:
+                reduced = await self.reduction.reduce(asked, host.stage.gradient())
+            except ReductionFailedError as failure:
+                log.warning("reduction failed: step=%d reason=%s", asked.step, failure)
+                now_s = trio.current_time()
+                self.feed(ReduceFailed(now_s, asked.index, asked.ballot, failure.peer))
+                return
+            state_hash = await self.state.offered_root(asked.step - 1)
+            # The compute threads finish what they began: a reduction that was stopped may get this far.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._reduced = {h: r for h, r in self._reduced.items() if r.index == asked.index}
+            self._reduced[reduced.gradient_hash] = reduced
+            self.feed(
+                ReduceFinished(
+                    trio.current_time(),
+                    asked.index,
+                    asked.ballot,
+                    reduced.gradient_hash,
+                    reduced.squared_norm,
+                    host.loss_sum(),
+                    state_hash,
+                )
+            )

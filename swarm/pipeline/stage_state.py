@@ -1,0 +1,366 @@
+"""The state of the stage this node hosts: built, fetched, stepped, discarded and offered, in the order decided.
+
+Rules of this file:
+  - Whatever changes the state is a job in one queue, done in the order in which the ledger decided.
+  - A job keeps the host it was decided for: a node that is moved cannot apply its old stage's step to the new one.
+  - Steps committed while a newcomer loads are kept and applied after loading, all of them or none: a gap means that
+    loading has failed and the lead is asked to admit us again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import trio
+
+from protocols.errors import LocalProtocolError
+from protocols.ids import PeerID
+from protocols.ledger.events import Admitted
+from protocols.ledger.messages import HeldState
+from protocols.ledger.view import Record
+from protocols.run import RunSpec
+from swarm.averaging.butterfly import clip_scale
+from swarm.calls import Caller
+from swarm.hosting.compute import ComputeThread
+from swarm.hosting.module import HostedStage
+from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.reduction import ReducedGradient
+from swarm.pipeline.stage_host import StageHost
+from swarm.pipeline.transfer import Fetch, FetchedState, FetchError, Snapshots, stage_specs
+
+log = logging.getLogger(__name__)
+
+Job: TypeAlias = Callable[[], Awaitable[None]]
+
+_JOBS_MAX: Final = 1024
+"""One per decided record at most, and the ledger does not run that far ahead of a stage that is stuck."""
+_FETCH_TRIES: Final = 5
+_FETCH_PAUSE_S: Final = 0.5
+_KEPT_STEPS_MAX: Final = 256
+_KEPT_BYTES_MAX: Final = 1 << 30
+"""Of reduced gradients, while loading. A transfer that takes longer than these steps starts over."""
+
+
+@dataclass(slots=True)
+class _Loading:
+    """One admission on its way to a complete state."""
+
+    admitted: Admitted
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    kept: deque[tuple[Record, ReducedGradient]] = field(default_factory=deque)
+    lost: bool = False
+    """A committed step was not kept: what is loaded can never catch up."""
+    root: bytes | None = None
+    """Hash of the state we fetch, once a record has committed to it; empty when that record names none."""
+    root_known: trio.Event = field(default_factory=trio.Event)
+
+    def keep(self, record: Record, reduced: ReducedGradient) -> None:
+        """Keep a committed step for later."""
+        step_bytes = max(1, reduced.mean.nbytes)
+        if len(self.kept) >= max(1, min(_KEPT_STEPS_MAX, _KEPT_BYTES_MAX // step_bytes)):
+            self.give_up()
+        if not self.lost:
+            self.kept.append((record, reduced))
+
+    def give_up(self) -> None:
+        """Keep no more: there is a gap now."""
+        self.kept.clear()
+        self.lost = True
+
+    def learned(self, record: Record) -> None:
+        """See whether a record says what the state we fetch must be."""
+        if record.commits_step and record.step == self.admitted.record.step + 1:
+            self.root = record.stages[self.admitted.stage].state_hash
+            self.root_known.set()
+
+
+@dataclass(slots=True)
+class _Offer:
+    """A snapshot promised to newcomers."""
+
+    step: int
+    root: bytes = b""
+    taken: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateOwner:
+    """What the state needs of the peer it belongs to."""
+
+    open_host: Callable[[HostedStage], StageHost]
+    replicas: Callable[[int], list[PeerID]]
+    """Present members of a stage."""
+    loaded: Callable[[], None]
+    load_failed: Callable[[], None]
+
+
+class StageState:
+    """The hosted stage of one node over time. Used from the event loop; `run` does the jobs."""
+
+    def __init__(
+        self,
+        run: RunSpec,
+        caller: Caller,
+        compute: ComputeThread,
+        codec: ComputeThread,
+        *,
+        owner: StateOwner,
+        hooks: PeerHooks,
+        rng: random.Random,
+    ) -> None:
+        self.host: StageHost | None = None
+        self.stage: int | None = None
+        """The one the ledger admitted us to; the host of another may still be there for a moment."""
+        self.fetched_bytes = 0
+        self.fetch_seconds: float | None = None
+        self.snapshots = Snapshots(lambda: self.complete, compute, codec)
+        self._run_spec = run
+        self._caller = caller
+        self._compute = compute
+        self._codec = codec
+        self._owner = owner
+        self._hooks = hooks
+        self._rng = rng
+        self._loading: _Loading | None = None
+        self._built = trio.Event()
+        self._offer: _Offer | None = None
+        self._send_job, self._jobs = trio.open_memory_channel[Job](_JOBS_MAX)
+
+    async def run(self) -> None:
+        """Do the jobs, one after the other, until cancelled. What a job raises ends this peer: its state is unknown."""
+        async for job in self._jobs:
+            await job()
+
+    # --- what the ledger decides ---
+
+    async def found(self, stage: int) -> None:
+        """Build the initial state of the first stage of a run that begins."""
+        self.stage = stage
+        await self._build(stage)
+        self._serve()
+
+    def admitted(self, effect: Admitted) -> None:
+        """Get the state of the stage we were admitted to; `owner.loaded` or `load_failed` says how it ended."""
+        self._give_up_loading()
+        self._loading = loading = _Loading(effect)
+        self._built = trio.Event()
+        self._offer = None
+        self.stage = effect.stage
+        self._hooks.syncing(f"loading stage {effect.stage} at step {effect.record.step}")
+        self._job(functools.partial(self._load, loading))
+
+    def learned(self, record: Record) -> None:
+        """Take note of a decided record."""
+        if self._loading is not None:
+            self._loading.learned(record)
+
+    def apply(self, record: Record, reduced: ReducedGradient) -> None:
+        """Do the optimizer step of a record, when the state is there."""
+        if self._loading is not None:
+            self._loading.keep(record, reduced)
+            return
+        assert self.host is not None
+        self.host.committed_step = record.step
+        self._job(functools.partial(self._step_and_open, self.host, record, reduced))
+
+    def discard(self) -> None:
+        """Accumulate from zero."""
+        if self.host is not None and self.host.loaded:
+            self.host.begin_discard()
+            self._job(self.host.discard)
+
+    def offer(self, step: int) -> None:
+        """Keep a snapshot of the state of `step` for newcomers."""
+        self._offer = offer = _Offer(step)
+        self._job(functools.partial(self._take_offer, offer))
+
+    def expelled(self) -> HeldState | None:
+        """Stop what is under way; return the committed state that is left."""
+        self._give_up_loading()
+        self._offer = None
+        self.discard()
+        if self.host is None or not self.host.loaded:
+            return None
+        return HeldState(self.host.stage.stage, self.host.committed_step)
+
+    # --- what the peer asks ---
+
+    @property
+    def complete(self) -> HostedStage | None:
+        """The stage, when its state is that of a committed step."""
+        if self.host is None or not self.host.loaded or self._loading is not None:
+            return None
+        return self.host.stage
+
+    async def built(self) -> StageHost:
+        """Wait for the host of the stage we were admitted to; its gradient is all zeros until the state is there."""
+        await self._built.wait()
+        assert self.host is not None
+        return self.host
+
+    async def offered_root(self, step: int) -> bytes:
+        """Return the hash of the snapshot that is offered of `step`; empty when none is."""
+        offer = self._offer
+        if offer is None or offer.step != step:
+            return b""
+        await offer.taken.wait()
+        return offer.root
+
+    # --- jobs ---
+
+    def _job(self, job: Job) -> None:
+        self._send_job.send_nowait(job)
+
+    async def _take_offer(self, offer: _Offer) -> None:
+        snapshot = await self.snapshots.take(offered=True)
+        if snapshot is not None and snapshot.manifest.step == offer.step:
+            offer.root = snapshot.manifest.root
+        offer.taken.set()
+
+    async def _step_and_open(
+        self, host: StageHost, record: Record, reduced: ReducedGradient
+    ) -> None:
+        await self._step(host, record, reduced)
+        host.open_step(record.step + 1)
+
+    async def _step(self, host: StageHost, record: Record, reduced: ReducedGradient) -> None:
+        scale = clip_scale(
+            [stage.squared_norm for stage in record.stages],
+            clip_norm=self._run_spec.optimizer.clip_norm,
+        )
+        apply = functools.partial(host.stage.apply, clip_scale=scale, step=record.step - 1)
+        await self._compute.run_own(apply, reduced.mean)
+        host.committed_step = record.step
+
+    async def _build(self, stage: int) -> None:
+        """Make the stage's module, with the run's initial weights."""
+        hosted = await self._compute.run_own(HostedStage, self._run_spec, stage)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.host = self._owner.open_host(hosted)
+        self._built.set()
+
+    # --- loading ---
+
+    def _give_up_loading(self) -> None:
+        if self._loading is not None:
+            self._loading.scope.cancel()
+            self._loading = None
+
+    async def _load(self, loading: _Loading) -> None:
+        """Get the state of the stage we were admitted to, then serve."""
+        with loading.scope:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if await self._fill(loading) and await self._catch_up(loading):
+                # From the last step applied to here nothing waits, so none can be missed.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._loading = None
+                self._serve()
+                self._owner.loaded()
+                return
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if loading.admitted.synced:
+                raise LocalProtocolError("steps went by that were not kept, and nothing is fetched")
+            # Still loading, but nothing is kept any more: the lead admits us again, at the present step.
+            loading.give_up()
+            self._hooks.syncing("the state could not be had: asking to be admitted anew")
+            self._owner.load_failed()
+
+    async def _fill(self, loading: _Loading) -> bool:
+        """Bring the stage to the step at which we were admitted; False when nobody can give us that."""
+        admitted = loading.admitted
+        host = self.host
+        if host is not None and host.loaded:
+            if (host.stage.stage, host.stage.version) == (admitted.stage, admitted.record.step):
+                self._built.set()
+                return True
+            host.loaded = False
+        if admitted.synced and admitted.record.step:
+            raise LocalProtocolError("the ledger says that we hold a state which we do not")
+        await self._build(admitted.stage)
+        return admitted.synced or await self._fetch(loading)
+
+    async def _catch_up(self, loading: _Loading) -> bool:
+        """Apply the steps that were committed meanwhile; False when one is missing."""
+        assert self.host is not None
+        while loading.kept:
+            record, reduced = loading.kept.popleft()
+            if record.step != self.host.stage.version + 1:
+                return False
+            await self._step(self.host, record, reduced)
+        return not loading.lost
+
+    def _serve(self) -> None:
+        assert self.host is not None
+        self.host.committed_step = self.host.stage.version
+        self.host.loaded = True
+        self.host.open_step(self.host.stage.version + 1)
+        self._hooks.serving(f"hosting stage {self.stage}")
+
+    async def _fetch(self, loading: _Loading) -> bool:
+        """Load the committed state from donors; False when they do not have it any more."""
+        assert self.host is not None
+        hosted = self.host.stage
+        specs = await self._compute.run_own(stage_specs, hosted)
+        for _ in range(_FETCH_TRIES):
+            if loading.root == b"":
+                return False  # the step went by and nobody vouched for the state before it
+            fetch = Fetch(
+                self._caller,
+                self._codec,
+                specs,
+                stage=loading.admitted.stage,
+                step=loading.admitted.record.step,
+                progress=self._progress,
+            )
+            try:
+                state = await fetch.run(self._donors(loading.admitted))
+            except FetchError as error:
+                log.warning("state transfer failed: stage=%d reason=%s", hosted.stage, error)
+                self._hooks.syncing(f"no state of stage {hosted.stage} yet: {error}")
+                await trio.sleep(_FETCH_PAUSE_S)
+                continue
+            if await self._is_committed(loading, state):
+                await self._compute.run_own(hosted.load, state.tensors)
+                self._note_fetched(state)
+                return True
+        return False
+
+    def _progress(self, done: int, total: int) -> None:
+        self._hooks.syncing(f"fetching stage {self.stage}: {done} of {total} bytes")
+
+    def _donors(self, admitted: Admitted) -> list[PeerID]:
+        """Replicas that were there before us and still are."""
+        present = self._owner.replicas(admitted.stage)
+        donors = [peer for peer in admitted.donors if peer in present]
+        self._rng.shuffle(donors)
+        return donors
+
+    async def _is_committed(self, loading: _Loading, state: FetchedState) -> bool:
+        """Wait for the record that names the state's hash, and compare."""
+        self._hooks.syncing("waiting for the members to commit to the state's hash")
+        await loading.root_known.wait()
+        if loading.root == state.root:
+            return True
+        log.error(
+            "state refused: stage=%d step=%d: its hash is not the committed one",
+            loading.admitted.stage,
+            state.step,
+        )
+        return False
+
+    def _note_fetched(self, state: FetchedState) -> None:
+        self.fetched_bytes += state.byte_count
+        self.fetch_seconds = state.seconds
+        log.info(
+            "state loaded: stage=%s step=%d bytes=%d seconds=%.2f",
+            self.stage,
+            state.step,
+            state.byte_count,
+            state.seconds,
+        )

@@ -1,0 +1,1 @@
+"""Conversion between torch tensors and the bytes that peers send."""

@@ -1,0 +1,1 @@
+"""Tests mirror the four rooms; the simulator lives in tests/sim."""

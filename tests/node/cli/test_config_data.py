@@ -1,0 +1,21 @@
+"""`murmura config data` prints a section that a run file can use as it is."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from node.cli.commands.config import command
+from protocols.run import DataSpec
+from protocols.schema import decode
+from swarm.pipeline.text import read_run_text
+
+
+def test_the_printed_section_names_the_text_it_was_made_from(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    result = CliRunner().invoke(command, ["data", f"{tmp_path}/*.txt"])
+    assert result.exit_code == 0
+    spec = decode(DataSpec, tomllib.loads(result.output)["data"])
+    assert b"some text" in read_run_text(spec).data

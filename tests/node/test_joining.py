@@ -1,0 +1,235 @@
+"""Getting in and staying in: nodes on the in-memory network, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from node.node import Node
+from node.public import public_status
+from node.status import unhealthy_reasons
+from protocols.life import LifeState
+from protocols.ports import StreamClosedError
+from protocols.public import STATUS_SERVICE, public_status_untrusted
+from protocols.replies import Hello
+from swarm.calls import Caller, CallError
+from tests.fakes.signer import SeededSigner
+from tests.node.nodes import RUN_TOML, World, invite_of, open_world
+
+pytestmark = pytest.mark.trio
+
+STRANGER = f"/memory/1/p2p/{SeededSigner(99).peer_id}"
+"""An address where nobody is."""
+
+
+def play(folder: Path, scene: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with open_world(folder) as world:
+            await scene(world)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def state(node: Node) -> LifeState:
+    return node.life.snapshot.state
+
+
+def hold_state(*nodes: Node) -> None:
+    """Say for the absent training services that they have what they need."""
+    for node in nodes:
+        node.life.has_state("test", "nothing to fetch")
+
+
+def test_the_first_node_is_in_its_swarm_at_once(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        hold_state(node)
+        await trio.sleep(3600)
+        assert state(node) is LifeState.SERVING
+        assert unhealthy_reasons(node) == []
+
+    play(tmp_path, scene)
+
+
+def test_a_volunteer_with_an_invite_fetches_the_run_and_joins(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        joiner = await world.node(join=invite_of(first))
+        assert joiner.membership.spec is None
+        await joiner.run_known.wait()
+        assert joiner.run == first.run
+        await trio.sleep(1)
+        assert state(joiner) is LifeState.SYNCING
+        hold_state(joiner)
+        assert state(joiner) is LifeState.SERVING
+        assert (joiner.membership.folder / "run.msgpack").exists()
+
+    play(tmp_path, scene)
+
+
+def test_an_unreachable_bootstrap_is_a_state_with_a_reason_not_an_end(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file(), bootstrap=[STRANGER])
+        await trio.sleep(20)
+        assert state(node) is LifeState.JOINING
+        assert not node.dialled[STRANGER].ok
+        assert node.dialled[STRANGER].reason
+        await trio.sleep(600)
+        assert state(node) is LifeState.ISOLATED
+        assert any("isolated" in reason for reason in unhealthy_reasons(node))
+
+    play(tmp_path, scene)
+
+
+def test_one_address_that_answers_is_enough(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        joiner = await world.node(join=invite_of(first), bootstrap=[STRANGER])
+        await joiner.run_known.wait()
+        await trio.sleep(60)
+        assert state(joiner) is LifeState.SYNCING
+
+    play(tmp_path, scene)
+
+
+def test_a_node_that_comes_up_later_is_found(tmp_path: Path) -> None:
+    """The joiner starts first; the bootstrap node a quarter of an hour later, under the address that was expected."""
+
+    async def scene(world: World) -> None:
+        first = await world.node("first", run=world.run_file())
+        invite = invite_of(first)
+        world.network.crash(first.peer_id)
+        joiner = await world.node(join=invite)
+        await trio.sleep(900)
+        assert state(joiner) is LifeState.ISOLATED
+        await world.node("first", run=world.run_file())
+        await trio.sleep(120)
+        assert state(joiner) is LifeState.SYNCING
+
+    play(tmp_path, scene)
+
+
+def test_after_an_outage_the_node_is_back_without_a_restart(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        joiner = await world.node(join=invite_of(first))
+        await joiner.run_known.wait()
+        hold_state(first, joiner)
+        await trio.sleep(30)
+        world.network.link(first.peer_id, joiner.peer_id).cut = True
+        world.network.reset(first.peer_id, joiner.peer_id)
+        await trio.sleep(120)
+        assert state(joiner) is LifeState.ISOLATED
+        world.network.heal(first.peer_id, joiner.peer_id)
+        await trio.sleep(120)
+        assert state(joiner) is LifeState.SERVING
+        assert state(first) is LifeState.SERVING
+
+    play(tmp_path, scene)
+
+
+def test_members_meet_each_other_through_the_directory(tmp_path: Path) -> None:
+    """Two joiners know only the first node; the directory introduces them, so that the first may go."""
+
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        a = await world.node(join=invite_of(first))
+        b = await world.node(join=invite_of(first))
+        await trio.sleep(200)
+        assert b.peer_id in await a.host.peers()
+        world.network.crash(first.peer_id)
+        await trio.sleep(200)
+        assert state(a) is state(b) is LifeState.SYNCING
+
+    play(tmp_path, scene)
+
+
+def test_a_node_that_was_in_comes_back_through_those_it_remembers(tmp_path: Path) -> None:
+    """The invite named only the first node, which is gone for good; the run file is not asked for again either."""
+
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        invite = invite_of(first)
+        await world.node(join=invite)
+        returning = await world.node("returning", join=invite)
+        await trio.sleep(200)
+        world.network.crash(returning.peer_id)
+        world.network.crash(first.peer_id)
+        returning = await world.node("returning", join=invite)
+        assert returning.run_known.is_set()
+        await trio.sleep(60)
+        assert state(returning) is LifeState.SYNCING
+
+    play(tmp_path, scene)
+
+
+def test_a_private_run_is_closed_to_those_without_its_key(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file(), private=True)
+        invited = await world.node(join=invite_of(first))
+        guessing = await world.node(run=world.run_file(), bootstrap=list(first.host.addresses()))
+        await trio.sleep(60)
+        assert state(invited) is LifeState.SYNCING
+        assert state(guessing) in (LifeState.JOINING, LifeState.ISOLATED)
+        (dialled,) = guessing.dialled.values()
+        assert "wrong-key" in dialled.reason
+
+    play(tmp_path, scene)
+
+
+def test_a_node_of_another_run_is_not_joined(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        other_run = world.run_file("seed = 5\n" + RUN_TOML)
+        other = await world.node(run=other_run, bootstrap=list(first.host.addresses()))
+        await trio.sleep(10)
+        assert state(other) is LifeState.JOINING
+        (dialled,) = other.dialled.values()
+        assert "wrong-run" in dialled.reason
+
+    play(tmp_path, scene)
+
+
+def test_a_stranger_sees_the_public_status_and_nothing_private(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        visitor = Caller(world.network.join(SeededSigner(50).peer_id), hello=Hello(role="visitor"))
+        answer = await visitor.call(node.peer_id, STATUS_SERVICE, {}, deadline_s=5)
+        status = public_status_untrusted(answer.message)
+        assert status.run == node.membership.run_id
+        assert status.run_name == "try"
+        assert status.state == "syncing"
+        text = repr(answer.message)
+        assert str(tmp_path) not in text
+        assert "/memory/" not in text
+        with pytest.raises((CallError, StreamClosedError)):
+            await visitor.call(node.peer_id, "run", {}, deadline_s=5)
+
+    play(tmp_path, scene)
+
+
+def test_the_public_status_of_a_private_run_does_not_name_it(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file(), private=True)
+        status = public_status(node)
+        assert (status.run, status.run_name, status.mode) == (None, "", "")
+
+    play(tmp_path, scene)
+
+
+def test_a_leaving_node_withdraws_its_address(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        joiner = await world.node(join=invite_of(first))
+        await trio.sleep(60)
+        key = f"{first.membership.run_id}/members"
+        assert len(await first.directory.look_up(key)) == 2
+        await joiner.services.drain(20)
+        (left,) = await first.directory.look_up(key)
+        assert left.peer == first.peer_id
+
+    play(tmp_path, scene)

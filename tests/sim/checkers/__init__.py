@@ -1,0 +1,38 @@
+"""The promises, each as a checker that sees everything. A checker that cannot fail is worth nothing: see tests.sim.planted.
+
+A new checker: a module with a class named after its promise, derived from `Checker`, listed in `ALL`, with at least one
+planted fault that only it is there to catch.
+"""
+
+from __future__ import annotations
+
+from tests.sim.checkers.aborted_changes_nothing import AbortedChangesNothing
+from tests.sim.checkers.all_prepared import AllPrepared
+from tests.sim.checkers.bounded import Bounded
+from tests.sim.checkers.checker import Checker, ViolationError
+from tests.sim.checkers.exactly_once import ExactlyOnce
+from tests.sim.checkers.frozen_while_reduced import FrozenWhileReduced
+from tests.sim.checkers.last_copy_stays import LastCopyStays
+from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
+from tests.sim.checkers.one_history import OneHistory
+from tests.sim.checkers.one_side_commits import OneSideCommits
+from tests.sim.checkers.same_state import SameState
+from tests.sim.checkers.void_is_kept import VoidIsKept
+from tests.sim.checkers.work_is_redone import WorkIsRedone
+
+ALL: tuple[type[Checker], ...] = (
+    ExactlyOnce,
+    SameState,
+    OneHistory,
+    OneSideCommits,
+    LastCopyStays,
+    Bounded,
+    NobodyHonestBlamed,
+    WorkIsRedone,
+    AbortedChangesNothing,
+    AllPrepared,
+    FrozenWhileReduced,
+    VoidIsKept,
+)
+
+__all__ = ["ALL", "Checker", "ViolationError"]

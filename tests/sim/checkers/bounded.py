@@ -1,0 +1,46 @@
+"""No queue and no table of a core grows past its limit, whatever peers and strangers send."""
+
+from __future__ import annotations
+
+from protocols.ledger.history import HISTORY_RECORDS
+from tests.sim.checkers.checker import Checker
+
+_ALLOWANCE = 40
+"""Strangers and former members that have been heard since they were last swept."""
+
+
+class Bounded(Checker):
+    """Reads the sizes of the cores' tables, now and then."""
+
+    promise = "bounded"
+
+    def looked(self) -> None:
+        settings = self.world.settings
+        ids = settings.microbatches + settings.evaluation_microbatches
+        peers = len(self.world.peers) + len(self.world.liars) + _ALLOWANCE
+        for peer in self.world.peers.values():
+            if not peer.up:
+                continue
+            ledger, trainer = peer.ledger, peer.trainer
+            self._check(peer.name, "history", len(ledger._history), HISTORY_RECORDS)
+            self._check(peer.name, "pulse", len(ledger._pulse), peers)
+            self._check(peer.name, "attempts", len(ledger.tally._floors), settings.microbatches)
+            self._check(peer.name, "counting", len(ledger.tally._counting), settings.microbatches)
+            self._check(peer.name, "contacts", len(ledger._contacts), 256)
+            self._check(peer.name, "journeys", len(trainer.journeys), ids)
+            self._check(peer.name, "calls", len(trainer._calls), ids * (1 + len(trainer._view)))
+            self._check(peer.name, "replay", len(peer.stage.replay), 8)
+            if ledger.lead is not None:
+                lead = ledger.lead
+                self._check(peer.name, "reports", len(lead._reports), len(ledger.view))
+                self._check(peer.name, "newcomers", len(lead._newcomers), peers)
+                self._check(peer.name, "trainers", len(lead._trainers), peers)
+                self._check(peer.name, "leases", len(lead.leases._held), peers)
+                self._check(peer.name, "dealt", len(lead.leases._dealt), ids)
+                self._check(
+                    peer.name, "evaluated", len(lead.evaluated), settings.evaluation_microbatches
+                )
+
+    def _check(self, who: str, what: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise self.broken(f"{who} has {size} {what}, more than {limit}")

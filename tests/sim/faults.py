@@ -1,0 +1,223 @@
+"""Which faults a run has, drawn from its seed, and how they are done to it.
+
+A new fault: a field of `Faults` (0 or False: absent), its share in `draw`, and a method of `Injector` that plans it.
+Each kind is absent from about half of the runs, so rare combinations happen alone and together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.sim.liar import Liar
+from tests.sim.network import Link
+
+if TYPE_CHECKING:
+    from tests.sim.peer import SimPeer
+    from tests.sim.world import World
+
+PREEMPTION_S = 10.0
+"""Half of the peers go within this many seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """How much of each kind this run has. Times are in units of the run's time scale."""
+
+    loss: float = 0.0
+    repeat: float = 0.0
+    reordering: float = 0.0
+    heavy_tail: float = 0.0
+    slow_peers: int = 0
+    silent_peers: int = 0
+    """Stopped, not dead: they go on later, with what they knew."""
+    partitions: int = 0
+    one_way_partitions: int = 0
+    flapping_partitions: int = 0
+    crashes: int = 0
+    restarts_without_state: int = 0
+    restarts_with_state: int = 0
+    mass_preemption: bool = False
+    joins: int = 0
+    leaves: int = 0
+    observers: int = 0
+    """Peers that only train."""
+    stale_directory: bool = False
+    unavailable_directory: bool = False
+    clock_skew: bool = False
+    """Each peer's clock has its own zero and runs up to 2 % fast or slow."""
+    broken_gradients: float = 0.0
+    damaged_bytes: float = 0.0
+    """Share of a member's reductions that end with other bytes than its replicas have."""
+    liars: int = 0
+    """Strangers that send what the protocol forbids to everybody."""
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Faults:
+        """Decide which kinds exist in this run, then how much of each."""
+        calm = rng.random()  # some runs have hardly any fault, so that each is seen alone
+
+        def share(most: float) -> float:
+            return most * rng.random() if rng.random() > calm else 0.0
+
+        def count(most: int) -> int:
+            return rng.randint(1, most) if rng.random() > calm else 0
+
+        return cls(
+            loss=share(0.15),
+            repeat=share(0.15),
+            reordering=share(8.0),
+            heavy_tail=share(0.05),
+            slow_peers=count(2),
+            silent_peers=count(3),
+            partitions=count(2),
+            one_way_partitions=count(2),
+            flapping_partitions=count(2),
+            crashes=count(2),
+            restarts_without_state=count(2),
+            restarts_with_state=count(2),
+            mass_preemption=rng.random() < 0.3 and rng.random() > calm,
+            joins=count(3),
+            leaves=count(2),
+            observers=count(2),
+            stale_directory=count(1) > 0,
+            unavailable_directory=count(1) > 0,
+            clock_skew=count(1) > 0,
+            broken_gradients=share(0.004),
+            damaged_bytes=share(0.03),
+            liars=count(1),
+        )
+
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds this run has."""
+        return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name))
+
+
+class Injector:
+    """Plans the faults of one world between 0 and `until_s`."""
+
+    def __init__(self, world: World, until_s: float) -> None:
+        self._world = world
+        self._rng = world.rng
+        self._until_s = until_s
+        self._liars: list[Liar] = []
+
+    def plan(self) -> None:
+        """Put every drawn fault at a random time."""
+        faults, world = self._world.faults, self._world
+        peers = list(world.peers.values())
+        for _ in range(faults.silent_peers):
+            self._some_time(self._stop, self._rng.choice(peers))
+        for _ in range(faults.partitions):
+            self._some_time(self._partition, False)
+        for _ in range(faults.one_way_partitions):
+            self._some_time(self._partition, True)
+        for _ in range(faults.flapping_partitions):
+            self._some_time(self._flap)
+        for peer in self._rng.sample(peers, faults.slow_peers):
+            self._some_time(self._slow, peer)
+        for _ in range(faults.joins):
+            self._some_time(world.add_peer)
+        if faults.unavailable_directory:
+            self._some_time(self._directory_outage)
+        self._plan_deaths(peers)
+        for number in range(faults.liars):
+            liar = Liar(world, number)
+            self._liars.append(liar)
+            liar.start(self._until_s)
+
+    def _plan_deaths(self, peers: Sequence[SimPeer]) -> None:
+        """Crashes, restarts, leaves and the mass preemption; each peer is the victim of one of them at most."""
+        faults = self._world.faults
+        victims = self._rng.sample(list(peers), len(peers))
+        may_die = (len(peers) - 1) // 2
+        for action, wanted in ((self._crash, faults.crashes), (self._leave, faults.leaves)):
+            for _ in range(min(wanted, may_die)):
+                may_die -= 1
+                self._some_time(action, victims.pop())
+        for keeps_state, wanted in (
+            (False, faults.restarts_without_state),
+            (True, faults.restarts_with_state),
+        ):
+            for _ in range(min(wanted, len(victims) - 1)):
+                self._some_time(self._crash_and_restart, victims.pop(), keeps_state)
+        if faults.mass_preemption:
+            start_s = self._rng.uniform(0, self._until_s)
+            notice = self._rng.random() < 0.7
+            for victim in self._rng.sample(list(peers), len(peers) // 2):
+                at_s = start_s + self._world.scaled(PREEMPTION_S * self._rng.random())
+                self._world.clock.after(at_s, self._leave if notice else self._crash, victim)
+
+    def _some_time(self, action: Callable[..., None], *args: object) -> None:
+        self._world.clock.after(self._rng.uniform(0, self._until_s), action, *args)
+
+    def _for_a_while(self, longest_s: float, undo: Callable[..., None], *args: object) -> None:
+        self._world.clock.after(self._world.scaled(self._rng.uniform(0.5, longest_s)), undo, *args)
+
+    # --- the faults ---
+
+    def _stop(self, peer: SimPeer) -> None:
+        self._world.log(f"stop {peer.name}")
+        peer.stopped = True
+        self._for_a_while(8.0, peer.go_on)
+
+    def _slow(self, peer: SimPeer) -> None:
+        self._world.log(f"slow {peer.name}")
+        self._world.network.slow[peer.peer_id] = 2 + 30 * self._rng.random()
+        peer.stage.slowness *= 2 + 8 * self._rng.random()
+
+    def _crash(self, peer: SimPeer) -> None:
+        if peer.up:
+            self._world.log(f"crash {peer.name}")
+            peer.crash()
+
+    def _crash_and_restart(self, peer: SimPeer, keeps_state: bool) -> None:
+        if peer.up:
+            self._crash(peer)
+            self._for_a_while(6.0, self._restart, peer, keeps_state)
+
+    def _restart(self, peer: SimPeer, keeps_state: bool) -> None:
+        if not peer.up and not peer.left:
+            self._world.log(f"restart {peer.name}{' with its state' if keeps_state else ''}")
+            peer.restart(keeps_state=keeps_state)
+
+    def _leave(self, peer: SimPeer) -> None:
+        if peer.up and not peer.draining:
+            self._world.log(f"drain {peer.name}")
+            peer.drain()
+
+    def _links_of_a_side(self, *, one_way: bool) -> list[Link]:
+        ids = list(self._world.peers)
+        side = self._rng.sample(ids, self._rng.randint(1, max(1, len(ids) - 1)))
+        inside = set(side)
+        links = [(a, b) for a in side for b in ids if b not in inside]
+        if not one_way:
+            links += [(b, a) for a, b in links]
+        names = ",".join(sorted(peer.short for peer in side))
+        self._world.log(f"cut {names}{' one way' if one_way else ''}")
+        return links
+
+    def _partition(self, one_way: bool) -> None:
+        links = self._links_of_a_side(one_way=one_way)
+        self._world.network.cut(links)
+        self._for_a_while(10.0, self._world.network.join, links)
+
+    def _flap(self) -> None:
+        links = self._links_of_a_side(one_way=self._rng.random() < 0.5)
+        at_s = 0.0
+        for _ in range(self._rng.randint(3, 8)):
+            self._world.clock.after(at_s, self._world.network.cut, links)
+            at_s += self._world.scaled(self._rng.uniform(0.1, 3.0))
+            self._world.clock.after(at_s, self._world.network.join, links)
+            at_s += self._world.scaled(self._rng.uniform(0.1, 3.0))
+
+    def _directory_outage(self) -> None:
+        self._world.log("directory out")
+        self._world.directory.available = False
+        self._for_a_while(15.0, self._directory_back)
+
+    def _directory_back(self) -> None:
+        self._world.directory.available = True

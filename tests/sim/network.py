@@ -1,0 +1,98 @@
+"""The fake network: messages may be lost, repeated, late or cut. Down peers and cut links lose everything."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from protocols.ids import PeerID
+from tests.sim.clock import Clock
+
+Link: TypeAlias = tuple[PeerID, PeerID]
+
+
+@dataclass(slots=True)
+class Weather:
+    """What happens to single messages, and how often. All zero: a perfect network with `delay_s`."""
+
+    delay_s: float = 0.01
+    loss: float = 0.0
+    repeat: float = 0.0
+    jitter: float = 0.0
+    """A delay is up to this many times longer: neighbours in a stream overtake each other."""
+    tail: float = 0.0
+    """Share of messages that take up to a hundred times longer."""
+
+
+class Network:
+    """Delivers after a delay drawn from the seed."""
+
+    def __init__(self, clock: Clock, rng: random.Random, weather: Weather) -> None:
+        self.clock = clock
+        self.weather = weather
+        self.down: set[PeerID] = set()
+        self.slow: dict[PeerID, float] = {}
+        """Peers on a bad line: their messages take this many times longer, both ways."""
+        self._cuts: Counter[Link] = Counter()
+        self._random = rng.random
+
+    def cut(self, links: Iterable[Link]) -> None:
+        """Lose everything on these links, until each cut is joined."""
+        self._cuts.update(links)
+
+    def join(self, links: Iterable[Link]) -> None:
+        """Undo one `cut` of these links; another one may still hold."""
+        self._cuts.subtract(links)
+        self._cuts = +self._cuts
+
+    def heal(self) -> None:
+        """End all faults of the network."""
+        self._cuts.clear()
+        self.slow.clear()
+        self.weather = Weather(self.weather.delay_s)
+
+    def reaches(self, source: PeerID, target: PeerID) -> bool:
+        gone = source in self.down or target in self.down
+        return not gone and (source, target) not in self._cuts
+
+    def delay_s(self) -> float:
+        weather = self.weather
+        delay_s = weather.delay_s * (0.5 + self._random() * (1 + weather.jitter))
+        if weather.tail and self._random() < weather.tail:
+            delay_s *= 1 + 99 * self._random()
+        return delay_s
+
+    def cast(
+        self, source: PeerID, target: PeerID, deliver: Callable[..., None], *args: Any
+    ) -> None:
+        """Deliver once, never, or twice."""
+        if source == target:
+            self.clock.after(0.0, deliver, *args)
+            return
+        weather = self.weather
+        if weather.loss and self._random() < weather.loss:
+            return
+        self.clock.after(self._way_s(source, target), self._arrive, source, target, deliver, args)
+        if weather.repeat and self._random() < weather.repeat:
+            self.clock.after(
+                self._way_s(source, target), self._arrive, source, target, deliver, args
+            )
+
+    def _way_s(self, source: PeerID, target: PeerID) -> float:
+        delay_s = self.delay_s()
+        if self.slow:
+            delay_s *= self.slow.get(source, 1.0) * self.slow.get(target, 1.0)
+        return delay_s
+
+    def _arrive(
+        self,
+        source: PeerID,
+        target: PeerID,
+        deliver: Callable[..., None],
+        args: tuple[Any, ...],
+    ) -> None:
+        if self.reaches(source, target):
+            deliver(*args)

@@ -1,0 +1,396 @@
+"""One simulated run: peers, network, directory, faults from the seed, and every checker watching."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from protocols.ids import PeerID
+from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.messages import Accept, Accepted, Promise
+from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, CallFailed
+from protocols.ledger.view import Record
+from tests.sim.checkers import ALL, Checker
+from tests.sim.checkers.one_side_commits import is_quorum
+from tests.sim.clock import Clock
+from tests.sim.directory import SimDirectory
+from tests.sim.faults import Faults, Injector
+from tests.sim.network import Network, Weather
+from tests.sim.peer import SimPeer
+from tests.sim.stage import MakeEvent
+
+_LOOK_S: Final = 5.0
+_PROBE_S: Final = 1.0
+
+
+class Watch:
+    """Tells every checker that cares; those that do not are never called."""
+
+    def __init__(self, checkers: list[Checker]) -> None:
+        for name in (
+            "decided", "learned", "settled", "accept_asked", "accepted", "promised", "step_applied",
+            "state_reached", "died", "gave_up", "asked", "call_ended", "said_void", "counted", "blamed", "looked", "ended",
+        ):  # fmt: skip
+            base = getattr(Checker, name)
+            calls = tuple(getattr(c, name) for c in checkers if getattr(type(c), name) is not base)
+            setattr(self, name, _together(calls))
+
+    decided: Callable[..., None]
+    learned: Callable[..., None]
+    settled: Callable[..., None]
+    accept_asked: Callable[..., None]
+    accepted: Callable[..., None]
+    promised: Callable[..., None]
+    step_applied: Callable[..., None]
+    state_reached: Callable[..., None]
+    died: Callable[..., None]
+    gave_up: Callable[..., None]
+    asked: Callable[..., None]
+    call_ended: Callable[..., None]
+    said_void: Callable[..., None]
+    counted: Callable[..., None]
+    blamed: Callable[..., None]
+    looked: Callable[..., None]
+    ended: Callable[..., None]
+
+
+def _together(calls: tuple[Callable[..., None], ...]) -> Callable[..., None]:
+    def tell(*args: object) -> None:
+        for call in calls:
+            call(*args)
+
+    return tell
+
+
+class World:
+    """Everything in one run, replayable from `seed`.
+
+    Args:
+      scale: seconds of this run per second of the standard one; deadlines, computing and faults stretch alike.
+      detailed: trace every message, not only records and faults.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        settings: LedgerSettings,
+        peer_count: int,
+        faults: Faults,
+        *,
+        scale: float = 1.0,
+        delay_s: float = 0.01,
+        detailed: bool = False,
+        checkers: Sequence[type[Checker]] = ALL,
+    ) -> None:
+        self.seed = seed
+        self.settings = settings
+        self.faults = faults
+        self.scale = scale
+        self.detailed = detailed
+        self.clock = Clock()
+        self.rng = random.Random(f"world/{seed}")
+        self.compute_s = 0.05 * scale
+        self.fetch_s = 0.5
+        self.broken_gradients, self.damaged_bytes = faults.broken_gradients, faults.damaged_bytes
+        weather = Weather(delay_s, faults.loss, faults.repeat, faults.reordering, faults.heavy_tail)
+        self.network = Network(self.clock, random.Random(f"network/{seed}"), weather)
+        self.directory = SimDirectory(
+            self, random.Random(f"directory/{seed}"), stale=faults.stale_directory
+        )
+        self.trace: list[str] = []
+        self.handled = 0
+        """Events that the cores have taken."""
+        self.records: dict[int, Record] = {}
+        self.newest_record: Record | None = None
+        self.liars: set[PeerID] = set()
+        self.goal = 0
+        self._healed_s: float | None = None
+        self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
+        """Who, in which life of its state, must hold a stage's state of a step."""
+        self.checkers = [checker(self) for checker in checkers]
+        self.watch = Watch(self.checkers)
+        self.peers: dict[PeerID, SimPeer] = {}
+        ids = [PeerID(b"peer%04d" % index) for index in range(peer_count)]
+        self.rng.shuffle(ids)
+        observers = min(faults.observers, peer_count - settings.stages)
+        for index, peer_id in enumerate(ids):
+            observer = index >= peer_count - observers
+            self.peers[peer_id] = SimPeer(self, peer_id, founder=index == 0, observer=observer)
+
+    # --- what peers use ---
+
+    def log(self, text: str) -> None:
+        self.trace.append(f"{self.clock.now_s:10.3f} {text}")
+
+    def scaled(self, seconds: float) -> float:
+        return seconds * self.scale
+
+    def deliver(self, source: SimPeer, send: Send) -> None:
+        """Cast a ledger message."""
+        message = send.message
+        if isinstance(message, Accept):
+            self.watch.accept_asked(source.peer_id, message)
+        elif isinstance(message, Accepted):
+            self.watch.accepted(source.peer_id, message)
+        elif isinstance(message, Promise):
+            self.watch.promised(source.peer_id, message)
+        target = self.peers.get(send.peer)
+        if target is not None:  # a stranger that made itself known gets nothing
+            self.network.cast(source.peer_id, send.peer, target.receive, source.peer_id, send)
+
+    def received(self, peer: SimPeer, source: PeerID, send: Send) -> None:
+        if self.detailed:
+            self.log(f"{source.decode()} > {peer.name} {send.message}")
+
+    def call(self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim) -> None:
+        """Carry a question that is answered once: by the member, or by its deadline with nobody knowing."""
+        if self.detailed:
+            self.log(f"{trainer.name} ? {ask}")
+        self.watch.asked(trainer, ask)
+        call = trainer.calls[ask.call] = Call(self, trainer, ask)
+        self.network.cast(trainer.peer_id, ask.peer, call.arrive)
+        if self.network.reaches(trainer.peer_id, ask.peer):
+            in_s = ask.deadline_s if isinstance(ask, AskStage) else self.settings.silence_s
+        else:
+            in_s = 0.05
+            trainer.later(_PROBE_S, trainer.notice_down, ask.peer)
+        self.clock.after(in_s, call.fail)
+
+    def learned(self, peer: SimPeer, record: Record) -> None:
+        """A peer takes a record: the first one to do so shows it to the checkers."""
+        self.watch.learned(peer, record)
+        peer.record_index = record.index
+        if record.index not in self.records:
+            before = self.records.get(record.index - 1)
+            self.records[record.index] = record
+            if self.newest_record is None or record.index > self.newest_record.index:
+                self.newest_record = record
+            self._note_holders(record, before)
+            members = " ".join(f"{m.peer.decode()}@{m.stage}" for m in record.members)
+            lead = record.lead.decode()
+            self.log(f"record {record.index} step {record.step} lead {lead} members {members}")
+            self.watch.decided(record, before)
+            if self._healed_s is not None and record.step >= self.goal:
+                self.clock.stopped = True
+        peer.later(0.0, self.watch.settled, peer, record)
+
+    # --- what may be lost ---
+
+    @property
+    def step(self) -> int:
+        """The newest committed step."""
+        return self.newest_record.step if self.newest_record is not None else 0
+
+    @property
+    def healed_for_s(self) -> float:
+        return self.clock.now_s - self._healed_s if self._healed_s is not None else 0.0
+
+    def _note_holders(self, record: Record, before: Record | None) -> None:
+        """Whoever had reduced a committed step must come to hold it; who loads it later is added by `state_reached`."""
+        if not record.commits_step or before is None:
+            return
+        for member in before.members:
+            peer = self.peers[member.peer]
+            if (member.stage, record.step - 1) in self.holders and (
+                member.peer,
+                peer.state_life,
+            ) not in self.holders[member.stage, record.step - 1]:
+                continue  # it was still fetching
+            self.add_holder(peer, member.stage, record.step)
+        for key in [key for key in self.holders if key[1] < record.step - 1]:
+            del self.holders[key]
+
+    def add_holder(self, peer: SimPeer, stage: int, step: int) -> None:
+        self.holders.setdefault((stage, step), set()).add((peer.peer_id, peer.state_life))
+
+    def state_reached(self, peer: SimPeer, stage: int, step: int, state: bytes) -> None:
+        """A peer has computed or loaded a state."""
+        self.add_holder(peer, stage, step)
+        self.watch.state_reached(peer, stage, step, state)
+
+    def went_back_to(self, peer: SimPeer, step: int) -> None:
+        """A peer restarted with what was on its disk: what it had reduced since then is gone."""
+        for (_, reached), holders in self.holders.items():
+            if reached > step:
+                holders.discard((peer.peer_id, peer.state_life))
+
+    def gave_up(self, peer: SimPeer) -> None:
+        """A peer drops the state it has, as a record says."""
+        self.watch.gave_up(peer)
+        for (stage, _), holders in self.holders.items():
+            if stage == peer.stage.stage:
+                holders.discard((peer.peer_id, peer.state_life))
+
+    def lost(self) -> str | None:
+        """Say why nobody could continue this run: a majority is dead, or all that held a stage's state. None if neither."""
+        known = [
+            p.ledger.record for p in self.peers.values() if p.up and p.ledger.record is not None
+        ]
+        newest_alive = max((record.index for record in known), default=0)
+        for index, record in self.records.items():
+            if index >= newest_alive:
+                alive = {
+                    member.peer
+                    for member in record.members
+                    if self.peers[member.peer].up
+                    and self.peers[member.peer].ledger.incarnation == member.incarnation
+                }
+                if not is_quorum(alive, record.members):
+                    return f"a majority of the members of record {index}"
+        hosts = sum(peer.up and not peer.observer for peer in self.peers.values())
+        begun = any(peer.up and peer.ledger.tally.counted for peer in self.peers.values())
+        replicas = 1 if begun else self.settings.replicas_to_start
+        if self.step == 0 and hosts < self.settings.stages * replicas:
+            return "too many peers to begin"
+        for stage in range(self.settings.stages) if self.step > 0 else ():
+            holders = self.holders.get((stage, self.step), set())
+            if not any(self._still_holds(peer_id, life) for peer_id, life in holders):
+                return f"all copies of stage {stage} at step {self.step}"
+        return None
+
+    def _still_holds(self, peer_id: PeerID, life: int) -> bool:
+        peer = self.peers[peer_id]
+        return peer.up and peer.state_life == life
+
+    # --- the run ---
+
+    def add_peer(self) -> None:
+        """A volunteer comes along."""
+        peer_id = PeerID(b"peer%04d" % len(self.peers))
+        peer = self.peers[peer_id] = SimPeer(self, peer_id)
+        self.log(f"join {peer.name}")
+        peer.start()
+
+    def _look(self) -> None:
+        self.watch.looked()
+        self.clock.after(self.scaled(_LOOK_S), self._look)
+
+    def _heal(self) -> None:
+        """End all faults: what is up stays up, what is cut is joined, what is stopped goes on."""
+        self.log("heal")
+        self._healed_s = self.clock.now_s
+        self.network.heal()
+        self.directory.heal()
+        self.broken_gradients = self.damaged_bytes = 0.0
+        for peer in self.peers.values():
+            peer.stopped = False
+
+    def run(self, *, safety_s: float, steps_after: int, liveness_s: float) -> None:
+        """Safety under faults, then healing and `steps_after` more steps. Raises ViolationError."""
+        for peer in list(self.peers.values()):
+            peer.start()
+        Injector(self, self.scaled(safety_s)).plan()
+        self._look()
+        self.goal = self.settings.steps + 1
+        self.clock.run_until(self.scaled(safety_s))
+        self._heal()
+        self.goal = min(self.settings.steps, self.step + steps_after)
+        self.clock.run_until(self.scaled(safety_s + liveness_s))
+        self.watch.looked()
+        self.watch.ended()
+
+
+class Call:
+    """One question on its way, and its one answer."""
+
+    __slots__ = ("ask", "ended", "life", "trainer", "world")
+
+    def __init__(
+        self, world: World, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim
+    ) -> None:
+        self.world = world
+        self.trainer = trainer
+        self.ask = ask
+        self.life = trainer.life
+        self.ended = False
+
+    def arrive(self) -> None:
+        target = self.world.peers[self.ask.peer]
+        if not target.up or target.stopped:
+            return
+        if isinstance(self.ask, AskStage):
+            target.stage.serve(self.ask, self)
+        else:
+            target.stage.settle(self.ask, self.answer)
+
+    def wanted(self) -> bool:
+        """Tell whether the trainer still waits, as far as the member can know: a closed stream is noticed, a cut not."""
+        return not self.ended or not self.world.network.reaches(self.trainer.peer_id, self.ask.peer)
+
+    def answer(self, make: MakeEvent) -> None:
+        if not self.ended:
+            self.world.network.cast(self.ask.peer, self.trainer.peer_id, self.end, make)
+
+    def cancel(self) -> None:
+        """The trainer does not wait any more."""
+        self.ended = True
+
+    def fail(self) -> None:
+        if not self.ended:
+            self.end(lambda now_s: CallFailed(now_s, self.ask.call, None))
+
+    def end(self, make: MakeEvent) -> None:
+        trainer = self.trainer
+        if self.ended or not trainer.up or trainer.life != self.life:
+            return
+        self.ended = True
+        if trainer.stopped:
+            trainer.later(0.0, self._tell, make)
+        else:
+            self._tell(make)
+
+    def _tell(self, make: MakeEvent) -> None:
+        if self.trainer.calls.pop(self.ask.call, None) is not self:
+            return  # cancelled while the trainer was stopped
+        event = make(self.trainer.now_s)
+        if self.world.detailed:
+            self.world.log(f"{self.trainer.name} ! {event}")
+        self.world.watch.call_ended(self.trainer, self.ask, event)
+        self.trainer.train(event)
+
+
+def draw_world(
+    seed: int, *, detailed: bool = False, checkers: Sequence[type[Checker]] = ALL
+) -> World:
+    """Draw sizes, pace and faults of the standard mix."""
+    rng = random.Random(f"options/{seed}")
+    stages = rng.choice((1, 2, 3))
+    peers = rng.randint(stages * 2, stages * 3 + 2)
+    scale = rng.choice((1.0, 1.0, 3.0, 10.0, 30.0, 60.0))
+    settings = LedgerSettings(
+        stages=stages,
+        microbatches=rng.choice((1, 4, 8, 16)),
+        steps=100_000,
+        replicas_to_start=rng.choice((1, 1, 2)),
+        evaluate_every=rng.choice((0, 3)),
+        evaluation_microbatches=2,
+        silence_s=2.0 * scale,
+        reduce_s=8.0 * scale,
+        lease_s=10.0 * scale,
+    )
+    return World(
+        seed,
+        settings,
+        peers,
+        Faults.draw(rng),
+        scale=scale,
+        delay_s=rng.choice((0.001, 0.01, 0.05, 0.15)),
+        detailed=detailed,
+        checkers=checkers,
+    )
+
+
+def run_seed(
+    seed: int,
+    *,
+    detailed: bool = False,
+    checkers: Sequence[type[Checker]] = ALL,
+    on_world: Callable[[World], Any] | None = None,
+) -> World:
+    """Run one seed of the standard mix. Raises ViolationError, or whatever a core raises."""
+    world = draw_world(seed, detailed=detailed, checkers=checkers)
+    if on_world is not None:
+        on_world(world)
+    world.run(safety_s=60.0, steps_after=3, liveness_s=180.0)
+    return world

@@ -1,0 +1,269 @@
+"""Whole swarms under faults: whatever happens, the parameters are those of one process on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from protocols.ledger.messages import Accept, Accepted, Records, Reduce
+from swarm.pipeline.export import export_run
+from swarm.pipeline.reference import parameter_difference
+from swarm.state.export import load_model
+from tests.swarm.pipeline.small_swarm import (
+    Point,
+    SmallSwarm,
+    SwarmNode,
+    call_of,
+    cast_of,
+    open_swarm,
+    small_run,
+)
+
+pytestmark = pytest.mark.trio
+
+FAULT_STEP = 3
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    trio.run(main)
+
+
+async def four_nodes(swarm: SmallSwarm) -> list[SwarmNode]:
+    return [await swarm.node() for _ in range(4)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_four_peers_train_what_one_process_trains(dtype: str) -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(dtype=dtype)) as swarm:
+            await four_nodes(swarm)
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_three_stages_with_two_replicas_each() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(stages=3, steps=4)) as swarm:
+            for _ in range(6):
+                await swarm.node()
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_a_lone_node_trains_all_by_itself_and_leaves_at_once() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(stages=1, steps=3, replicas=1)) as swarm:
+            node = await swarm.node()
+            await swarm.finished()
+            swarm.check_equals_reference()
+            node.peer.drain()
+            with trio.fail_after(0.5):
+                await node.left.wait()
+
+    run(main)
+
+
+POINTS: dict[str, Point] = {
+    "forward": call_of("stage", kind="forward", step_from=FAULT_STEP),
+    "backward": call_of("stage", kind="backward", step_from=FAULT_STEP),
+    "loss": call_of("stage", kind="loss", step_from=FAULT_STEP),
+    "asked to reduce": cast_of(Reduce),
+    "asked for a part": call_of("reduce", summed=False),
+    "asked for a sum": call_of("reduce", summed=True),
+    "asked to accept": cast_of(Accept),
+    "told a record": cast_of(Records),
+}
+"""What a node is asked in the moment in which it dies or loses its network."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "point", "stage"),
+    [
+        ("crash", "forward", 0),
+        ("crash", "backward", 0),
+        ("crash", "loss", 1),
+        ("crash", "asked to reduce", 0),
+        ("crash", "asked for a part", 1),
+        ("crash", "asked for a sum", 0),
+        ("crash", "asked to accept", 1),
+        ("crash", "told a record", 0),
+        ("cut", "backward", 0),
+        ("cut", "asked to reduce", 1),
+        ("cut", "asked for a sum", 0),
+        ("cut", "asked to accept", 1),
+    ],
+)
+def test_a_member_is_lost_in_the_middle(fault: str, point: str, stage: int) -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=8)) as swarm:
+            first, *_ = await four_nodes(swarm)
+            await swarm.until_step(FAULT_STEP - 1)
+            victim = swarm.member_of(stage, but=first)
+            lost = trio.Event()
+
+            def lose() -> None:
+                getattr(victim, fault)()
+                lost.set()
+
+            victim.at(POINTS[point], lose)
+            await swarm.until(lost.is_set)
+            if fault == "cut":
+                swarm.nodes.remove(victim)  # whatever it thinks, it is not among those who count
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_the_lead_is_lost_between_accept_and_commit() -> None:
+    """The others hold an accepted record whose decision nobody told them: it must be the one that is decided."""
+
+    async def main() -> None:
+        async with open_swarm(small_run()) as swarm:
+            lead, *others = await four_nodes(swarm)
+            await swarm.until_step(FAULT_STEP - 1)
+            lead.at(cast_of(Accepted), lead.crash)
+            await swarm.until(lambda: lead not in swarm.nodes)
+            await swarm.finished()
+            assert len(swarm.nodes) == len(others)
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_a_member_whose_network_comes_back_is_removed_and_joins_again() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=12)) as swarm:
+            first, *_ = await four_nodes(swarm)
+            await swarm.until_step(FAULT_STEP - 1)
+            victim = swarm.member_of(1, but=first)
+            victim.at(POINTS["loss"], victim.cut)
+            await swarm.until(lambda: len(swarm.newest.members) == 3)
+            victim.heal()
+            await swarm.until(lambda: len(swarm.newest.members) == 4)
+            await swarm.finished()
+            assert victim.peer.expulsions == 1
+            assert victim.peer.state.complete is not None
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_a_trainer_that_vanishes_loses_no_microbatch() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run()) as swarm:
+            nodes = [await swarm.node(train=False) for _ in range(4)]
+            trainers = [await swarm.node(observer=True) for _ in range(2)]
+            await swarm.until_step(FAULT_STEP - 1)
+            doomed = trainers[0]
+            for node in nodes:
+                node.at(_asked_by(doomed, "loss"), doomed.crash)
+            await swarm.until(lambda: doomed not in swarm.nodes)
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def _asked_by(trainer: SwarmNode, kind: str) -> Point:
+    """The first call of a kind while this trainer has work: most likely its own, and any other serves as well."""
+
+    def matches(service: str, message: object) -> bool:
+        works = bool(trainer.peer.trainer.journeys)
+        return works and POINTS[kind](service, message)
+
+    return matches
+
+
+def test_a_late_joiner_fetches_the_state_and_serves() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=14)) as swarm:
+            await four_nodes(swarm)
+            await swarm.until_step(2)
+            late = await swarm.node(stage=1)
+            await swarm.until(late.serving.is_set)
+            await swarm.finished()
+            assert late.peer.state.fetched_bytes > 0
+            counted = {
+                tally.peer
+                for record in swarm.records.values()
+                for tally in record.tallies
+                if tally.counted
+            }
+            assert late.peer_id in counted
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_a_late_joiner_goes_on_at_another_donor_when_the_first_dies() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=14)) as swarm:
+            first, *_ = await four_nodes(swarm)
+            await swarm.until_step(2)
+            donor = swarm.member_of(1, but=first)
+            donor.at(call_of("state"), donor.crash)
+            late = await swarm.node(stage=1)
+            await swarm.until(late.serving.is_set)
+            await swarm.finished()
+            assert late.peer.state.complete is not None
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_a_drained_peer_hands_over_and_the_rest_goes_on() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=8)) as swarm:
+            first, *_ = await four_nodes(swarm)
+            await swarm.until_step(FAULT_STEP)
+            await swarm.member_of(1, but=first).drain()
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_the_last_holder_of_a_stage_leaves_only_when_another_has_its_state() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=14, replicas=1)) as swarm:
+            for stage in (0, 1, 1):
+                await swarm.node(stage=stage)
+            await swarm.until_step(2)
+            await swarm.member_of(0).drain()
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_all_peers_may_leave_at_once() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=1000)) as swarm, trio.open_nursery() as nursery:
+            for node in await four_nodes(swarm):
+                await swarm.until_step(1)
+                nursery.start_soon(node.drain)
+
+    run(main)
+
+
+def test_the_trained_model_can_be_gathered_from_any_node(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=2)) as swarm:
+            *_, last = await four_nodes(swarm)
+            await swarm.finished()
+            assert last.opened is not None
+            result = await export_run(last.opened, tmp_path / "model.safetensors")
+            assert result["step"] == 2
+            _, model = load_model(tmp_path / "model.safetensors")
+            exported = {name: p.detach() for name, p in model.named_parameters()}
+            assert parameter_difference(exported, swarm.parameters()) == 0.0
+
+    run(main)
