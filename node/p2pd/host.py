@@ -53,6 +53,10 @@ REFRESH_PAUSE_S: Final = 0.2
 MISSES_MAX: Final = 3
 """Looks in a row without an answer, 10 s each, until p2pd counts as stuck."""
 REDIAL_AT_ONCE: Final = 8
+REDIAL_SEEN_S: Final = 0.1
+"""Kademlia dials a peer that it was greeting 5 to 10 ms after the connection has ended; a second end holds."""
+DISCONNECTS_MAX: Final = 3
+"""A peer that dials us is back again, whatever we do: who may not talk to us is refused by those who serve."""
 
 
 class P2pdHost:
@@ -153,9 +157,14 @@ class P2pdHost:
         return peer
 
     async def disconnect(self, peer: PeerID) -> None:
+        """End all connections to a peer. Takes a moment: libp2p's Kademlia, while it greets a peer, dials it once more."""
         await self._wait_up(peer)
         try:
-            await self._client.disconnect(peer)
+            for _ in range(DISCONNECTS_MAX):
+                await self._client.disconnect(peer)
+                await trio.sleep(REDIAL_SEEN_S)
+                if peer not in await self._client.list_peers():
+                    return
         except (P2pdGoneError, P2pdRefusedError) as error:
             raise PeerUnreachableError(peer, str(error)) from error
 

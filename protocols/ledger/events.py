@@ -27,7 +27,7 @@ class LedgerSettings:
     lease_s: float = 60.0
     """After this long an idle trainer is given what another still holds; doubled each time that happens."""
 
-    calm_pace: int = 1
+    calm_pace: int = 8
     """While there is nothing to do, hearts beat so many times slower: a node that only waits should cost nothing."""
 
     @property

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from protocols.ids import PeerID
@@ -364,8 +364,10 @@ class Lead:
         counted = unpack_ids(report.counted).bit_count()
         return Standing(member, synced=report.synced, leaving=report.leaving, counted=counted)
 
-    def _staffing(self) -> Staffing:
-        standings = [self._standing(member) for member in self._view.members]
+    def _staffing(self, *, without: Collection[PeerID] = ()) -> Staffing:
+        """The members by stage, those left out that this record gives up for dead."""
+        members = (member for member in self._view.members if member.peer not in without)
+        standings = [self._standing(member) for member in members]
         return Staffing(standings, stages=self.settings.stages, step=self._record.step)
 
     def _review(self, now_s: float) -> list[Effect]:
@@ -380,7 +382,7 @@ class Lead:
         self._heard_too_few = False
         let_go: set[PeerID] = set()
         if self.phase is Phase.DEALING:
-            let_go = self._leaving_now() - gone
+            let_go = self._leaving_now(gone)
         fenced = self._to_fence()
         moved: dict[PeerID, int] = {}
         if self.phase is Phase.DEALING:
@@ -428,18 +430,22 @@ class Lead:
             gone |= self._late_reducers()
         return gone
 
-    def _free_to_leave(self) -> list[PeerID]:
-        """Members that want to leave and hold no state that nobody else has."""
-        leaving = [p for p, report in self._reports.items() if report.leaving and p in self._view]
+    def _free_to_leave(self, gone: Collection[PeerID] = ()) -> list[PeerID]:
+        """Members that want to leave and hold no state that nobody else has; `gone`, who perhaps has it, does not count."""
+        leaving = [
+            p
+            for p, report in self._reports.items()
+            if report.leaving and p in self._view and p not in gone
+        ]
         if not leaving:
             return []
-        staffing = self._staffing()
+        staffing = self._staffing(without=gone)
         found = ((p, self._view.find(p)) for p in leaving)
         return [p for p, m in found if m is not None and staffing.may_leave(self._standing(m))]
 
-    def _leaving_now(self) -> set[PeerID]:
+    def _leaving_now(self, gone: Collection[PeerID]) -> set[PeerID]:
         """Members that go before the step's end: those that counted nothing, or all when nobody stays to finish it."""
-        free = set(self._free_to_leave())
+        free = set(self._free_to_leave(gone))
         if len(free) == len(self._view):
             return free
         return {peer for peer in free if not self._reports[peer].counted}
