@@ -8,6 +8,7 @@ once can come back without the addresses it was invited with.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -43,16 +44,18 @@ DIAL_S: Final = 10.0
 DIALS_AT_ONCE: Final = 8
 ASK_S: Final = 10.0
 """For one small question to a peer that has just answered."""
-COUNT_EVERY_S: Final = 5.0
+COUNT_EVERY_S: Final = 10.0
 """Peers are counted so often; with `isolated_after_s` this decides how late isolation is noticed."""
 REFRESH_FIRST_S: Final = 2.0
 """After joining, members are looked up this soon again, then at doubling intervals: the directory is still coming up."""
-REFRESH_EVERY_S: Final = 60.0
+REFRESH_EVERY_S: Final = 120.0
 """The longest of those intervals. Each is varied by a fifth."""
 MEMBER_LIFETIME_S: Final = 300.0
 """How long a node that crashed is still dialled by those who come in."""
 ADDRESSES_MAX: Final = 16
 """Of one member, in its record."""
+GREETED_MAX: Final = 16
+"""Peers that have dialled us, greeted while we know nobody else."""
 MEMBERS_DIALLED_MAX: Final = 32
 """Connections to members that we open by ourselves; enough for a graph that does not fall apart."""
 
@@ -128,12 +131,15 @@ class Joining:
                 await self._node.life.redial.wait()
 
     async def _dial_all(self) -> bool:
-        """Dial everybody at once. True when we are in: a member answered and the run is known."""
+        """Dial everybody we know at once, and greet who has dialled us. True when we are in: a member answered and the
+        run is known."""
         node = self._node
         limiter = trio.CapacityLimiter(DIALS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for address in node.membership.targets(node.peer_id):
                 nursery.start_soon(self._dial, address, limiter)
+            for peer in (await node.host.peers())[:GREETED_MAX]:
+                nursery.start_soon(self._greet_guest, peer, limiter)
         return node.run_known.is_set() and node.life.snapshot.state in (
             LifeState.SYNCING,
             LifeState.SERVING,
@@ -155,6 +161,12 @@ class Joining:
             else:
                 self._note(address, "")
                 self._node.membership.remember(address)
+
+    async def _greet_guest(self, peer: PeerID, limiter: trio.CapacityLimiter) -> None:
+        """Greet a peer that is connected already. It may be in another run, or none: then nothing is gained."""
+        async with limiter:
+            with suppress(*_FAILURES):
+                await self._greet(peer)
 
     def _note(self, address: str, reason: str) -> None:
         before = self._node.dialled.get(address)
@@ -187,19 +199,26 @@ class Joining:
         """Report how many connections there are, for the isolation clock."""
         life = self._node.life
         while True:
-            life.peers_counted(len(await self._node.host.peers()))
+            count = len(await self._node.host.peers())
+            life.peers_counted(count)
+            if count and life.snapshot.state is LifeState.ISOLATED:
+                life.redial.set()  # somebody has found us
             await trio.sleep(COUNT_EVERY_S)
 
     async def _redial_when_asked(self) -> None:
-        """Isolation asks for it once; go on with backoff until somebody is there again."""
+        """Isolation asks for it once; go on with backoff, or when a peer has come, until somebody is there again."""
         life = self._node.life
+        failures = 0
         while True:
             await life.redial.wait()
             life.redial = trio.Event()
-            failures = 0
-            while life.snapshot.state is LifeState.ISOLATED and not await self._dial_all():
+            if await self._dial_all():
+                failures = 0
+            elif life.snapshot.state is LifeState.ISOLATED:
                 failures += 1
-                await trio.sleep(backoff_s(failures, self._node.rng))
+                with trio.move_on_after(backoff_s(failures, self._node.rng)):
+                    await life.redial.wait()
+                life.redial.set()
 
     async def _refresh_members(self) -> None:
         """Announce ourselves, and get to know the others. The directory renews the announcement by itself."""

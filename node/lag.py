@@ -11,7 +11,7 @@ import trio
 
 BUSY_PERIOD_S: Final = 0.1
 """Ten looks a second while the process works: every stall longer than this is seen."""
-IDLE_PERIOD_S: Final = 1.0
+IDLE_PERIOD_S: Final = 2.0
 """While it does not, looking would be most of what it does: waking up costs up to 0.4 ms."""
 IDLE_SHARE: Final = 0.05
 """Of one core, all threads together; a node that trains uses twenty times as much."""

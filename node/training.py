@@ -34,12 +34,11 @@ log = logging.getLogger(__name__)
 
 MEMBERS_TOPIC: Final = "pipeline"
 """Directory key under which members of a pipeline run announce themselves."""
-_ANNOUNCED_S: Final = 60.0
+_ANNOUNCED_S: Final = 180.0
+"""How long a member that crashed is still named to those who come in; they ask several."""
 _LOOK_UP_FIRST_S: Final = 0.5
 _LOOK_UP_EVERY_S: Final = 10.0
 """While an outsider; members hear of each other by records."""
-_CHECK_S: Final = 2.0
-"""How soon after joining or leaving the directory is told."""
 
 
 def build_services(node: Node) -> Iterable[Service]:
@@ -64,8 +63,10 @@ class PipelineService:
             rates=node.rates,
         )
         self._left = trio.Event()
+        self._was_member = False
+        self._membership_changed = trio.Event()
+        """Set, and replaced, when this node has become a member or is none any more."""
         self._data_problem = ""
-        self._records = 0
         self._last: Record | None = None
         self._last_step: Record | None = None
         self._held_out: float | None = None
@@ -92,6 +93,7 @@ class PipelineService:
             trio.open_nursery() as nursery,
         ):
             self._opened = opened
+            self._was_member = False
             self._founder = False  # a restarted service joins the run it began
             nursery.start_soon(self._prepare_data, opened.peer)
             nursery.start_soon(self._keep_announced, opened.peer)
@@ -182,7 +184,7 @@ class PipelineService:
         life = self._node.life
         return PeerHooks(
             record_learned=self._record_learned,
-            syncing=lambda reason: life.needs_state(self.name, reason),
+            syncing=self._syncing,
             serving=lambda reason: life.has_state(self.name, reason),
             left=self._left.set,
             refuses_work=self._node.refuses_work,
@@ -210,13 +212,11 @@ class PipelineService:
         while True:
             member = peer.ledger.member is not None
             if member and not announced:
-                announced = await self._node.directory.announce(
-                    self._directory_key(), b"", _ANNOUNCED_S
-                )
+                await self._node.directory.announce(self._directory_key(), b"", _ANNOUNCED_S)
             elif announced and not member:
                 await self._node.directory.withdraw(self._directory_key())
-                announced = False
-            await trio.sleep(_CHECK_S)
+            announced = member
+            await self._membership_changed.wait()
 
     async def _find_contacts(self, peer: PipelinePeer) -> None:
         """While we are an outsider, name peers that may be members: those in the directory and those connected."""
@@ -231,12 +231,25 @@ class PipelineService:
                 await trio.sleep(pause_s)
                 pause_s = min(_LOOK_UP_EVERY_S, 1.5 * pause_s)
             else:
-                await trio.sleep(_CHECK_S)
+                await self._membership_changed.wait()
                 pause_s = _LOOK_UP_FIRST_S
+
+    def _syncing(self, reason: str) -> None:
+        """Called when a stage's state is to be loaded, and when this node has been expelled."""
+        self._node.life.needs_state(self.name, reason)
+        self._note_membership()
+
+    def _note_membership(self) -> None:
+        peer = self._opened.peer if self._opened is not None else None
+        member = peer is not None and peer.ledger.member is not None
+        if member != self._was_member:
+            self._was_member = member
+            self._membership_changed.set()
+            self._membership_changed = trio.Event()
 
     def _record_learned(self, record: Record) -> None:
         self._last = record
-        self._records += 1
+        self._note_membership()
         if record.commits_step:
             now_s = trio.current_time()
             if self._step_s is not None:

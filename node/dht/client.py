@@ -59,14 +59,16 @@ class DirectoryTimes:
     look_up_s: float = 6.0
     """As long as two dead peers in a row take; what is remembered is returned then."""
     meet_s: float = 15.0
-    check_every_s: float = 60.0
-    """Connected peers are greeted so often, to notice and heal a DHT that has fallen apart."""
+    check_every_s: float = 120.0
+    """Some connected peers are greeted so often, to notice and heal a DHT that has fallen apart."""
     retry_max_s: float = 5.0
     """While there is nobody in the DHT, or an announcement was not stored."""
 
 
 GREETED_MAX: Final = 8
-"""Connected peers greeted at once, drawn at random: one that is in the right DHT is enough."""
+"""Connected peers greeted at once, drawn at random, until all of them have answered."""
+GREETED_AGAIN_MAX: Final = 2
+"""From then on. One that is in the right DHT is enough to be found, and so to find the others, again."""
 VERIFIED_MAX: Final = 1024
 """Signatures remembered as checked, so that a record read every few seconds costs its 0.14 ms once."""
 RECORDS_PER_TURN: Final = 32
@@ -169,6 +171,7 @@ class DhtDirectory:
                 self._health.looked_up(trio.current_time() - began_s)
         except DhtProcessError as error:
             self._health.lookups_failed += 1
+            self._meet_now.set()  # whether the process hangs is found out now, not at the next check
             log.debug("lookup answered from memory: %s", error)
         self._cache.add(key, await self._open_untrusted(digest, found), self._now_s())
         return self._cache.live(key, self._now_s())
@@ -311,13 +314,15 @@ class DhtDirectory:
 
     async def _keep_joined(self) -> None:
         failures = 0
+        met = _Met.NOBODY
         while True:
-            self._meet_now = trio.Event()
+            asked, self._meet_now = self._meet_now.is_set(), trio.Event()
             if self._link is None:
                 failures = 0
                 await self._meet_now.wait()  # a new process asks for it
                 continue
-            met = await self._meet(self._link)
+            again = met is _Met.ALL and not asked
+            met = await self._meet(self._link, GREETED_AGAIN_MAX if again else GREETED_MAX)
             failures = 0 if met is _Met.ALL else failures + 1
             if met is _Met.ALL:
                 delay_s = self._times.check_every_s * self._rng.uniform(0.8, 1.2)
@@ -328,10 +333,10 @@ class DhtDirectory:
             with trio.move_on_after(delay_s):
                 await self._meet_now.wait()
 
-    async def _meet(self, link: DhtLink) -> _Met:
-        """Greet connected peers and take stock."""
+    async def _meet(self, link: DhtLink, greeted_max: int) -> _Met:
+        """Greet some connected peers and take stock."""
         connected = [peer for peer in await self._peers() if peer != self._us]
-        chosen = self._rng.sample(connected, min(GREETED_MAX, len(connected)))
+        chosen = self._rng.sample(connected, min(greeted_max, len(connected)))
         try:
             met = await link.ask(Meet(peers=tuple(chosen)), Met, self._times.meet_s)
             statistics = await link.ask(AskStatistics(), Statistics, self._times.store_s)

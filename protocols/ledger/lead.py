@@ -99,6 +99,11 @@ class Lead:
     # --- the member half asks ---
 
     @property
+    def calm(self) -> bool:
+        """Nobody works and nothing is to be decided."""
+        return self.phase is Phase.DEALING and not (self.leases.held() or self._newcomers)
+
+    @property
     def full(self) -> int:
         """The set of all training microbatches of a step."""
         return (1 << self.settings.microbatches) - 1
@@ -364,11 +369,17 @@ class Lead:
         counted = unpack_ids(report.counted).bit_count()
         return Standing(member, synced=report.synced, leaving=report.leaving, counted=counted)
 
-    def _staffing(self, *, without: Collection[PeerID] = ()) -> Staffing:
-        """The members by stage, those left out that this record gives up for dead."""
+    def _staffing(self, *, without: Collection[PeerID] = (), step: int | None = None) -> Staffing:
+        """The members by stage.
+
+        Args:
+          without: whom the next record gives up for dead.
+          step: committed by then; None: no more than now.
+        """
         members = (member for member in self._view.members if member.peer not in without)
         standings = [self._standing(member) for member in members]
-        return Staffing(standings, stages=self.settings.stages, step=self._record.step)
+        step = self._record.step if step is None else step
+        return Staffing(standings, stages=self.settings.stages, step=step)
 
     def _review(self, now_s: float) -> list[Effect]:
         """Decide what is next: change the members, reduce, or go on waiting."""
@@ -430,8 +441,8 @@ class Lead:
             gone |= self._late_reducers()
         return gone
 
-    def _free_to_leave(self, gone: Collection[PeerID] = ()) -> list[PeerID]:
-        """Members that want to leave and hold no state that nobody else has; `gone`, who perhaps has it, does not count."""
+    def _free_to_leave(self, *, gone: Collection[PeerID], step: int) -> list[PeerID]:
+        """Members that want to leave and hold no state of `step` that nobody else has; `gone`, who perhaps has it, does not count."""
         leaving = [
             p
             for p, report in self._reports.items()
@@ -439,13 +450,13 @@ class Lead:
         ]
         if not leaving:
             return []
-        staffing = self._staffing(without=gone)
+        staffing = self._staffing(without=gone, step=step)
         found = ((p, self._view.find(p)) for p in leaving)
         return [p for p, m in found if m is not None and staffing.may_leave(self._standing(m))]
 
     def _leaving_now(self, gone: Collection[PeerID]) -> set[PeerID]:
         """Members that go before the step's end: those that counted nothing, or all when nobody stays to finish it."""
-        free = set(self._free_to_leave(gone))
+        free = set(self._free_to_leave(gone=gone, step=self._record.step))
         if len(free) == len(self._view):
             return free
         return {peer for peer in free if not self._reports[peer].counted}
@@ -565,7 +576,8 @@ class Lead:
             stages.append(StageCommit(held[0].gradient_hash, held[0].squared_norm, state_hash))
         index = self._record.index + 1
         losses = self.evaluated.values() if self._evaluating() else ()
-        let_go = set(self._free_to_leave())
+        # Nobody else can build the state of this step, as everybody can that of step 0.
+        let_go = set(self._free_to_leave(gone=(), step=self._record.step + 1))
         members = self._members_after_step(index, let_go)
         return Record(
             index=index,
@@ -614,8 +626,7 @@ class Lead:
 
     def _beat(self, now_s: float) -> list[Effect]:
         """Beat at the present pace, which slows down while nobody works; at once when it changes."""
-        working = self.phase is not Phase.DEALING or self.leases.held() or self._newcomers
-        pace = 1 if working else self.settings.calm_pace
+        pace = self.settings.calm_pace if self.calm else 1
         if pace != self._pace:
             self._pace = pace
             self._pulse.set_pace(now_s, pace)

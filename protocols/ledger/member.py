@@ -320,6 +320,8 @@ class Ledger:
         """Learn what our lead half has decided, and tell it."""
         if self.lead is None:
             return []
+        if not self.lead.calm:  # what it has asked for may have to be repeated
+            self._next_beat_s = min(self._next_beat_s, now_s + self.settings.heartbeat_s)
         decided = self.lead.take_decided()
         if decided is None:
             return []
@@ -684,6 +686,8 @@ class Ledger:
         self._next_beat_s = now_s + self.settings.heartbeat_s
         if self.record is None or self.member is None:
             return self._knock(now_s)
+        # Hearts beat so slowly while there is nothing to do that looking half as often as they beat sees each in time.
+        self._next_beat_s = now_s + self.settings.heartbeat_s * max(1, self._pulse.pace // 2)
         behind_s = now_s - self._behind_since_s if self._behind_since_s is not None else 0.0
         if behind_s > _BEHIND_SILENCES * self.settings.silence_s:
             return self._expel("missed more records than members keep")

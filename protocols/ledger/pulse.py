@@ -27,6 +27,11 @@ class Pulse:
         self._down: set[PeerID] = set()
         self._looked_s: float | None = None
 
+    @property
+    def pace(self) -> int:
+        """One heartbeat in so many is expected."""
+        return self._pace
+
     def set_pace(self, now_s: float, pace: int) -> None:
         """Expect arrivals so many times more rarely. Back at a quicker pace everybody gets a new chance."""
         if pace < self._pace:

@@ -237,13 +237,15 @@ class Trainer:
                 assert_never(event)
 
     @property
-    def wake_at_s(self) -> float | None:
-        """When a paused question may be asked again; None when only an answer can help."""
+    def wake_at_s(self) -> float:
+        """When the next TrainerTick is due: to ask again what was put off, or the lead for work; never, if inf."""
         times = [
             j.retry.at_s for j in self.journeys.values() if j.asking is None and not j.finished
         ]
         times += [claim.retry.at_s for claim in self._claims if claim.waiting - claim.asking]
-        return min(times, default=None)
+        if self.lead is not None and self._record is not None and not self._is_silent():
+            times.append(self._want_at_s)
+        return min(times, default=math.inf)
 
     def rewire(self, lead: PeerID) -> None:
         """Ask another member for work from now on: the lead changed without a record, or is silent."""
@@ -254,19 +256,22 @@ class Trainer:
     def _tick(self, now_s: float) -> list[TrainerEffect]:
         """Ask again what is due, and renew the leases once a heartbeat, however often we are called."""
         effects = self._advance_all(now_s)
-        if now_s >= self._want_at_s:
+        if now_s >= self._want_at_s and not self._is_silent():
             pace = self.settings.calm_pace if self._nothing_to_do() else 1
-            self._want_at_s = now_s + 0.9 * pace * self.settings.heartbeat_s
+            self._want_at_s = now_s + pace * self.settings.heartbeat_s
             effects += self._want_work(now_s, repeat=True)
         return effects
+
+    def _is_silent(self) -> bool:
+        """We hold nothing and want nothing: there is nothing to tell the lead."""
+        return self.paused and not self.journeys and not self._claims
 
     def _nothing_to_do(self) -> bool:
         """No work can be dealt before another record, which we hear of: do not keep asking."""
         record = self._record
         if record is None or self.journeys or self._claims:
             return False
-        done = record.step >= self.settings.steps or not self._view.staffed(self.settings.stages)
-        return done or self.paused
+        return record.step >= self.settings.steps or not self._view.staffed(self.settings.stages)
 
     # --- records ---
 

@@ -356,35 +356,31 @@ class PipelinePeer:
 
     async def _keep_time(self) -> None:
         """Tick the cores when they ask for it."""
-        trainer_tick_s = trio.current_time()
         while True:
             now_s = trio.current_time()
             if now_s >= self.ledger.wake_at_s:
                 self.feed(Tick(now_s))
-            lead = self.ledger.lead_peer
-            if lead is not None and lead != self.trainer.lead:
-                self.trainer.rewire(lead)
-                trainer_tick_s = now_s
-            retry_s = self.trainer.wake_at_s
-            if now_s >= trainer_tick_s or (retry_s is not None and now_s >= retry_s):
+            self._rewire()
+            if now_s >= self.trainer.wake_at_s:
                 self.feed(TrainerTick(now_s))
-                trainer_tick_s = now_s + self.settings.heartbeat_s
-            self._sleeping_until_s = self._next_wake_s(trainer_tick_s)
+            self._sleeping_until_s = self._next_wake_s()
             with trio.move_on_at(max(self._sleeping_until_s, now_s + 0.01)):
                 await self._kick.wait()
             self._kick = trio.Event()
 
-    def _next_wake_s(self, trainer_tick_s: float) -> float:
-        retry_s = self.trainer.wake_at_s
-        return min(
-            self.ledger.wake_at_s,
-            trainer_tick_s,
-            retry_s if retry_s is not None else trainer_tick_s,
-        )
+    def _rewire(self) -> None:
+        """The trainer asks whom the ledger takes for the lead."""
+        lead = self.ledger.lead_peer
+        if lead is not None:
+            self.trainer.rewire(lead)
+
+    def _next_wake_s(self) -> float:
+        return min(self.ledger.wake_at_s, self.trainer.wake_at_s)
 
     def _wake_earlier(self) -> None:
         """A core may want a tick before the one we sleep for."""
-        if self._next_wake_s(self._sleeping_until_s) < self._sleeping_until_s:
+        self._rewire()
+        if self._next_wake_s() < self._sleeping_until_s:
             self._kick.set()
 
     # --- membership ---

@@ -309,10 +309,9 @@ class SimPeer:
 
     def _wake_for_retries(self) -> None:
         """The trainer pauses before it asks again; look at it then, not at the next heartbeat only."""
-        wake_s = self.trainer.wake_at_s
-        if wake_s is None or self._waking:
+        if self._waking:
             return
-        wait_s = wake_s - self.now_s
+        wait_s = self.trainer.wake_at_s - self.now_s
         if 0 < wait_s < self.world.settings.heartbeat_s:
             self._waking = True
             self.later(wait_s + 0.001, self._retry)

@@ -269,14 +269,17 @@ def test_a_member_that_cannot_reduce_is_removed_after_a_while() -> None:
 
 
 def test_counting_goes_on_after_an_aborted_commit() -> None:
+    """A member dies in the reduction, and what it had counted has to be counted by the others."""
     swarm = joined(3)
     swarm.reduces = False
-    swarm.count(swarm.ids[0], ALL)
+    swarm.count(swarm.ids[0], ALL & ~1)
+    swarm.count(swarm.ids[2], 1)
     assert swarm.ledgers[swarm.ids[1]].tally.frozen
     swarm.cut = {swarm.ids[2]}
-    swarm.pass_time(3.0)
+    swarm.pass_time(5.0)
+    assert len(newest(swarm, swarm.ids[0]).members) == 2
     assert not swarm.ledgers[swarm.ids[1]].tally.frozen
-    assert swarm.ledgers[swarm.ids[0]].tally.counted == ALL
+    assert swarm.ledgers[swarm.ids[0]].tally.counted == ALL & ~1
 
 
 # --- losing members ---
@@ -537,6 +540,42 @@ def test_the_last_copy_of_a_stage_stays_until_another_member_has_it() -> None:
     swarm.handle(moved, StateLoaded(swarm.now_s))
     swarm.pass_time(5.0)
     assert swarm.did(only, Expelled) == [Expelled("left", let_go=True)]
+
+
+def test_a_member_given_up_for_dead_does_not_count_as_another_holder() -> None:
+    """The record that gives up one of two holders may not let the other one go."""
+    swarm = joined(5, stages=2)
+    holders = [m.peer for m in newest(swarm, swarm.ids[0]).members if m.stage == 1]
+    assert len(holders) == 2
+    dead, leaver = holders
+    for peer in (swarm.ids[0], leaver):
+        swarm.count(peer, ALL)
+    swarm.pass_time(1.0)
+    assert newest(swarm, leaver).step == 1
+    # While another record is being decided, one holder says that it leaves and the other dies.
+    lead = lead_of(swarm)
+    bystander = next(p for p in swarm.ids if p not in (lead, dead, leaver))
+    swarm.drops = lambda source, target, message: isinstance(message, Accepted) and source != target
+    swarm.handle(bystander, TallyChanged(swarm.now_s, broken=True))
+    swarm.handle(leaver, DrainWanted(swarm.now_s))
+    swarm.cut = {dead}
+    swarm.handle(lead, PeerDown(swarm.now_s, dead))
+    swarm.drops = lambda source, target, message: False
+    swarm.pass_time(3.0)
+    assert dead not in [m.peer for m in newest(swarm, leaver).members]
+    assert swarm.ledgers[leaver].expelled is None
+    assert swarm.ledgers[leaver].asked_to_stay
+
+
+def test_the_state_of_step_1_can_not_be_built_anew() -> None:
+    """At step 0 everybody may leave, since everybody can make that state; not by the record that commits step 1."""
+    swarm = joined(2, stages=2)
+    only = next(m.peer for m in newest(swarm, swarm.ids[0]).members if m.stage == 1)
+    swarm.count(only, ALL)
+    swarm.handle(only, DrainWanted(swarm.now_s))
+    swarm.count(swarm.ids[0], ALL)
+    assert newest(swarm, swarm.ids[0]).step == 1
+    assert swarm.ledgers[only].expelled is None
 
 
 def test_a_join_repeated_after_admission_changes_nothing() -> None:
