@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from protocols.errors import RemoteProtocolError
-from protocols.ledger.view import Ballot, Finite, IdSet
+from protocols.ledger.view import Ballot, IdSet, Loss
 from protocols.schema import Natural, Range, SchemaError, Size, decode
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class WorkReply:
 
     index: Natural
     counted: bool
-    loss: Finite | None = None
+    loss: Loss | None = None
     """Nats per token, with loss and evaluate."""
 
 

@@ -79,6 +79,7 @@ from protocols.ledger.view import (
     coverage_problem,
     membership_problem,
     pack_ids,
+    shape_problem,
     unpack_ids,
 )
 
@@ -338,7 +339,7 @@ class Ledger:
 
     def _records(self, now_s: float, peer: PeerID, message: Records) -> list[Effect]:
         if self.member is None:
-            return self._records_as_outsider(now_s, message) if self._knows(peer) else []
+            return self._records_as_outsider(now_s, peer, message) if self._knows(peer) else []
         assert self.record is not None
         if peer not in self.view:
             return self._fall_behind(now_s, peer) if message.newest > self.record.index else []
@@ -357,10 +358,13 @@ class Ledger:
             effects += self._fall_behind(now_s, peer, cut=message.cut)
         return effects
 
-    def _records_as_outsider(self, now_s: float, message: Records) -> list[Effect]:
+    def _records_as_outsider(self, now_s: float, peer: PeerID, message: Records) -> list[Effect]:
         """Any newer record is news; one that admits this incarnation makes us a member, and ends the reading."""
         effects: list[Effect] = []
         for record in message.records:
+            problem = shape_problem(record, stages=self.settings.stages)
+            if problem is not None or record.step > self.settings.steps:
+                return [*effects, Blame(peer, problem or "its record is past the end of the run")]
             if self.record is None or record.index > self.record.index:
                 effects += self._learn(now_s, record)
                 if self.member is not None:
@@ -380,7 +384,7 @@ class Ledger:
                 self._behind_since_s = now_s
             if not cut:
                 return [Send(peer, wanted)]
-        elif peer not in self._contacts:
+        elif peer not in self._contacts or not self._could_decide_without_us():
             return []
         if now_s < self._asked_around_s + self.settings.heartbeat_s:
             return []
@@ -389,6 +393,10 @@ class Ledger:
         if self._behind_since_s is None and all(self._pulse.suspects(now_s, p) for p in others):
             self._behind_since_s = now_s  # no member is left to ask: perhaps the stranger is right
         return [Send(p, wanted) for p in self._rng.sample(others, min(3, len(others)))]
+
+    def _could_decide_without_us(self) -> bool:
+        """Tell whether there can be records that we had no part in: else who claims to know some lies."""
+        return self.view.is_quorum([peer for peer in self.view if peer != self.me])
 
     def _learn(self, now_s: float, record: Record) -> list[Effect]:
         """Take a decided record: leave, apply, admit, discard, as it says."""

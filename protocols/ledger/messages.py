@@ -14,8 +14,8 @@ from protocols.ledger.view import (
     MEMBERS_MAX,
     Ballot,
     Digest,
-    Finite,
     IdSet,
+    Loss,
     MemberTally,
     Record,
 )
@@ -126,8 +126,8 @@ class Reduced:
     ballot: Ballot
     gradient_hash: Digest
     squared_norm: Annotated[float, Range(0.0)]
-    loss_sum: Finite
-    """Over the microbatches I counted, last stage only; 0 elsewhere."""
+    loss_sum: Annotated[float, Range(-1e11, 1e11)]
+    """Over the microbatches I counted (65,536 at most), last stage only; 0 elsewhere."""
     state_hash: Annotated[bytes, Size(0, 32)] = b""
 
 
@@ -201,7 +201,7 @@ class Evaluated:
 
     step: Natural
     microbatch: Natural
-    loss: Finite
+    loss: Loss
 
 
 Message: TypeAlias = (

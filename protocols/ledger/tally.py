@@ -47,7 +47,8 @@ class Settled(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request was not admitted. Nothing was counted and nothing will be under its attempt."""
+    """Why a request was not admitted. Nothing was counted, and nothing will be under its attempt; but for "step-ahead",
+    of which nobody keeps a note: a later copy may find its step open."""
 
     code: ErrorCode
     reason: str

@@ -21,7 +21,10 @@ from protocols.schema import Natural, Range, Size, encode
 Digest = Annotated[bytes, Size(32, 32)]
 IdSet = Annotated[bytes, Size(0, 8192)]
 """65,536 microbatches, the most a step may have (protocols.run), fit in 8,192 bytes."""
-Finite = Annotated[float, Range()]
+Loss = Annotated[float, Range(-1e6, 1e6)]
+"""Nats per token. No sum or mean of such numbers leaves the range of floats, whoever made them up."""
+Index = Annotated[int, Range(0, 2**30)]
+"""Of a record, or a step: one a second for 34 years. Lease generations (protocols.ledger.leases) leave 31 bits for it."""
 
 MEMBERS_MAX: Final = 16384
 ROUND_MAX: Final = 2**40
@@ -72,7 +75,7 @@ class Member:
     incarnation: Natural
     """Chosen at random when the node starts: it tells a restarted node from the one that died."""
     stage: Annotated[int, Range(0, 1023)]
-    since: Natural
+    since: Index
     """Index of the record that admitted or fenced it. What it counted before that record is void."""
 
 
@@ -100,10 +103,10 @@ class StageCommit:
 class Record:
     """One decision. A *view record* only changes the members; a *step record* also commits an optimizer step."""
 
-    index: Natural
+    index: Index
     epoch: Natural = 0
     """Raised when survivors went on without a quorum of the view before (not built yet: see README.md)."""
-    step: Natural
+    step: Index
     """The last committed optimizer step, this record's own included."""
     lead: PeerID
     """Who proposed it; it leads the next record unless it falls silent."""
@@ -115,9 +118,9 @@ class Record:
     """The ballot under which the gradients were reduced; None in a view record."""
     tallies: Annotated[tuple[MemberTally, ...], Size(0, MEMBERS_MAX)] = ()
     stages: Annotated[tuple[StageCommit, ...], Size(0, 1024)] = ()
-    loss: Finite | None = None
+    loss: Loss | None = None
     """Mean training loss over the step's microbatches, nats per token."""
-    held_out_loss: Finite | None = None
+    held_out_loss: Loss | None = None
     """Of the parameters of step - 1, when they were evaluated."""
     previous: Annotated[bytes, Size(0, 32)] = b""
     """Digest of the record before: two histories that differ once differ for ever."""
@@ -200,6 +203,17 @@ def membership_problem(record: Record, view: View, *, stages: int) -> str | None
 
     Whoever is new, fenced, moved or restarted must be marked so by `since`: what it counted before is void.
     """
+    problem = shape_problem(record, stages=stages)
+    if problem is not None:
+        return problem
+    for member in record.members:
+        if member.since != record.index and view.find(member.peer) != member:
+            return f"peer {member.peer} was changed without being marked"
+    return None
+
+
+def shape_problem(record: Record, *, stages: int) -> str | None:
+    """Say why `record` cannot be one of this run's, whatever came before it; None when it can."""
     previous: PeerID | None = None
     for member in record.members:
         if previous is not None and member.peer <= previous:
@@ -207,8 +221,8 @@ def membership_problem(record: Record, view: View, *, stages: int) -> str | None
         previous = member.peer
         if member.stage >= stages:
             return f"there is no stage {member.stage}"
-        if member.since != record.index and view.find(member.peer) != member:
-            return f"peer {member.peer} was changed without being marked"
+        if member.since > record.index:
+            return f"peer {member.peer} is a member since a record to come"
     if any(member.peer in record.let_go for member in record.members):
         return "a member is let go and stays"
     if record.members and all(member.peer != record.lead for member in record.members):

@@ -12,6 +12,7 @@ Letters: m microbatches in one call, B = m * sequences, T tokens, C = width, n p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,9 @@ from swarm.pipeline.schedule import learning_rate
 PARAMETERS: Final = "parameters"
 EXP_AVG: Final = "exp_avg"
 EXP_AVG_SQ: Final = "exp_avg_sq"
+GRADIENT_MAX: Final = 1e15
+"""Largest element of one microbatch's gradient. The mean over a step is no larger, so its square, which AdamW keeps in
+float32, is finite; and 65,536 of them can be summed. What peers send decides how large gradients are."""
 STEP: Final = "step"
 """Names in a snapshot: `parameters/<parameter>`, `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, and `step`."""
 
@@ -137,7 +141,7 @@ class HostedStage:
         _require_finite(y.detach(), *([] if grad_x is None else [grad_x]))
         if count:
             self.layout.flatten(gradients[: len(self._parameters)], out=self._scratch)
-            _require_finite(self._scratch)
+            _require_summable(self._scratch)
             self._gradient += self._scratch
             self.counted += microbatches
         return None if grad_x is None else grad_x.to("cpu")
@@ -208,6 +212,12 @@ class HostedStage:
             EXP_AVG: self._optimizer.exp_avg,
             EXP_AVG_SQ: self._optimizer.exp_avg_sq,
         }
+
+
+def _require_summable(gradient: Tensor) -> None:
+    """Refuse one microbatch's gradient that could make the step's sum, or its squared norm, infinite."""
+    if not torch.linalg.vector_norm(gradient, math.inf) <= GRADIENT_MAX:  # true of NaN as well
+        raise NonFiniteError("the gradient is not finite, or far larger than any honest one")
 
 
 def _require_finite(*tensors: Tensor) -> None:

@@ -98,7 +98,9 @@ log = logging.getLogger(__name__)
 LEDGER_SERVICE: Final = "ledger"
 _PROBE_AFTER_S: Final = 0.2
 _PROBE_S: Final = 1.0
-_FAREWELL_S: Final = 1.0
+_FAREWELL_S: Final = 5.0
+"""Who does not hear by which record we left waits for us until its own drain is over. A busy machine may be slow to
+answer; one that is gone is found out at once."""
 _CALL_FAILURES: Final = (
     CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
 )  # fmt: skip

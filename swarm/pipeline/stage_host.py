@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 STEP_WAIT_S: Final = 2.0
 """How long a call for the next step waits for the record that opens it here; it is a round trip away."""
-_INDEX_AHEAD_MAX: Final = 64
+_INDEX_AHEAD_MAX: Final = 16
 """Leases are dealt under the newest record; a member knows it, or one of a few before it."""
 
 

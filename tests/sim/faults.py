@@ -1,7 +1,14 @@
 """Which faults a run has, drawn from its seed, and how they are done to it.
 
-A new fault: a field of `Faults` (0 or False: absent), its share in `draw`, and a method of `Injector` that plans it.
-Each kind is absent from about half of the runs, so rare combinations happen alone and together.
+A new fault:
+  - a field of `Faults` (0 or False: absent), and its share in `draw`. Every field is drawn from a random source of its
+    own, so a new one changes no seed's other faults;
+  - if something happens at some time: a method of `Injector` that plans it; if messages suffer: tests.sim.network's
+    Weather; if a peer is another one than it should be: tests.sim.peer, or tests.sim.liar for a stranger;
+  - its end in `World._heal`: a run must be able to go on then;
+  - a planted fault in the cores (tests.sim.planted) that shows only where this one happens.
+
+Most kinds are absent from about half of the runs, so rare combinations happen alone and together.
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.sim.liar import Liar
+from tests.sim.liar import Liar, RogueTrainer
 from tests.sim.network import Link
 
 if TYPE_CHECKING:
@@ -54,46 +61,61 @@ class Faults:
     """Share of a member's reductions that end with other bytes than its replicas have."""
     liars: int = 0
     """Strangers that send what the protocol forbids to everybody."""
+    rogue_trainers: int = 0
+    """Strangers that have members count what is leased to others."""
 
     @classmethod
-    def draw(cls, rng: random.Random) -> Faults:
+    def draw(cls, seed: int) -> Faults:
         """Decide which kinds exist in this run, then how much of each."""
-        calm = rng.random()  # some runs have hardly any fault, so that each is seen alone
+        calm = _source(
+            seed, "calm"
+        ).random()  # some runs have hardly any fault, so that each is seen alone
 
-        def share(most: float) -> float:
+        def share(name: str, most: float) -> float:
+            rng = _source(seed, name)
             return most * rng.random() if rng.random() > calm else 0.0
 
-        def count(most: int) -> int:
+        def count(name: str, most: int) -> int:
+            rng = _source(seed, name)
             return rng.randint(1, most) if rng.random() > calm else 0
 
+        def present(name: str, chance: float = 1.0) -> bool:
+            rng = _source(seed, name)
+            return rng.random() < chance and rng.random() > calm
+
         return cls(
-            loss=share(0.15),
-            repeat=share(0.15),
-            reordering=share(8.0),
-            heavy_tail=share(0.05),
-            slow_peers=count(2),
-            silent_peers=count(3),
-            partitions=count(2),
-            one_way_partitions=count(2),
-            flapping_partitions=count(2),
-            crashes=count(2),
-            restarts_without_state=count(2),
-            restarts_with_state=count(2),
-            mass_preemption=rng.random() < 0.3 and rng.random() > calm,
-            joins=count(3),
-            leaves=count(2),
-            observers=count(2),
-            stale_directory=count(1) > 0,
-            unavailable_directory=count(1) > 0,
-            clock_skew=count(1) > 0,
-            broken_gradients=share(0.004),
-            damaged_bytes=share(0.03),
-            liars=count(1),
+            loss=share("loss", 0.15),
+            repeat=share("repeat", 0.15),
+            reordering=share("reordering", 8.0),
+            heavy_tail=share("heavy_tail", 0.05),
+            slow_peers=count("slow_peers", 2),
+            silent_peers=count("silent_peers", 3),
+            partitions=count("partitions", 2),
+            one_way_partitions=count("one_way_partitions", 2),
+            flapping_partitions=count("flapping_partitions", 2),
+            crashes=count("crashes", 2),
+            restarts_without_state=count("restarts_without_state", 2),
+            restarts_with_state=count("restarts_with_state", 2),
+            mass_preemption=present("mass_preemption", 0.3),
+            joins=count("joins", 3),
+            leaves=count("leaves", 2),
+            observers=count("observers", 2),
+            stale_directory=present("stale_directory"),
+            unavailable_directory=present("unavailable_directory"),
+            clock_skew=present("clock_skew"),
+            broken_gradients=share("broken_gradients", 0.004),
+            damaged_bytes=share("damaged_bytes", 0.03),
+            liars=count("liars", 1),
+            rogue_trainers=count("rogue_trainers", 2),
         )
 
     def kinds(self) -> tuple[str, ...]:
         """Names of the kinds this run has."""
         return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name))
+
+
+def _source(seed: int, name: str) -> random.Random:
+    return random.Random(f"faults/{seed}/{name}")
 
 
 class Injector:
@@ -103,7 +125,6 @@ class Injector:
         self._world = world
         self._rng = world.rng
         self._until_s = until_s
-        self._liars: list[Liar] = []
 
     def plan(self) -> None:
         """Put every drawn fault at a random time."""
@@ -125,9 +146,9 @@ class Injector:
             self._some_time(self._directory_outage)
         self._plan_deaths(peers)
         for number in range(faults.liars):
-            liar = Liar(world, number)
-            self._liars.append(liar)
-            liar.start(self._until_s)
+            Liar(world, number).start(self._until_s)
+        for number in range(faults.rogue_trainers):
+            RogueTrainer(world, number).start(self._until_s)
 
     def _plan_deaths(self, peers: Sequence[SimPeer]) -> None:
         """Crashes, restarts, leaves and the mass preemption; each peer is the victim of one of them at most."""

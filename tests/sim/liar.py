@@ -1,7 +1,7 @@
-"""A stranger that lies: authenticated, no member, and it sends whatever might do harm to everybody it knows.
+"""Strangers that lie: authenticated, no members, and they send whatever might do harm to everybody they know.
 
-What it must not achieve is what the checkers watch; that it is a nuisance is allowed. Members that lie are not defended
-against yet (protocols/README.md says so), so none is simulated.
+What they must not achieve is what the checkers watch; that they are a nuisance is allowed. Members that lie are not
+defended against yet (protocols/ledger/README.md says so), so none is simulated.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from protocols.ids import PeerID
 from protocols.ledger.events import Send
+from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import (
     Accept,
     Accepted,
@@ -30,8 +31,9 @@ from protocols.ledger.messages import (
     WorkWanted,
 )
 from protocols.ledger.tally import Attempt
-from protocols.ledger.trainer import AskClaim, AskSettle
+from protocols.ledger.trainer import AskClaim, AskSettle, AskStage
 from protocols.ledger.view import Ballot, Member, Record
+from tests.sim.stage import MakeEvent
 
 if TYPE_CHECKING:
     from tests.sim.peer import SimPeer
@@ -112,3 +114,51 @@ class Liar:
             members=(member,),
             previous=self._rng.choice((record.digest(), _ZERO)),
         )
+
+
+class RogueTrainer:
+    """Asks members to count what is not leased to it: also what others count, and while the step is committed.
+
+    Its attempts are such as a lead deals, so they overtake those of honest trainers, who are dealt the work anew.
+    """
+
+    def __init__(self, world: World, number: int) -> None:
+        self.peer_id = PeerID(b"rogue%03d" % number)
+        self._world = world
+        self._rng = random.Random(f"rogue/{world.seed}/{number}")
+
+    def start(self, until_s: float) -> None:
+        """Ask until the world heals."""
+        self._until_s = until_s
+        self._ask()
+
+    def _ask(self) -> None:
+        world = self._world
+        if world.clock.now_s >= self._until_s:
+            return
+        world.clock.after(world.scaled(2.0 * self._rng.random()), self._ask)
+        record = world.newest_record
+        if record is None or not record.members:
+            return
+        member = self._rng.choice(record.members)
+        victim = world.peers[member.peer]
+        if not victim.up or victim.stopped:
+            return
+        generation = first_generation(record.index, 0) + self._rng.randrange(8)
+        last = member.stage == world.settings.stages - 1
+        ask = AskStage(
+            0, member.peer, "loss" if last else "backward", record.step + 1,
+            self._rng.randrange(world.settings.microbatches), member.stage, count=True,
+            attempt=Attempt(generation, self._rng.randrange(8)), deadline_s=1.0,
+        )  # fmt: skip
+        victim.stage.serve(ask, _Unheard())
+
+
+class _Unheard:
+    """A call whose answer nobody reads."""
+
+    def wanted(self) -> bool:
+        return True
+
+    def answer(self, make: MakeEvent) -> None:
+        pass

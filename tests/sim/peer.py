@@ -72,8 +72,8 @@ class SimPeer:
         self.left = False
         self.draining = False
         self._waking = False
-        self.life = 0
         self._beats = 0
+        self.life = 0
         """Raised by each crash: what was planned before then does not happen, what was known is lost."""
         self.state_life = 0
         """Raised when the hosted state is lost, too."""

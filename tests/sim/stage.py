@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from protocols.ids import PeerID
 from protocols.ledger.events import (
@@ -40,7 +40,6 @@ from tests.sim.compute import SimCompute
 
 if TYPE_CHECKING:
     from tests.sim.peer import SimPeer
-    from tests.sim.world import Call
 
 INITIAL_STATE = b"initial"
 REPLAY_MAX = 8
@@ -56,6 +55,16 @@ MakeEvent: TypeAlias = Callable[[float], TrainerEvent]
 def state_root(state: bytes) -> bytes:
     """Hash a state, as a manifest's root does."""
     return hashlib.sha256(b"root" + state).digest()
+
+
+class Caller(Protocol):
+    """Who asked, as far as the member can know."""
+
+    def wanted(self) -> bool:
+        """Tell whether the answer is still waited for."""
+        ...
+
+    def answer(self, make: MakeEvent) -> None: ...
 
 
 @dataclass(slots=True)
@@ -248,7 +257,8 @@ class SimStage:
         asked, waited_s = reduction.asked, self.world.clock.now_s - reduction.since_s
         missing = [peer for peer in asked.contributors if not self._contributes(peer, asked)]
         if not missing:
-            self._finish_reduction(asked)
+            seconds = self.world.scaled(self.world.reduce_s) * (0.5 + self.peer.rng.random())
+            self.peer.later(seconds, self._finish_reduction, reduction)
         elif waited_s > 2 * self.world.settings.silence_s:
             self._reduction = None
             self.peer.handle(ReduceFailed(self.peer.now_s, asked.index, asked.ballot, missing[0]))
@@ -256,7 +266,14 @@ class SimStage:
             again_s = max(self.world.network.delay_s(), waited_s / 4)
             self.peer.later(again_s, self._try_reduce, reduction)
 
-    def _finish_reduction(self, asked: StartReduce) -> None:
+    def _finish_reduction(self, reduction: _Reduction) -> None:
+        """The last byte has come. What was summed is what the gradients hold by now: they may not have changed."""
+        if self._reduction is not reduction:
+            return
+        asked = reduction.asked
+        if not all(self._contributes(peer, asked) for peer in asked.contributors):
+            self._try_reduce(reduction)
+            return
         content: Gradient = Counter()
         for contributor in asked.contributors:
             content.update(self.world.peers[contributor].stage.gradient)
@@ -287,7 +304,7 @@ class SimStage:
 
     # --- calls ---
 
-    def serve(self, ask: AskStage, call: Call) -> None:
+    def serve(self, ask: AskStage, call: Caller) -> None:
         """Take a request into the tally, then into the queue, as the real stage host does."""
         refusal = self._why_not(ask)
         if refusal is not None:
@@ -311,7 +328,7 @@ class SimStage:
     def _seconds(self, size: float) -> float:
         return size * self.slowness * self.world.compute_s
 
-    def _serve_forward(self, ask: AskStage, call: Call) -> None:
+    def _serve_forward(self, ask: AskStage, call: Caller) -> None:
         if ask.step != self.step + 1:
             code: ErrorCode = "step-passed" if ask.step <= self.step else "step-ahead"
             call.answer(_failed(ask.call, code, None))
@@ -325,7 +342,7 @@ class SimStage:
 
             self.compute.submit(self._seconds(1.0), call.wanted, ended)
 
-    def _serve_backward(self, ask: AskStage, call: Call) -> None:
+    def _serve_backward(self, ask: AskStage, call: Caller) -> None:
         tally = self.peer.ledger.tally
         work = tally.begin(ask.step, ask.microbatch, ask.attempt, count=ask.count)
         if isinstance(work, Refusal):
@@ -342,7 +359,7 @@ class SimStage:
             self.compute.submit(self._seconds(_BACKWARD), call.wanted, ended)
 
     def _count(
-        self, ask: AskStage, call: Call, tally: Tally, *, counting: bool, computed: bool
+        self, ask: AskStage, call: Caller, tally: Tally, *, counting: bool, computed: bool
     ) -> None:
         current = tally is self.peer.ledger.tally
         if counting and tally.finish(ask.microbatch, added=computed) and current:
@@ -354,7 +371,7 @@ class SimStage:
             counted = current and bool(tally.counted >> ask.microbatch & 1)
             self._answer(ask, call, counted=counted)
 
-    def _answer(self, ask: AskStage, call: Call, *, counted: bool) -> None:
+    def _answer(self, ask: AskStage, call: Caller, *, counted: bool) -> None:
         record = self.peer.ledger.record
         index = record.index if record is not None else 0
         call.answer(lambda now_s: CallAnswered(now_s, ask.call, index, counted, 1.0))

@@ -68,6 +68,7 @@ class World:
 
     Args:
       scale: seconds of this run per second of the standard one; deadlines, computing and faults stretch alike.
+      reduce_s: what exchanging a gradient takes, of the standard run.
       detailed: trace every message, not only records and faults.
     """
 
@@ -80,6 +81,7 @@ class World:
         *,
         scale: float = 1.0,
         delay_s: float = 0.01,
+        reduce_s: float = 0.0,
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
     ) -> None:
@@ -92,6 +94,7 @@ class World:
         self.rng = random.Random(f"world/{seed}")
         self.compute_s = 0.05 * scale
         self.fetch_s = 0.5
+        self.reduce_s = reduce_s
         self.broken_gradients, self.damaged_bytes = faults.broken_gradients, faults.damaged_bytes
         weather = Weather(delay_s, faults.loss, faults.repeat, faults.reordering, faults.heavy_tail)
         self.network = Network(self.clock, random.Random(f"network/{seed}"), weather)
@@ -192,6 +195,8 @@ class World:
             return
         for member in before.members:
             peer = self.peers[member.peer]
+            if peer.ledger.incarnation != member.incarnation:
+                continue  # it has lost what it had reduced
             if (member.stage, record.step - 1) in self.holders and (
                 member.peer,
                 peer.state_life,
@@ -373,9 +378,10 @@ def draw_world(
         seed,
         settings,
         peers,
-        Faults.draw(rng),
+        Faults.draw(seed),
         scale=scale,
         delay_s=rng.choice((0.001, 0.01, 0.05, 0.15)),
+        reduce_s=rng.choice((0.0, 0.1, 0.5, 1.5)),
         detailed=detailed,
         checkers=checkers,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+from typing import Any
 
 import pytest
 
@@ -11,18 +13,21 @@ from protocols.ledger.events import (
     Admitted,
     ApplyStep,
     Blame,
+    ContactsFound,
     DiscardGradient,
     DrainWanted,
     Expelled,
     FetchFailed,
     OfferState,
     PeerDown,
+    Received,
     ReduceFailed,
     ReduceFinished,
     StartReduce,
     StateLoaded,
     TallyChanged,
 )
+from protocols.ledger.member import Ledger
 from protocols.ledger.messages import (
     Accept,
     Accepted,
@@ -39,7 +44,7 @@ from protocols.ledger.messages import (
     Refused,
     TallyReport,
 )
-from protocols.ledger.view import Ballot, MemberTally, Record
+from protocols.ledger.view import Ballot, Member, MemberTally, Record
 from tests.protocols.ledger.swarm import SETTINGS, Swarm
 
 ALL = 0b1111
@@ -488,6 +493,46 @@ def test_late_heartbeats_are_answered_with_what_their_sender_lacks() -> None:
     answer = swarm.sent(swarm.ids[1], Records)[before]
     assert isinstance(answer, Records)
     assert answer.records == (record,)
+
+
+# --- strangers ---
+
+
+def test_a_stranger_cannot_talk_a_sole_member_out_of_its_place() -> None:
+    """Nothing can have been decided without it, so a stranger that knows a later record lies."""
+    swarm = Swarm(1)
+    founder, stranger = swarm.ids[0], PeerID(b"stranger")
+    swarm.handle(founder, ContactsFound(swarm.now_s, (stranger,)))
+    record = newest(swarm, founder)
+    for _ in range(40):
+        swarm.cast(stranger, founder, Heartbeat(999, record.digest(), Ballot(0, stranger)))
+        swarm.pass_time(1.0)
+    assert swarm.ledgers[founder].expelled is None
+    assert swarm.ledgers[founder].member is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": (Member(PeerID(b"peer00"), 1, 1000, 3),)},
+        {"members": (Member(PeerID(b"peer00"), 1, 0, 9),)},
+        {"step": 101},
+    ],
+)
+def test_an_outsider_does_not_believe_an_impossible_record(change: dict[str, Any]) -> None:
+    swarm = Swarm(1)
+    outsider = Ledger(PeerID(b"outsider"), 1, SETTINGS, random.Random(1))
+    teller = swarm.ids[0]
+    outsider.handle(ContactsFound(0.0, (teller,)))
+    possible = dataclasses.replace(
+        newest(swarm, teller), index=3, members=(Member(teller, 1, 0, 3),)
+    )
+    record = dataclasses.replace(possible, **change)
+    effects = outsider.handle(Received(0.0, teller, Records((record,), 3)))
+    assert outsider.record is None
+    assert [type(effect) for effect in effects] == [Blame]
+    outsider.handle(Received(0.0, teller, Records((possible,), 3)))
+    assert outsider.record == possible
 
 
 # --- leaving ---

@@ -122,6 +122,8 @@ def test_any_bytes_decode_or_blame_the_sender(raw: bytes) -> None:
         ("no such message", {}),
         (7, {}),
         ("evaluated", {"step": 1, "microbatch": 1, "loss": float("nan")}),
+        # Two such losses would make a mean that no record can hold.
+        ("evaluated", {"step": 1, "microbatch": 1, "loss": 1.7e308}),
         ("evaluated", {"step": -1, "microbatch": 1, "loss": 1.0}),
         ("evaluated", {"step": 2**63, "microbatch": 1, "loss": 1.0}),
         ("work", {"step": 1, "slots": 4097, "holding": b"", "seen": 0}),

@@ -116,6 +116,17 @@ def test_finite_numbers_that_overflow_are_refused_and_nothing_is_counted() -> No
     assert not stage.gradient().any()
 
 
+def test_a_gradient_that_would_make_the_sum_overflow_is_refused() -> None:
+    """Each is finite by itself; three of them are not."""
+    stage = HostedStage(tiny_run(dtype="float32"), 1)
+    x = torch.randn(2, 16, 16)
+    for _ in range(3):
+        with pytest.raises(NonFiniteError):
+            stage.backward(x, torch.full_like(x, 1e30), count=True)
+    assert stage.counted == 0
+    assert not stage.gradient().any()
+
+
 def test_an_activation_that_is_not_finite_is_refused() -> None:
     run = tiny_run()
     x = torch.full((2, 16, 16), float("inf"), dtype=torch.float64)
