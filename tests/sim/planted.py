@@ -352,6 +352,8 @@ SUITE: Final = (
             ((tally.Tally, "begin", _begin_frozen),)),
     Planted("a fence keeps the tally", AbortedChangesNothing,
             ((tally.Tally, "fence", _fence_keeping_tally),)),
+    Planted("work begun before a fence counts after it", ExactlyOnce,
+            ((tally.Tally, "fence", _fence_counting_on),)),
     Planted("a fence keeps the gradient", ExactlyOnce,
             ((member.Ledger, "_open_tally", _without_discard),)),
     Planted("an aborted reduction leaves the tally frozen", WorkIsRedone,

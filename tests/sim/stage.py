@@ -98,6 +98,7 @@ class SimStage:
         self.snapshots: dict[int, bytes] = {}
         self._offered: int | None = None
         self.compute = SimCompute(self.peer)
+        self.discarding = 0
 
     def forget_work(self) -> None:
         """Drop the gradient and all exchanges, keep the state: what an expelled peer does."""
@@ -116,7 +117,15 @@ class SimStage:
     # --- steps ---
 
     def discard(self) -> None:
-        self.gradient = Counter()
+        """Reset the gradient behind the work that is queued, which is lost with it; nothing new counts meanwhile."""
+        gradient = self.gradient
+        self.discarding += 1
+
+        def ended(computed: bool) -> None:
+            gradient.clear()
+            self.discarding -= 1
+
+        self.compute.submit(0.0, lambda: True, ended)
 
     def apply(self, record: Record) -> None:
         """Apply the reduced gradient the record names, or keep it until the state is here."""
@@ -343,7 +352,12 @@ class SimStage:
             self.compute.submit(self._seconds(1.0), call.wanted, ended)
 
     def _serve_backward(self, ask: AskStage, call: Caller) -> None:
-        tally = self.peer.ledger.tally
+        tally, gradient = self.peer.ledger.tally, self.gradient
+        if ask.count and self.discarding:
+            if ask.step == tally.step:
+                tally.settle(ask.microbatch, ask.attempt)
+            call.answer(_failed(ask.call, "busy", 0.05))
+            return
         work = tally.begin(ask.step, ask.microbatch, ask.attempt, count=ask.count)
         if isinstance(work, Refusal):
             call.answer(_failed(ask.call, work.code, work.retry_after_s))
@@ -354,6 +368,10 @@ class SimStage:
         else:
 
             def ended(computed: bool) -> None:
+                if work is Work.COUNT and computed:
+                    gradient[ask.microbatch] += (
+                        1  # as the compute thread does, whatever was decided meanwhile
+                    )
                 self._count(ask, call, tally, counting=work is Work.COUNT, computed=computed)
 
             self.compute.submit(self._seconds(_BACKWARD), call.wanted, ended)
@@ -364,7 +382,6 @@ class SimStage:
         current = tally is self.peer.ledger.tally
         if counting and tally.finish(ask.microbatch, added=computed) and current:
             self.world.watch.counted(self.peer, ask)
-            self.gradient[ask.microbatch] += 1
             broken = self.world.rng.random() < self.world.broken_gradients
             self.peer.handle(TallyChanged(self.peer.now_s, broken))
         if computed:
