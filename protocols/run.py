@@ -99,7 +99,8 @@ class DeadlineSpec:
     """Bounds of deadlines; between them they follow what is observed."""
 
     floor_s: Annotated[float, Range(0.05, 600.0)] = 2.0
-    """No peer is suspected sooner: covers a scheduler hiccup on a loaded home machine."""
+    """No peer is suspected of silence sooner: covers a scheduler hiccup on a loaded home machine. Hearts beat four times in
+    it, and no request is given less time than it."""
     ceiling_s: Annotated[float, Range(0.1, 3600.0)] = 60.0
     """However slow a peer has been, its partners do not wait longer."""
 

@@ -21,12 +21,12 @@ class LedgerSettings:
     evaluate_every: int = 0
     evaluation_microbatches: int = 0
     silence_s: float = 2.0
-    """A peer not heard for this long is suspected."""
+    """A peer not heard for this long is suspected; `calm_pace` times as long while there is nothing to do. At once, when the
+    transport has lost it."""
     reduce_s: float = 20.0
     """A member that has not reduced by then is removed: the bound on how long a stuck one stops the rest."""
     lease_s: float = 60.0
     """After this long an idle trainer is given what another still holds; doubled each time that happens."""
-
     calm_pace: int = 8
     """While there is nothing to do, hearts beat so many times slower: a node that only waits should cost nothing."""
 

@@ -1,4 +1,7 @@
-"""Who has been heard from lately. Suspicion is a guess, so nothing here decides: it only says whom to ask next."""
+"""Who has been heard from lately. Suspicion is a guess: it says whom to ask next, and whom to propose to go on without.
+
+What follows from it is decided by a quorum; a member that was wrongly suspected joins again.
+"""
 
 from __future__ import annotations
 

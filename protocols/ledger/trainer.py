@@ -580,6 +580,8 @@ class Trainer:
         counted = event.settled is Settled.COUNTED
         if counted and member is not None and event.index >= member.since:
             journey.counted[call.stage] = CountedAt(call.peer, event.index)
+        elif counted:
+            self._doubt(journey, call.stage)
         return self._advance(event.now_s, journey)
 
     def _wait(self, now_s: float, retry: Backoff) -> None:
