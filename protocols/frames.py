@@ -8,8 +8,8 @@
           16            header: a msgpack map {"m": message, "t": [[dtype, shape], ...]}
                         body: the tensors' bytes, C order, little-endian, one after the other
 
-Rules of this file: every size is checked against `Limits` before anything of that size is allocated, and the only
-error for bad input is RemoteProtocolError.
+Rules of this file: every size is checked against `Limits` before anything of that size is allocated, the number of
+values in a header before any of them is made, and the only error for bad input is RemoteProtocolError.
 """
 
 from __future__ import annotations
@@ -36,6 +36,19 @@ DTYPE_BYTES: Final = {
 }  # fmt: skip
 """Every dtype the wire carries, with bytes per element."""
 
+HELLO_HEADER_BYTES_MAX: Final = 4096
+"""Whatever the service: a HELLO comes from somebody who has not been let in yet, and an honest one has 300 bytes."""
+VALUES_MAX: Final = 1 << 18
+"""In one msgpack value. A ledger record of 16,384 members, the largest there is, has 246,000; and no value of a few
+bytes costs more than about 250 bytes of memory, so that no header costs more than 64 MiB, whoever made it up."""
+_UNCOUNTED_BYTES_MAX: Final = 4096
+"""Too few to be worth counting: the worst is 1 MB of small objects, or 32 MB of address space never touched."""
+
+
+_CONTAINERS_FREE: Final = 1024
+_BYTES_PER_CONTAINER: Final = 16
+"""The smallest messages in long lists, tallies of a record, have 50 bytes each."""
+
 
 class FrameKind(enum.IntEnum):
     """What a frame is for."""
@@ -56,7 +69,7 @@ class Limits:
     """What one peer may make us allocate with one frame."""
 
     header_bytes_max: int = 64 * 1024
-    """A header is a small message; the largest, a commit record of a thousand members, is about 40 kB."""
+    """A header is a small message. Only the ledger's records are larger, see `swarm.pipeline.services`."""
     body_bytes_max: int = 256 * 1024 * 1024
     """One microbatch of activations or one averaging part; raise it with the model, not by habit."""
     tensors_max: int = 64
@@ -125,9 +138,12 @@ def decode_prefix_untrusted(raw: bytes | bytearray | memoryview, limits: Limits)
         frame_kind = FrameKind(kind)
     except ValueError as error:
         raise RemoteProtocolError(f"unknown frame kind {kind}") from error
-    if header_bytes > limits.header_bytes_max:
+    header_bytes_max = limits.header_bytes_max
+    if frame_kind is FrameKind.HELLO:
+        header_bytes_max = min(header_bytes_max, HELLO_HEADER_BYTES_MAX)
+    if header_bytes > header_bytes_max:
         raise RemoteProtocolError(
-            f"header of {header_bytes} bytes is over the limit of {limits.header_bytes_max}"
+            f"header of {header_bytes} bytes is over the limit of {header_bytes_max}"
         )
     if body_bytes > limits.body_bytes_max:
         raise RemoteProtocolError(
@@ -157,9 +173,24 @@ def decode_header_untrusted(
 
 
 def unpack_untrusted(raw: bytes | bytearray | memoryview) -> Any:
-    """Decode one msgpack value; containers and strings cannot be larger than the input. Raises RemoteProtocolError."""
+    """Decode one msgpack value; containers and strings cannot be larger than the input. Raises RemoteProtocolError.
+
+    An empty container is one byte on the wire and 64 in memory, so there may not be many more than messages have: what is
+    decoded is at most some 20 times as large as the input.
+    """
+    left = _CONTAINERS_FREE + len(raw) // _BYTES_PER_CONTAINER
+
+    def count(container: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("too many containers")
+        return container
+
     try:
-        return msgpack.unpackb(raw, strict_map_key=False, max_ext_len=0)
+        return msgpack.unpackb(
+            raw, strict_map_key=False, max_ext_len=0, object_hook=count, list_hook=count
+        )
     except (ValueError, msgpack.exceptions.UnpackException, TypeError, RecursionError) as error:
         raise RemoteProtocolError("not valid msgpack") from error
 

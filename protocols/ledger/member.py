@@ -172,6 +172,10 @@ class Ledger:
         """When the next Tick is due."""
         return self._next_beat_s
 
+    def knows(self, peer: PeerID) -> bool:
+        """Tell whether this peer is a member, or one that an outsider listens to: whom records may come from."""
+        return peer in self._contacts or peer in self.view or peer == self._pointed_to
+
     def start(self) -> list[Effect]:
         """Return the effects of having been created; call once."""
         effects, self._startup = self._startup, []
@@ -276,7 +280,7 @@ class Ledger:
         """Somebody takes us for a member. It may lack a record that we know, or we one that makes us a member."""
         if self.record is not None and index <= self.record.index:
             return self._records_for(peer, index)
-        return [Send(peer, RecordsWanted(max(0, index - 1)))] if self._knows(peer) else []
+        return [Send(peer, RecordsWanted(max(0, index - 1)))] if self.knows(peer) else []
 
     def _for_the_lead(
         self, now_s: float, peer: PeerID, message: JoinWanted | WorkWanted | Evaluated | TallyReport
@@ -339,7 +343,7 @@ class Ledger:
 
     def _records(self, now_s: float, peer: PeerID, message: Records) -> list[Effect]:
         if self.member is None:
-            return self._records_as_outsider(now_s, peer, message) if self._knows(peer) else []
+            return self._records_as_outsider(now_s, peer, message) if self.knows(peer) else []
         assert self.record is not None
         if peer not in self.view:
             return self._fall_behind(now_s, peer) if message.newest > self.record.index else []
@@ -370,10 +374,6 @@ class Ledger:
                 if self.member is not None:
                     break
         return effects
-
-    def _knows(self, peer: PeerID) -> bool:
-        """Tell whether an outsider listens to this peer."""
-        return peer in self._contacts or peer in self.view or peer == self._pointed_to
 
     def _fall_behind(self, now_s: float, peer: PeerID, *, cut: bool = False) -> list[Effect]:
         """Somebody knows records that we lack: ask for them, those who can vouch for them if it cannot."""
@@ -525,7 +525,7 @@ class Ledger:
         return []
 
     def _heartbeat_as_outsider(self, peer: PeerID, message: Heartbeat) -> list[Effect]:
-        if not self._knows(peer):
+        if not self.knows(peer):
             return []
         self._pointed_to = message.ballot.peer
         if self.record is None or self.record.index < message.index:

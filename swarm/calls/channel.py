@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -131,17 +131,22 @@ class Channel:
         await self._send_paced(memoryview(frames))
         self._traffic.bytes_sent += len(frames)
 
-    async def receive_head(self) -> FrameHead:
-        """Wait, without limit, for a frame to begin; then its prefix and header must come at a sensible pace."""
+    async def receive_head(self, limits: Callable[[], Limits] | None = None) -> FrameHead:
+        """Wait, without limit, for a frame to begin; then its prefix and header must come at a sensible pace.
+
+        Args:
+          limits: asked once the frame has begun; None takes the channel's.
+        """
         if self._unpaid_bytes:  # waited for here, where it cannot look like the peer's slowness
             unpaid_bytes, self._unpaid_bytes = self._unpaid_bytes, 0
             await self._rates.receiving(unpaid_bytes)
         if not self._pending:
             await self._receive_more(0)
+        bounds = limits() if limits is not None else self._limits
         try:
-            prefix = decode_prefix_untrusted(await self._take(PREFIX_BYTES), self._limits)
+            prefix = decode_prefix_untrusted(await self._take(PREFIX_BYTES), bounds)
             raw_header = await self._take(prefix.header_bytes)
-            header = decode_header_untrusted(raw_header, prefix, self._limits)
+            header = decode_header_untrusted(raw_header, prefix, bounds)
         except RemoteProtocolError as error:
             raise error.blaming(self.peer) from error
         return FrameHead(prefix, header)

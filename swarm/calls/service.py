@@ -25,6 +25,8 @@ from swarm.calls.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
+HELLO_LIMITS: Final = Limits(header_bytes_max=4096)
+"""Of the first frame, which is read before anybody has been let in."""
 LINGER_S: Final = 2.0
 """How long a refused peer has to read the reason, and to notice that we do not want the rest of its frame."""
 
@@ -60,6 +62,7 @@ class Service:
         guard: Guard | None = None,
         pace: Pace | None = None,
         rates: Rates = UNLIMITED,
+        limits_for: Callable[[PeerID], Limits] | None = None,
         answer_s_max: float = 300.0,
         idle_s_max: float = 300.0,
     ) -> None:
@@ -67,6 +70,8 @@ class Service:
         Args:
           guard: the node's one Guard, so that its limits hold over all services together.
           answer_s_max: an `answer` that takes longer is cancelled and reported as our failure.
+          limits: of what this service sends and receives, as far as `limits_for` does not say otherwise.
+          limits_for: what one peer may send in one frame, asked anew for each.
           idle_s_max: a stream without a request for so long is closed; callers close theirs earlier.
         """
         self._host = host
@@ -74,6 +79,7 @@ class Service:
         self._answer = answer
         self._accept = accept
         self._limits = limits or Limits()
+        self._limits_for = limits_for or (lambda peer: self._limits)
         self._guard = guard or Guard()
         self._pace = pace or Pace()
         self._rates = rates
@@ -101,23 +107,34 @@ class Service:
         self._traffic.streams_opened += 1
         self._streams_open += 1
         try:
-            hello = await self._greet(channel)
-            while hello is not None and await self._serve_request(channel, hello):
-                pass
-        except StreamClosedError:
-            log.debug("stream ended: peer=%s service=%s", peer, self._name)
-        except RemoteProtocolError as error:
-            self._guard.fault(peer, error)
-            await self._hang_up(channel, ErrorReply(code="bad-request", reason=error.reason[:500]))
+            refusal = await self._serve_requests(channel)
+            if refusal is not None:
+                await self._hang_up(channel, refusal)
         finally:
             self._streams_open -= 1
             self._guard.release_stream(peer)
             await channel.aclose()
 
+    async def _serve_requests(self, channel: Channel) -> ErrorReply | None:
+        """Serve until the stream ends; return what to say when it is the peer's fault.
+
+        By the time that is said the error is gone, and with its traceback what the peer had sent.
+        """
+        try:
+            hello = await self._greet(channel)
+            while hello is not None and await self._serve_request(channel, hello):
+                pass
+        except StreamClosedError:
+            log.debug("stream ended: peer=%s service=%s", channel.peer, self._name)
+        except RemoteProtocolError as error:
+            self._guard.fault(channel.peer, error)
+            return ErrorReply(code="bad-request", reason=error.reason[:500])
+        return None
+
     async def _greet(self, channel: Channel) -> Hello | None:
         """Read the HELLO and answer it; None when the stream was refused."""
         with trio.move_on_after(self._pace.grace_s) as scope:
-            head = await channel.receive_head()
+            head = await channel.receive_head(lambda: HELLO_LIMITS)
         if scope.cancelled_caught:
             raise RemoteProtocolError("a stream was opened and nothing said on it", channel.peer)
         if head.kind is not FrameKind.HELLO or head.prefix.body_bytes:
@@ -146,7 +163,7 @@ class Service:
     async def _serve_request(self, channel: Channel, hello: Hello) -> bool:
         """Serve one REQUEST or CAST. False when the stream is at its end."""
         with trio.move_on_after(self._idle_s_max) as scope:
-            head = await channel.receive_head()
+            head = await channel.receive_head(lambda: self._limits_for(channel.peer))
         if scope.cancelled_caught:
             return False
         if head.kind not in (FrameKind.REQUEST, FrameKind.CAST):

@@ -274,6 +274,10 @@ class PipelinePeer:
             raise Refusal("not-here", "this node hosts no stage yet", 0.25)
         return await self.host.answer(incoming)
 
+    def knows(self, peer: PeerID) -> bool:
+        """Tell whether records are to be expected from this peer."""
+        return self.ledger.knows(peer)
+
     def peer_unreachable(self, peer: PeerID) -> None:
         """A stream could not be opened. Ask once more before anybody suspects the peer."""
         if self._nursery is not None and peer not in self._probing and peer != self.me:

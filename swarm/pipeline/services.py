@@ -6,6 +6,8 @@ peer behind them fails and is made anew, the same streams reach the new one.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -143,9 +145,18 @@ class RunServices:
                 answer=self._answerer(answer_of),
                 accept=self._acceptor(name),
                 limits=self._limits,
+                limits_for=functools.partial(self._limits_for, name),
                 guard=self._guard,
                 rates=self._rates,
             ).start()
+
+    def _limits_for(self, name: str, peer: PeerID) -> Limits:
+        """Bound what one peer may send us: tensors come with work only, long headers are records, from who decides them."""
+        if name == STAGE_SERVICE:
+            return dataclasses.replace(self._limits, header_bytes_max=SHORT_HEADER_BYTES)
+        known = name == LEDGER_SERVICE and self._peer is not None and self._peer.knows(peer)
+        header_bytes_max = self._limits.header_bytes_max if known else SHORT_HEADER_BYTES
+        return Limits(header_bytes_max=header_bytes_max, body_bytes_max=0, tensors_max=0)
 
     def _answerer(self, answer_of: Callable[[PipelinePeer], AnswerRequest]) -> AnswerRequest:
         async def answer(incoming: Incoming) -> Answer:
@@ -167,6 +178,10 @@ class RunServices:
             )
 
         return accept
+
+
+SHORT_HEADER_BYTES: Final = 64 * 1024
+"""Calls, and whatever strangers have to say."""
 
 
 def limits_of(run: RunSpec) -> Limits:

@@ -308,6 +308,8 @@ class MemoryHost:
 
     async def connect(self, address: str) -> PeerID:
         await trio.lowlevel.checkpoint()
+        if not address.startswith("/memory/"):
+            raise ValueError(f"{address!a} is no address of this network")
         peer = PeerID.from_text(address.rpartition("/p2p/")[2])
         self._network.connect(self._peer_id, peer)
         return peer

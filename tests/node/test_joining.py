@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgpack
 import pytest
 import trio
 import trio.testing
@@ -92,6 +93,27 @@ def test_one_address_that_answers_is_enough(tmp_path: Path) -> None:
         await joiner.run_known.wait()
         await trio.sleep(60)
         assert state(joiner) is LifeState.SYNCING
+
+    play(tmp_path, scene)
+
+
+def test_what_only_looks_like_an_address_is_a_reason_and_not_an_end(tmp_path: Path) -> None:
+    """A stranger may announce anything as its address; everybody who looks up members dials it."""
+
+    async def scene(world: World) -> None:
+        first = await world.node(run=world.run_file())
+        stranger = await world.node("stranger", join=invite_of(first))
+        await stranger.run_known.wait()
+        await trio.sleep(5)
+        nonsense = f"/x/y/z/p2p/{stranger.peer_id}"
+        record = msgpack.packb({"addresses": [nonsense]})
+        await stranger.directory.announce(f"{stranger.membership.run_id}/members", record, 600.0)
+        joiner = await world.node("joiner", join=invite_of(first))
+        await trio.sleep(300)
+        assert state(joiner) is LifeState.SYNCING
+        assert "not an address" in joiner.dialled[nonsense].reason
+        (joining,) = [m for m in joiner.services.members if m.service.name == "joining"]
+        assert (joining.up, joining.restarts) == (True, 0)
 
     play(tmp_path, scene)
 

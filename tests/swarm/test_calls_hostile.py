@@ -96,6 +96,22 @@ def test_a_request_before_the_hello_is_refused() -> None:
     expect_blame(REQUEST, reason=b"where a HELLO was due")
 
 
+@pytest.mark.parametrize("empty", [b"\x80", b"\x90"])
+def test_a_header_full_of_empty_containers_is_refused(empty: bytes) -> None:
+    """Each is one byte on the way and 64 bytes when decoded."""
+    count = 60_000
+    many = b"\xdd" + count.to_bytes(4, "big") + empty * count
+    header = b"\x82\xa1m" + many + b"\xa1t\x90"
+    prefix = bytearray(encode_frame(FrameKind.REQUEST, None)[:PREFIX_BYTES])
+    prefix[4:8] = len(header).to_bytes(4, "little")
+    expect_blame(HELLO, bytes(prefix) + header, reason=b"not valid msgpack")
+
+
+def test_a_hello_may_not_be_long() -> None:
+    hello = encode_frame(FrameKind.HELLO, {"software": "x" * 5000})
+    expect_blame(hello, reason=b"over the limit of 4096")
+
+
 def test_a_second_hello_is_refused() -> None:
     expect_blame(HELLO, HELLO, reason=b"where a request was due")
 

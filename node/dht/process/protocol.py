@@ -52,6 +52,8 @@ RECORDS_PER_SECOND: Final = 64.0
 """That one peer may have us check in the long run: 1 % of a core. An honest node renews some ten records a minute."""
 RECORDS_AT_ONCE: Final = 4096.0
 """A neighbour that hands over its keys to us, a newcomer, sends a few thousand."""
+BYTES_PER_RECORD: Final = 256
+"""Of a value that is to be decoded: decoding so many costs no more than checking one record does."""
 REQUEST_COST: Final = 0.25
 """Of a request as such, in records: 0.3 ms here and in p2pd."""
 
@@ -165,6 +167,9 @@ class DirectoryProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind ships no
     ) -> bool:
         """Store one record, or a dictionary of them that another node hands over to us."""
         checker = self.record_validator
+        if not checker.allowance.spend(sender, len(value) / BYTES_PER_RECORD, get_dht_time()):
+            checker.refused_stores[Refusal.TOO_OFTEN] += 1
+            return False
         try:
             entries = _entries_untrusted(tag, value, expires_s)
         except RecordRefusedError as error:

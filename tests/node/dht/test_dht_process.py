@@ -33,6 +33,31 @@ def test_the_process_comes_up_without_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_large_value_is_paid_for_before_it_is_decoded() -> None:
+    """A dictionary of nothing but empty containers takes 70 times its bytes when decoded; in a process of its own."""
+    code = """
+from types import SimpleNamespace
+from node.dht.process.protocol import DHTProtocol, DirectoryProtocol, RecordChecker
+from node.dht.process.record_store import StoreLimits
+
+us = SimpleNamespace(record_validator=RecordChecker(StoreLimits()))
+decoded = []
+loads, DHTProtocol.serializer.loads = DHTProtocol.serializer.loads, lambda raw: decoded.append(len(raw)) or loads(raw)
+bomb = lambda count: b"\\xdd" + count.to_bytes(4, "big") + b"\\x80" * count
+store = lambda value: DirectoryProtocol._store_untrusted(us, b"peer", b"d" * 20, DHTProtocol.IS_DICTIONARY, value, 0.0)
+assert not store(bomb(3_900_000)) and decoded == []
+assert not any(store(bomb(500_000)) for _ in range(10))
+print(sum(decoded), {str(k): n for k, n in us.record_validator.refused_stores.items()})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    decoded, _, refused = done.stdout.strip().partition(" ")
+    assert int(decoded) <= 1_100_000, "what the allowance of one peer pays for"
+    assert refused == "{'too-often': 9, 'malformed': 2}"
+
+
 def test_the_real_directory_keeps_the_contract(tmp_path: Path) -> None:
     """Four nodes started at the same instant are one swarm, in which every promise of the port holds."""
 

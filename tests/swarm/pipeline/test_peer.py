@@ -53,11 +53,11 @@ def forged(record: Record) -> list[Message]:
     fake = Record(
         index=index, step=record.step, lead=STRANGER_ID, members=(mine,), previous=record.digest()
     )
-    far = Record(index=2**60, step=2**60, lead=STRANGER_ID, members=(mine,))
+    far = Record(index=2**30, step=2**30, lead=STRANGER_ID, members=(mine,))
     report = TallyReport(record.index, step, pack_ids(2**6 - 1), leaving=True, broken=True)
     return [
         Records((fake,), index),
-        Records((far,), 2**60),
+        Records((far,), 2**30),
         Records((), 2**62, cut=True),
         Heartbeat(2**62, bytes(32), ABSURD),
         Heartbeat(record.index, record.digest(), ABSURD),
