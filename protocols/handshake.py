@@ -59,9 +59,8 @@ def check_hello(
     """Decide whether the opener may use a service of `run`. None accepts; otherwise the refusal to send."""
     if hello.run != run:
         theirs = "no run" if hello.run is None else f"run {hello.run.short}"
-        return ErrorReply(
-            code="wrong-run", reason=f"this node trains run {run.short}, not {theirs}"
-        )
+        ours = f"run {run.short}" if run_key is None else "a private run"
+        return ErrorReply(code="wrong-run", reason=f"this node trains {ours}, not {theirs}")
     if run_key is None:
         return None
     expected = prove_run_key(run_key, run=run, protocol=protocol, opener=opener, server=server)

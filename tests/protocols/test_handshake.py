@@ -72,6 +72,13 @@ def test_another_run_is_refused_whatever_it_proves() -> None:
     assert refusal(Hello()) == "wrong-run"
 
 
+def test_a_refusal_does_not_name_a_private_run() -> None:
+    for key, named in ((KEY, False), (None, True)):
+        reply = check_hello(Hello(), run=RUN, run_key=key, protocol="/p/1", opener=A, server=B)
+        assert reply is not None
+        assert (RUN.short in reply.reason) is named
+
+
 def test_the_proof_is_the_one_in_the_specification() -> None:
     proof = prove_run_key(KEY, run=RUN, protocol="/murmura/stage/1", opener=A, server=B)
     assert proof.hex() == "1d584ed9c0c6978ba8ef55c2a3728527bcea48c728131f1faeee52bcc3b8d268"
