@@ -17,6 +17,7 @@ from node.limits import raise_descriptor_limit
 from node.membership import resolve
 from node.p2pd.addresses import check_can_listen
 from node.p2pd.process import find_p2pd
+from node.runfile import check_data, check_stage
 
 DESCRIPTORS_MIN: Final = 2048
 """768 streams of peers, as many towards p2pd, and room."""
@@ -48,6 +49,7 @@ def examine(effective: Effective) -> Iterator[Finding]:
     yield _memory()
     if config.run or config.join:
         yield _try("run", lambda: _run(effective))
+        yield from _text(effective)
         yield from _bootstrap(effective)
 
 
@@ -74,7 +76,21 @@ def _torch() -> str:
 
 def _run(effective: Effective) -> str:
     membership = resolve(effective.config, effective.paths)
+    if membership.spec is not None:
+        check_stage(membership.spec, effective.config.stage)
     return f"{membership.run_id.short}, {'private' if membership.run_key else 'public'}"
+
+
+def _text(effective: Effective) -> Iterator[Finding]:
+    """Look for the run's text; whoever joins learns from the run which that is."""
+    try:
+        spec = resolve(effective.config, effective.paths).spec
+    except NodeError:
+        return  # reported already
+    if spec is None:
+        yield Finding("data", True, "not known before the run is fetched")
+    else:
+        yield _try("data", lambda: check_data(spec, effective.config.data))
 
 
 def _descriptors() -> Finding:

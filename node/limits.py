@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import resource
 import time
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +135,23 @@ class MemoryLimit:
         if not self._over or self._limit_bytes is None:
             return None
         return f"over the memory limit of {self._limit_bytes >> 20} MB"
+
+
+def processor() -> dict[str, Any]:
+    """Name the processor, the cores we may use, and the day: figures mean nothing without them."""
+    model = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # not everywhere; the architecture has to do
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def process_age_s() -> float:

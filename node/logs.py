@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -140,19 +140,6 @@ class JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"<{_PRIORITY.get(record.levelno, 6)}>"
         return "\n".join(prefix + line for line in self._inner.format(record).split("\n"))
-
-
-class ChangeLogger:
-    """Logs a status that is looked at often only when it has become another one."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._last: str | None = None
-
-    def note(self, status: str) -> None:
-        if status != self._last:
-            self._last = status
-            self._write(status)
 
 
 def utc_text(unix_s: float) -> str:

@@ -41,7 +41,35 @@ def run_from_plain(data: dict[str, Any], *, source: str) -> RunSpec:
     try:
         return decode(RunSpec, data)
     except SchemaError as error:
-        raise ConfigError(f"{source}: {error}", "every key: docs/operations.md") from error
+        raise ConfigError(f"{source}: {error}", "every key: docs/run.md") from error
+
+
+def check_stage(spec: RunSpec, stage: int | None) -> None:
+    """Refuse a wish (`--stage`) for a stage that the run does not have. Raises ConfigError."""
+    stages = spec.pipeline.stages
+    if stage is not None and stage >= stages:
+        raise ConfigError(
+            f"stage must be 0 to {stages - 1}, not {stage}: the run {spec.name} has {stages} stages",
+            "leave --stage away to host the stage that needs it most",
+        )
+
+
+def check_data(spec: RunSpec, path: str) -> str:
+    """Read the run's text here, as a node that trains would, and say what was found.
+
+    Args:
+      path: the setting `data`; empty takes the place the run names.
+    Raises:
+      ConfigError: it is not here, or is another text: then both hashes are named.
+    """
+    from swarm.pipeline.data import load_dataset
+    from swarm.pipeline.text import DataError
+
+    try:
+        dataset = load_dataset(spec, path=path)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    return f"{dataset.held_out_range.stop} bytes, hash {spec.data.sha256[:8]} as the run names it"
 
 
 def _refuse_unknown_keys(shape: type, data: dict[str, Any], path: str, source: str) -> None:

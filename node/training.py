@@ -15,7 +15,9 @@ import trio
 
 from node.errors import NodeError
 from node.node import Node
+from node.runfile import check_stage
 from node.services import Service
+from protocols.ledger.member import Ledger
 from protocols.ledger.view import Record
 from protocols.records import run_key
 from swarm.pipeline.data import load_dataset
@@ -39,6 +41,7 @@ _ANNOUNCED_S: Final = 180.0
 _LOOK_UP_FIRST_S: Final = 0.5
 _LOOK_UP_EVERY_S: Final = 10.0
 """While an outsider; members hear of each other by records."""
+_COMPLETE: Final = "nothing: the run is complete; `murmura export PATH` writes the model"
 
 
 def build_services(node: Node) -> Iterable[Service]:
@@ -69,6 +72,8 @@ class PipelineService:
         self._data_problem = ""
         self._last: Record | None = None
         self._last_step: Record | None = None
+        self._complete = False
+        """The last step of the run is committed; nothing goes on any more."""
         self._held_out: float | None = None
         self._step_s: float | None = None
         self._seconds_per_step: float | None = None
@@ -79,6 +84,8 @@ class PipelineService:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         node, config = self._node, self._node.config
+        # One who joins learns only now how many stages there are. It must not host another one than was asked for.
+        check_stage(self._run, config.stage)
         node.life.needs_state(self.name, "loading torch")
         options = PeerOptions(
             founder=self._founder,
@@ -138,7 +145,8 @@ class PipelineService:
             "index": ledger.record.index if ledger.record is not None else None,
             "lead": str(ledger.lead_peer) if ledger.lead_peer is not None else None,
             "leading": lead is not None,
-            "waiting_for": ledger.waiting_because or (lead.waiting_for() if lead else None),
+            "waiting_for": self._waiting_for(ledger),
+            "asked_to_stay": ledger.leaving and ledger.asked_to_stay,
             "members_by_stage": [len(ledger.view.replicas(s)) for s in range(spec.stages)],
             "members": [
                 {"peer_id": str(member.peer), "stage": member.stage}
@@ -173,12 +181,22 @@ class PipelineService:
             raise NodeError("this node has not begun to train yet", "try again in a moment")
         try:
             return await export_run(opened, path)
-        except (FetchError, OSError) as error:
+        except FetchError as error:
             raise NodeError(
                 f"nothing was written to {path}: {error}", "try again shortly"
             ) from error
+        except OSError as error:
+            # strerror: the error's own text names a temporary file that nobody has heard of.
+            raise NodeError(
+                f"cannot write {path}: {error.strerror}", "name a path that this node may write"
+            ) from error
 
     # --- pieces ---
+
+    def _waiting_for(self, ledger: Ledger) -> str | None:
+        if self._complete and not ledger.leaving:
+            return _COMPLETE
+        return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
 
     def _hooks(self) -> PeerHooks:
         life = self._node.life
@@ -250,6 +268,9 @@ class PipelineService:
     def _record_learned(self, record: Record) -> None:
         self._last = record
         self._note_membership()
+        if record.step >= self._run.pipeline.steps and not self._complete:
+            self._complete = True
+            log.info("the run is complete: steps=%d, `murmura export PATH` writes it", record.step)
         if record.commits_step:
             now_s = trio.current_time()
             if self._step_s is not None:

@@ -32,7 +32,7 @@ def status_lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"run        {run['name'] or '(not fetched yet)'} {run['run_id'][:8]} {run['mode'] or ''}".rstrip()
     yield f"peers      {network['peers']}{_skew(network)}"
     for reason in report["unhealthy_reasons"]:
-        yield f"problem    {reason}"
+        yield f"problem    {' '.join(reason.split())}"  # an error's hint is on a line of its own
     for name, service in report["services"].items():
         yield from _service(name, service)
     yield _resources(report["resources"], report["limits"])
@@ -76,9 +76,9 @@ def _service(name: str, service: dict[str, Any]) -> Iterator[str]:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, list):
-        return "/".join(str(item) for item in value)
+        return " ".join(str(item) for item in value)
     return str(value)
 
 

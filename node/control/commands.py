@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+import trio
+
 from node.clock import unix_s
 from node.control.server import Handler, Params
 from node.errors import ControlError
@@ -101,6 +103,13 @@ class _Commands:
         path = Path(str(params.get("path", "")))
         if not path.is_absolute():
             raise ControlError("bad-params", "export needs an absolute path")
+        # Looked at first: gathering a large model to find out afterwards would cost minutes.
+        if not await trio.Path(path.parent).is_dir():
+            raise ControlError(
+                "bad-params",
+                f"the folder {path.parent} does not exist",
+                "make it, or name a path in another one",
+            )
         for member in self._node.services.members:
             if isinstance(member.service, Exporter):
                 return {"schema_version": SCHEMA_VERSION, **await member.service.export(path)}

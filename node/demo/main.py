@@ -21,12 +21,12 @@ from node.demo.comparison import Comparison, compare
 from node.demo.faults import Killed, join_late, kill_lead_with_work, kill_trainer
 from node.demo.figures import Figures, broken_bounds
 from node.demo.plan import REPLICAS, STAGES, STEPS, Plan, make_plan
-from node.demo.report import processor, summary
+from node.demo.report import summary
 from node.demo.scene import Scene, Sight
 from node.demo.screen import Screen, open_screen
 from node.demo.watching import Watch
 from node.errors import NodeError
-from node.limits import process_age_s
+from node.limits import process_age_s, processor
 from protocols.ids import PeerID
 from swarm.pipeline.journal import read_journal
 
@@ -172,7 +172,9 @@ def _leave(watch: Watch, model: Path) -> list[str]:
     helper = watch.look().hosting[0]
     exported = watch.ask(helper.name, "export", timeout_s=_EXPORT_S, path=str(model))
     watch.screen.say(f"exported by {helper.name}: step {exported['step']}, {exported['bytes']:,} B")
+    watch.screen.say("draining")
     codes = watch.drain()
+    watch.look()  # the last picture shows them as they are now
     failures = [
         f"node {name} ended with exit code {code} when asked to leave; its log ends:\n  {watch.tail(name)}"
         for name, code in codes.items()

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from node.demo.comparison import Comparison
 from node.demo.faults import Killed
 from node.demo.figures import Figures
 from node.demo.scene import Sight
-
-
-def processor() -> dict[str, Any]:
-    """Name the processor, the cores we may use, and the day: figures mean nothing without them."""
-    model = platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # not everywhere; the architecture has to do
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def summary(

@@ -53,7 +53,7 @@ def headline(scene: Scene, steps: int) -> str:
     """Return step, losses, speed and peers per stage in one line."""
     latest = scene.latest
     if latest is None:
-        return f"starting {len(scene.up)} nodes"
+        return f"starting {len(scene.up)} nodes" if scene.up else "all nodes have left"
     parts = [f"step {scene.step}/{steps}"]
     if latest.loss is not None:
         parts.append(f"loss {latest.loss:.3f}")

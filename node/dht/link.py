@@ -152,6 +152,8 @@ def _spawn(control_fd: int, p2pd_socket: Path, runtime_dir: Path) -> subprocess.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         pass_fds=(control_fd,),
+        # Ctrl-C, or `timeout`, signals the whole group: the daemon withdraws its records while it drains.
+        process_group=0,
     )
 
 

@@ -2,6 +2,7 @@
 
 The kernel sends SIGKILL when the *thread* that started this process ends, so start it from a thread that lives as long
 as the daemon. Run as a script, by path, so that nothing but the standard library's `ctypes` is imported: 20 ms.
+It runs in a process group of its own, so this is what ties it to the daemon, not the terminal.
 A preexec_fn would do the same inside the daemon, but it forks a process with hundreds of megabytes and many threads.
 """
 

@@ -211,6 +211,8 @@ def _spawn(options: P2pdOptions) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
+            # Ctrl-C, or `timeout`, signals the whole group: the daemon must still have its transport while it drains.
+            process_group=0,
         )
     except OSError as error:
         raise P2pdStartError(f"p2pd could not be started: {error}") from error

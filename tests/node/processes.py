@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ PATIENCE_S = 60.0
 class Daemon(LocalNode):
     """One `murmura run`, and the commands of a person beside it."""
 
-    def __init__(self, state_dir: Path, *flags: str) -> None:
-        super().__init__(state_dir, *flags, environ=environment(state_dir))
+    def __init__(self, state_dir: Path, *flags: str, command: Sequence[str] = MURMURA) -> None:
+        super().__init__(state_dir, *flags, environ=environment(state_dir), command=command)
 
     def json(self, *arguments: str) -> Any:
         """Run a read command with --json and return what it printed."""

@@ -15,7 +15,7 @@ from node.config import NodeConfig
 from node.control.client import ControlClient
 from node.control.server import listen
 from node.daemon import serve
-from node.errors import BusyError, NodeError
+from node.errors import BusyError, ControlError, NodeError
 from node.identity import Identity
 from node.network import Network
 from node.node import Node
@@ -173,6 +173,10 @@ def test_status_and_public_facts_come_from_the_services(tmp_path: Path) -> None:
         assert status["life"]["reason"] == "first node of a new swarm"
         exported = await scene.ask("export", path="/tmp/never-written")
         assert exported["step"] == 41
+        with pytest.raises(ControlError) as refused:
+            await scene.ask("export", path="/nodir/x.st")
+        assert refused.value.reason == "the folder /nodir does not exist"
+        assert "make it" in refused.value.hint
         training.can_drain.set()
         await scene.ask("drain")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +86,44 @@ def test_a_second_signal_leaves_without_draining(tmp_path: Path, started: list[D
     daemon.process.send_signal(signal.SIGINT)
     daemon.process.send_signal(signal.SIGINT)
     assert daemon.process.wait(25) == exit_codes.OK
+
+
+IN_A_GROUP_OF_ITS_OWN = (
+    *(sys.executable, "-P", "-c"),
+    "import os; os.setpgid(0, 0); from node.cli import main; main()",
+)
+"""`murmura`, started as a shell or `timeout` starts a program."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_the_transport_until_the_node_has_drained(
+    tmp_path: Path, started: list[Daemon], number: signal.Signals
+) -> None:
+    """Ctrl-C at a terminal, and `timeout 60 murmura run`."""
+    run_file = str(write_run_file(tmp_path))
+    daemon = Daemon(tmp_path / "node", "--run", run_file, command=IN_A_GROUP_OF_ITS_OWN)
+    started.append(daemon)
+    daemon.wait_ready()
+    daemon.wait_until(lambda s: s["services"]["directory"]["pid"])
+    children = daemon.family() - {daemon.process.pid}
+    assert len(children) >= 2
+    assert all(os.getpgid(child) != daemon.process.pid for child in children)
+    os.killpg(daemon.process.pid, number)
+    assert daemon.process.wait(30) == exit_codes.OK
+    assert daemon.left_behind() == set()
+    log = daemon.log.read_text()
+    assert "drained: " in log
+    assert "starting it again" not in log
+    assert "service failed" not in log
+
+
+def test_a_stage_that_the_run_does_not_have_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    done = run_until_it_ends(tmp_path, "--stage", "7")
+    assert done.returncode == exit_codes.CONFIG
+    assert "stage must be 0 to 2, not 7" in done.stderr
+    assert not (tmp_path / "node" / "identity.key").exists()
 
 
 def test_an_unreachable_bootstrap_does_not_keep_a_node_from_being_ready(

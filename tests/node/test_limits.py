@@ -15,11 +15,19 @@ from node.limits import (
     descriptors_open,
     family,
     process_age_s,
+    processor,
     raise_descriptor_limit,
     usage,
 )
 
 MB = 1 << 20
+
+
+def test_figures_come_with_the_machine_and_the_day_they_were_measured() -> None:
+    found = processor()
+    assert found["processor"]
+    assert found["cores"] == len(os.sched_getaffinity(0))
+    assert len(found["date"]) == len("2026-08-23")
 
 
 def test_a_node_over_its_memory_limit_takes_no_work_until_it_is_well_below() -> None:

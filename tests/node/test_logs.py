@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.logs import ChangeLogger, RepeatFilter, about, set_up, utc_text
+from node.logs import RepeatFilter, about, set_up, utc_text
 
 log = logging.getLogger("node.test")
 
@@ -97,14 +97,6 @@ def test_errors_and_other_phrases_are_never_dropped() -> None:
     assert repeats.filter(record("one", 0.0))
     assert repeats.filter(record("two", 0.0))
     assert all(repeats.filter(record("bad", 0.0, logging.ERROR)) for _ in range(5))
-
-
-def test_a_status_is_logged_only_when_it_changes() -> None:
-    lines: list[str] = []
-    changes = ChangeLogger(lines.append)
-    for status in ("a", "a", "b", "b", "a"):
-        changes.note(status)
-    assert lines == ["a", "b", "a"]
 
 
 def test_times_are_utc_and_sort_as_text() -> None:

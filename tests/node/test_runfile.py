@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.errors import ConfigError
-from node.runfile import FILE_BYTES_MAX, read_run_file
+from node.runfile import FILE_BYTES_MAX, check_stage, read_run_file
 
 GOOD = f"""
 name = "try"
@@ -61,6 +61,20 @@ def test_each_mistake_names_file_key_and_cure(
         read_run_file(path)
     assert str(path) in str(caught.value)
     assert says in str(caught.value)
+
+
+def test_a_wrong_value_points_to_the_page_about_run_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_run_file(run_file(tmp_path, GOOD.replace("seed = 7", "seed = -7")))
+    assert "docs/run.md" in caught.value.hint
+
+
+def test_a_stage_must_be_one_of_the_run(tmp_path: Path) -> None:
+    spec = read_run_file(run_file(tmp_path, GOOD))
+    for wanted in (None, 0, 1):
+        check_stage(spec, wanted)
+    with pytest.raises(ConfigError, match="stage must be 0 to 1, not 2"):
+        check_stage(spec, 2)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

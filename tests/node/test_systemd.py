@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
+
+import pytest
 
 from node.systemd import Supervisor, stderr_is_journal
 
@@ -35,11 +38,31 @@ def test_a_manager_that_does_not_listen_holds_nobody_up(tmp_path: Path) -> None:
         supervisor = Supervisor({"NOTIFY_SOCKET": path})
         for _ in range(2000):  # more than any kernel queues
             supervisor.alive()
+        manager.setblocking(False)
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(manager.recv(4096))
+    assert 0 < len(heard) < 2000  # what did not fit was let go
+    assert set(heard) == {b"WATCHDOG=1"}
 
 
-def test_without_a_manager_nothing_is_said(tmp_path: Path) -> None:
+def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_socket(*_: object) -> None:
+        raise AssertionError("opened a socket, with nobody to speak to")
+
+    monkeypatch.setattr(socket, "socket", no_socket)
     Supervisor({}).ready()
+
+
+def test_a_manager_that_is_gone_is_noted_and_holds_nobody_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
     Supervisor({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "systemd was not told"
+    ]
 
 
 def test_the_journal_is_known_by_its_stream() -> None:

@@ -42,13 +42,15 @@ def show(*, effective: bool, as_json: bool, **which: str | None) -> None:
 @json_option
 @node_options
 def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
-    """Check the settings, and RUN_FILE when it is named; exit 78 when something is wrong."""
+    """Check the settings, RUN_FILE when it is named, and its text; exit 78 when something is wrong."""
     loaded = _load(**which)
     report: dict[str, Any] = {"schema_version": 1, "ok": True}
     if chosen := run_file or loaded.config.run:
-        from node.runfile import read_run_file
+        from node.runfile import check_data, check_stage, read_run_file
 
         spec = read_run_file(Path(chosen).expanduser())
+        check_stage(spec, loaded.config.stage)
+        check_data(spec, loaded.config.data)
         report |= {"run_name": spec.name, "run_id": str(spec.run_id), "mode": spec.mode}
     if loaded.config.join:
         _check_invite(loaded.config.join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -12,13 +13,21 @@ from node.cli.options import connect, json_option, node_options, print_json
 from node.control.client import ControlClient
 from node.errors import ControlError, NodeError, NotRunningError
 
+DEADLINE_S_MAX = 3600.0
+"""The daemon takes no longer ones."""
+_NUMBER = re.compile(r"\d+")
 _POLL_S = 0.2
 _MARGIN_S = 10.0
 """What a daemon may need beyond its deadline to save and to stop its children."""
 
 
 @click.command()
-@click.option("--deadline", metavar="SECONDS", type=float, help="Drop what is not done by then.")
+@click.option(
+    "--deadline",
+    metavar="SECONDS",
+    type=click.FloatRange(0, DEADLINE_S_MAX),
+    help="Drop what is not done by then.",
+)
 @click.option("--no-wait", is_flag=True, help="Ask, and do not wait until the node has left.")
 @json_option
 @node_options
@@ -37,7 +46,7 @@ def command(
     with connect(state_dir, runtime_dir, config_file) as client:
         answer = client.call("drain", **params)
         if not no_wait:
-            _wait_until_gone(client, answer["deadline_seconds"] + _MARGIN_S)
+            _wait_until_gone(client, answer["deadline_seconds"])
     seconds = round(time.monotonic() - began_s, 2)
     report: dict[str, Any] = {"schema_version": 1, "waited": not no_wait, "seconds": seconds}
     if as_json:
@@ -49,18 +58,40 @@ def command(
     return exit_codes.OK
 
 
-def _wait_until_gone(client: ControlClient, timeout_s: float) -> None:
-    """The daemon closes this very connection when it leaves; until then it answers."""
-    deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
+def _wait_until_gone(client: ControlClient, drain_s: float) -> None:
+    """The daemon closes this very connection when it leaves; until then it answers, and we say what it waits for."""
+    timeout_s = drain_s + _MARGIN_S
+    began_s = time.monotonic()
+    said = {""}
+    while (elapsed_s := time.monotonic() - began_s) < timeout_s:
         try:
-            client.call("version")
+            waiting = waits_for(client.call("status"))
         except ControlError:
-            pass
+            waiting = ""
         except NotRunningError:
             return
+        if (phrase := _NUMBER.sub("", waiting)) not in said:  # numbers that count down are no news
+            said.add(phrase)
+            # On stderr: what this command is asked for is that the node is gone.
+            click.echo(f"{waiting} (at most {max(0.0, drain_s - elapsed_s):.0f} s)", err=True)
         time.sleep(_POLL_S)
     raise NodeError(
         f"the node is still there after {timeout_s:g} s",
         "its log may say why; a second SIGTERM ends it at once",
+    )
+
+
+def waits_for(report: dict[str, Any]) -> str:
+    """Say what a draining node waits for, from its status; empty when it only takes down what it is made of."""
+    pipeline = report["services"].get("pipeline", {})
+    if report["life"]["state"] != "draining" or not pipeline.get("member"):
+        return ""
+    if pipeline.get("asked_to_stay"):
+        return (
+            f"draining: nobody else holds the state of stage {pipeline['stage']}; it is lost unless another node "
+            "takes it over"
+        )
+    reason = pipeline.get("waiting_for")
+    return "draining: waiting for the members to let this node go" + (
+        f", and these for {reason}" if reason else ""
     )

@@ -30,6 +30,8 @@ def command(
         print_json(answer)
     else:
         facts = ", ".join(
-            f"{key} {value}" for key, value in answer.items() if key != "schema_version"
+            f"{key} {value}"
+            for key, value in answer.items()
+            if key not in ("schema_version", "path")
         )
         click.echo(f"{path}: {facts}")

@@ -76,9 +76,10 @@ def _show_peer(address: str, *, as_json: bool) -> int:
     if as_json:
         print_json(report)
         return exit_codes.OK
-    for key, value in report.items():
-        if value is not None and key != "schema_version":
-            click.echo(f"{key:<16}{_safe(value)}")
+    facts = {k: v for k, v in report.items() if v is not None and k != "schema_version"}
+    width = max(map(len, facts), default=0)
+    for key, value in facts.items():
+        click.echo(f"{key:<{width}}  {_safe(value)}")
     return exit_codes.OK
 
 

@@ -74,6 +74,7 @@ STATUS: dict[str, Any] = {
             "step": 41,
             "steps": 120,
             "loss": 2.34567891,
+            "tokens_per_second": 15080.0,
             "members_by_stage": [2, 2, 1],
             "expulsions": 0,
             "up": False,

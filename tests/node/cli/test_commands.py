@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from node.cli.entry import COMMANDS, run
 from node.control.server import ControlServer, Params, listen
 from node.errors import ControlError
 from tests.node.cli.samples import PEER, STATUS
+from tests.node.runs import sha256_of_text, write_run
 
 pytestmark = pytest.mark.trio
 
@@ -41,8 +43,9 @@ class FixedDaemon:
             "invite": INVITE,
             "peers": {"schema_version": 1, "peers": [{"peer_id": PEER, "faults": 0, "stage": 1}]},
             "drain": {"deadline_seconds": 20.0},
-            "version": {"control_version": 1, "state": "draining"},
         }
+        self.draining: list[dict[str, Any]] = []
+        """What `status` answers once `drain` was asked for; after the last one the daemon is gone."""
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self._ready = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._serve,))
@@ -71,7 +74,9 @@ class FixedDaemon:
             self.asked.append((name, dict(params)))
             if name not in self.answers:
                 raise ControlError("not-now", "this node has no model yet", "wait until it serves")
-            if name == "version":  # what `drain` asks until nobody answers
+            if name == "status" and self.asked[0][0] == "drain":
+                if self.draining:
+                    return self.draining.pop(0)
                 self._scope.cancel()
                 await trio.sleep_forever()
             return self.answers[name]
@@ -136,6 +141,52 @@ def test_drain_waits_until_the_node_is_gone(
     assert "left after" in capsys.readouterr().out
 
 
+def draining(**pipeline: Any) -> dict[str, Any]:
+    report = copy.deepcopy(STATUS)
+    report["life"]["state"] = "draining"
+    report["services"]["pipeline"] |= {"member": True, "asked_to_stay": False, **pipeline}
+    return report
+
+
+def test_drain_says_what_it_waits_for_each_thing_once(
+    daemon: FixedDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.draining = [
+        draining(),
+        *[draining(waiting_for=f"{count} microbatches") for count in (9, 8, 7)],
+        *3 * [draining(asked_to_stay=True)],
+        draining(member=False),
+    ]
+    assert ask(daemon, "drain") == exit_codes.OK
+    first, flight, state = capsys.readouterr().err.splitlines()
+    assert first == "draining: waiting for the members to let this node go (at most 20 s)"
+    assert "and these for 9 microbatches" in flight
+    assert "nobody else holds the state of stage 1; it is lost unless" in state
+    assert "(at most " in state
+
+
+def test_an_export_says_the_path_once(
+    daemon: FixedDaemon, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "model.safetensors")
+    daemon.answers["export"] = {"schema_version": 1, "path": path, "step": 41, "bytes": 7}
+    assert ask(daemon, "export", path) == exit_codes.OK
+    assert capsys.readouterr().out == f"{path}: step 41, bytes 7\n"
+
+
+def test_a_strangers_status_is_two_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = json.dumps({"schema_version": 1, "state": "serving", "clock_skew_seconds": 0.0})
+    done = subprocess.CompletedProcess([], exit_codes.OK, answer.encode(), b"")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert run(["status", "--peer", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}"]) == exit_codes.OK
+    assert capsys.readouterr().out.splitlines() == [
+        "state               serving",
+        "clock_skew_seconds  0.0",
+    ]
+
+
 def test_a_refusal_by_the_daemon_is_shown_with_what_to_do(
     daemon: FixedDaemon, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -175,13 +226,15 @@ def test_with_json_an_error_is_an_object_too(
         ["run", "--threads", "many"],
         ["status", "--peer", "1.2.3.4"],
         ["export"],
+        ["drain", "--deadline", "-1"],
     ],
 )
 def test_a_wrong_command_line_exits_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(arguments) == exit_codes.USAGE
-    assert capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert all(word in said for word in arguments[1:-1])
 
 
 @pytest.mark.parametrize(
@@ -199,6 +252,22 @@ def test_wrong_settings_exit_78_before_anything_starts(
 ) -> None:
     assert run([*arguments, "--state-dir", str(tmp_path)]) == exit_codes.CONFIG
     assert says in capsys.readouterr().err
+
+
+def test_config_check_looks_at_the_runs_text_and_the_wished_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file = write_run(tmp_path, text_sha256="0" * 64)
+    check = ["config", "check", str(run_file), "--state-dir", str(tmp_path)]
+    assert run(check) == exit_codes.CONFIG
+    said = capsys.readouterr().err
+    assert "0" * 64 in said
+    assert sha256_of_text(tmp_path) in said
+    write_run(tmp_path, text_sha256=sha256_of_text(tmp_path))
+    assert run(check) == exit_codes.OK
+    monkeypatch.setenv("MURMURA_STAGE", "3")
+    assert run(check) == exit_codes.CONFIG
+    assert "stage must be 0 to 2" in capsys.readouterr().err
 
 
 def test_config_show_prints_a_settings_file_and_where_each_value_comes_from(

@@ -37,6 +37,12 @@ def test_before_anybody_answers_the_headline_says_how_many_start() -> None:
     assert headline(Scene((Sight(name="n1", role="r", fate="up"),)), 120) == "starting 1 nodes"
 
 
+def test_when_nobody_is_up_any_more_the_headline_says_so() -> None:
+    assert headline(Scene((Sight(name="n1", role="r", fate="drained"),)), 120) == (
+        "all nodes have left"
+    )
+
+
 def test_a_log_gets_one_line_for_many_looks_and_every_event() -> None:
     out = io.StringIO()
     plain = PlainScreen(120, time.monotonic(), out)

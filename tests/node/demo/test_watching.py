@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.demo import faults, watching
+from node.demo import faults, main, watching
 from node.demo.scene import Scene
 from node.demo.watching import Watch
 from node.errors import NodeError, NotRunningError
@@ -46,6 +46,9 @@ class FakeNode:
 
     def tail(self) -> str:
         return f"the last line of {self.name}"
+
+    def left_behind(self) -> set[int]:
+        return set()
 
     def kill(self) -> None:
         self.code = -9
@@ -150,6 +153,23 @@ def test_a_killed_node_is_not_asked_any_more_and_counts_for_nothing(
     assert scene.find("n1").state == "killed"
     assert scene.step == 4
     assert [sight.name for sight in scene.hosting] == ["n2"]
+
+
+def test_leaving_is_said_and_the_last_picture_shows_nodes_that_have_drained(
+    nodes: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes["n1"] = [status(step=9, stage=0), {"step": 9, "bytes": 7}]
+    monkeypatch.setattr(watching, "stop_all", lambda nodes: dict.fromkeys(nodes, 0))
+    watch = watch_of(nodes)
+    shown: list[Scene] = []
+    monkeypatch.setattr(watch.screen, "show", shown.append)
+    assert main._leave(watch, Path("model")) == []
+    assert [what.split()[0].strip(":") for what in watch.screen.said] == [  # type: ignore[attr-defined]
+        "exported",
+        "draining",
+        "drained",
+    ]
+    assert [sight.state for sight in shown[-1].sights] == ["drained"]
 
 
 def member(*, stage: int, counted: int, step: int = 7, leading: bool = False) -> dict[str, Any]:
