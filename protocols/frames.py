@@ -43,11 +43,8 @@ VALUES_MAX: Final = 1 << 18
 bytes costs more than about 250 bytes of memory, so that no header costs more than 64 MiB, whoever made it up."""
 _UNCOUNTED_BYTES_MAX: Final = 4096
 """Too few to be worth counting: the worst is 1 MB of small objects, or 32 MB of address space never touched."""
-
-
-_CONTAINERS_FREE: Final = 1024
-_BYTES_PER_CONTAINER: Final = 16
-"""The smallest messages in long lists, tallies of a record, have 50 bytes each."""
+_BYTES_PER_VALUE: Final = 4
+"""On average beyond that, so that a header costs little more than some 40 times its bytes. Records have 10."""
 
 
 class FrameKind(enum.IntEnum):
@@ -172,27 +169,77 @@ def decode_header_untrusted(
     return Header(data["m"], tensors)
 
 
-def unpack_untrusted(raw: bytes | bytearray | memoryview) -> Any:
-    """Decode one msgpack value; containers and strings cannot be larger than the input. Raises RemoteProtocolError.
+def unpack_untrusted(raw: bytes | bytearray | memoryview, *, values_max: int = VALUES_MAX) -> Any:
+    """Decode one msgpack value. Raises RemoteProtocolError only.
 
-    An empty container is one byte on the wire and 64 in memory, so there may not be many more than messages have: what is
-    decoded is at most some 20 times as large as the input.
+    Containers and strings cannot be larger than the input, which bounds little: an empty map is one byte on the wire
+    and 72 in memory, and an array takes its room as soon as it says its size. So the values are counted first.
+
+    Args:
+      values_max: keys, values and elements, containers included.
     """
-    left = _CONTAINERS_FREE + len(raw) // _BYTES_PER_CONTAINER
-
-    def count(container: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError("too many containers")
-        return container
-
+    if len(raw) > min(_UNCOUNTED_BYTES_MAX, values_max):
+        for_its_size = _UNCOUNTED_BYTES_MAX + len(raw) // _BYTES_PER_VALUE
+        _count_untrusted(bytes(raw), min(values_max, for_its_size))
     try:
-        return msgpack.unpackb(
-            raw, strict_map_key=False, max_ext_len=0, object_hook=count, list_hook=count
-        )
+        return msgpack.unpackb(raw, strict_map_key=False, max_ext_len=0)
     except (ValueError, msgpack.exceptions.UnpackException, TypeError, RecursionError) as error:
         raise RemoteProtocolError("not valid msgpack") from error
+
+
+def _count_untrusted(raw: bytes, values_max: int) -> None:
+    """Refuse what holds, or says it will hold, more than `values_max` values, without making any of them.
+
+    Every round of the loop passes one value, so its time is bounded by `values_max` too. Whether the values make sense
+    is left to the decoder.
+    """
+    known = 1  # values passed, and those that the containers passed so far say are to come
+    passed = 0
+    offset = 0
+    try:
+        while passed < known:
+            passed += 1
+            code = raw[offset]
+            offset += 1
+            if code < 0x80 or code >= 0xE0:  # a small integer
+                continue
+            fixed, length_bytes, per_length = _LAYOUT[code]
+            length = fixed
+            if length_bytes:
+                length = int.from_bytes(raw[offset : offset + length_bytes], "big")
+                offset += length_bytes + fixed
+            if per_length:
+                known += per_length * length
+                if known > values_max:
+                    raise RemoteProtocolError(f"more than {values_max} values in one message")
+            else:
+                offset += length
+    except IndexError as error:
+        raise RemoteProtocolError("not valid msgpack") from error
+
+
+def _layout_of_msgpack() -> dict[int, tuple[int, int, int]]:
+    """Return first byte -> (fixed length, bytes that hold a length, values per unit of length; 0 for plain bytes).
+
+    With bytes that hold a length, the fixed length comes on top of it, for the type byte of an extension.
+    """
+    layout = {code: (code & 0x0F, 0, 2) for code in range(0x80, 0x90)}  # small maps
+    layout |= {code: (code & 0x0F, 0, 1) for code in range(0x90, 0xA0)}  # small arrays
+    layout |= {code: (code & 0x1F, 0, 0) for code in range(0xA0, 0xC0)}  # short text
+    layout |= dict.fromkeys(range(0xC0, 0xC4), (0, 0, 0))  # nil, unused, false, true
+    for exponent in range(3):
+        layout[0xC4 + exponent] = (0, 1 << exponent, 0)  # bytes
+        layout[0xC7 + exponent] = (1, 1 << exponent, 0)  # extensions
+        layout[0xD9 + exponent] = (0, 1 << exponent, 0)  # text
+    layout |= {0xCA: (4, 0, 0), 0xCB: (8, 0, 0)}  # floats
+    for exponent in range(4):
+        layout[0xCC + exponent] = layout[0xD0 + exponent] = (1 << exponent, 0, 0)  # integers
+    layout |= {0xD4 + exponent: (1 + (1 << exponent), 0, 0) for exponent in range(5)}  # extensions
+    layout |= {0xDC: (0, 2, 1), 0xDD: (0, 4, 1), 0xDE: (0, 2, 2), 0xDF: (0, 4, 2)}
+    return layout
+
+
+_LAYOUT: Final = _layout_of_msgpack()
 
 
 def _spec_untrusted(item: Any, limits: Limits) -> TensorSpec:

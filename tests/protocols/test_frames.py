@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -21,6 +22,7 @@ from protocols.frames import (
     decode_header_untrusted,
     decode_prefix_untrusted,
     encode_frame,
+    unpack_untrusted,
 )
 
 LIMITS = Limits()
@@ -93,6 +95,55 @@ def test_a_flipped_bit_is_decoded_or_blames_the_sender(
     except RemoteProtocolError:
         return
     assert sum(spec.byte_count for spec in header.tensors) == prefix.body_bytes
+
+
+LONG_ARRAY = b"\xdd\x00\x03\xff\xff"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xdd\x00\x3f\xff\xfb" + b"\x80" * 0x3FFFFB,
+        LONG_ARRAY * 1000 + bytes(60_000),
+        b"\xdf\x00\x02\x00\x00" + b"\xc0\x90" * 0x20000,
+        b"\xdc\xff\xf0" + b"\x80" * 0xFFF0,
+    ],
+    ids=["empty maps", "arrays that say they are long", "keys", "a short header of maps"],
+)
+def test_more_values_than_any_message_has_are_refused_before_they_are_made(raw: bytes) -> None:
+    """The first took 300 MB, the second 500 MB of address space; the time of either held up the event loop."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError, match="values in one message"):
+            unpack_untrusted(raw)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_largest_record_there_is_has_fewer_values() -> None:
+    peer = bytes(38)
+    members = [{"peer": peer, "incarnation": 1, "stage": 0, "since": 1}] * 16384
+    record = {"members": members, "tallies": [{"peer": peer, "counted": b""}] * 16384}
+    raw = msgpack.packb({**record, "let_go": [peer] * 16384})
+    assert len(unpack_untrusted(raw)["members"]) == 16384
+
+
+@given(messages)
+def test_values_are_counted_exactly(message: Any) -> None:
+    """A decoder that goes by another layout than the counter would let some through."""
+    padded = [message, bytes(8192)]
+    raw = msgpack.packb(padded)
+    count = _count(padded)
+    assert unpack_untrusted(raw, values_max=count) == padded
+    with pytest.raises(RemoteProtocolError, match="values in one message"):
+        unpack_untrusted(raw, values_max=count - 1)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + sum(_count(key) + _count(item) for key, item in value.items())
+    return 1 + (sum(map(_count, value)) if isinstance(value, list) else 0)
 
 
 @pytest.mark.parametrize(
