@@ -156,9 +156,8 @@ class Joining:
                 self._note(address, f"no answer within {DIAL_S:g} s")
             except PeerUnreachableError as error:
                 self._note(address, error.reason)
-            except (
-                ValueError
-            ) as error:  # an invite or a record with what only looks like an address
+            except ValueError as error:
+                # An invite, or a member's record, with what only looks like an address.
                 self._note(address, f"not an address: {error}")
             except _FAILURES as error:
                 self._note(address, str(error))

@@ -228,13 +228,16 @@ class PipelineService:
         """Say in the directory that we are a member; the directory renews it until it is withdrawn."""
         announced = False
         while True:
+            changed = (
+                self._membership_changed
+            )  # taken first: it may change while the directory is told
             member = peer.ledger.member is not None
             if member and not announced:
                 await self._node.directory.announce(self._directory_key(), b"", _ANNOUNCED_S)
             elif announced and not member:
                 await self._node.directory.withdraw(self._directory_key())
             announced = member
-            await self._membership_changed.wait()
+            await changed.wait()
 
     async def _find_contacts(self, peer: PipelinePeer) -> None:
         """While we are an outsider, name peers that may be members: those in the directory and those connected."""

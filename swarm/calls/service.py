@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import trio
 
 from protocols.errors import RemoteProtocolError
-from protocols.frames import FrameKind, Limits
+from protocols.frames import HELLO_HEADER_BYTES_MAX, FrameKind, Limits
 from protocols.handshake import decode_hello_untrusted, protocol_of
 from protocols.ids import PeerID
 from protocols.ports import Host, Stream, StreamClosedError
@@ -25,8 +25,8 @@ from swarm.calls.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
-HELLO_LIMITS: Final = Limits(header_bytes_max=4096)
-"""Of the first frame, which is read before anybody has been let in."""
+HELLO_LIMITS: Final = Limits(header_bytes_max=HELLO_HEADER_BYTES_MAX)
+"""Of the first frame, whatever kind it says it is: it is read before anybody has been let in."""
 LINGER_S: Final = 2.0
 """How long a refused peer has to read the reason, and to notice that we do not want the rest of its frame."""
 
