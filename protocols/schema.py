@@ -67,10 +67,12 @@ _PLAIN: Final = frozenset((bool, int, float, str, bytes, type(None)))
 
 def encode(value: Any) -> Any:
     """Return plain data for a dataclass: maps, tuples and scalars, ready for msgpack."""
-    if type(value) in _PLAIN:
+    kind = type(value)
+    if kind in _PLAIN:
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: encode(getattr(value, name)) for name in _field_names(type(value))}
+    names = _field_names(typing.cast("Any", kind))
+    if names:
+        return {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if isinstance(value, dict):
@@ -82,6 +84,9 @@ def encode(value: Any) -> Any:
 
 @functools.cache
 def _field_names(shape: type) -> tuple[str, ...]:
+    """Name the fields of a dataclass; none of any other type."""
+    if not dataclasses.is_dataclass(shape):
+        return ()
     return tuple(field.name for field in dataclasses.fields(shape))
 
 

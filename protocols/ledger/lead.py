@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from protocols.ids import PeerID
+from protocols.ledger.coverage import Coverage
 from protocols.ledger.events import Blame, Effect, LedgerSettings, Send
 from protocols.ledger.leases import Leases, first_generation
 from protocols.ledger.messages import (
@@ -83,8 +84,7 @@ class Lead:
         self._view = View(())
         self._digest = b""
         self._reports: dict[PeerID, TallyReport] = {}
-        self._covered: list[int] = []
-        self._overlapping: PeerID | None = None
+        self._coverage = Coverage(settings.stages, self.full)
         self._newcomers: dict[PeerID, JoinWanted] = {}
         self._patience = Patience(settings.silence_s)
         self._reduced: dict[PeerID, Reduced] = {}
@@ -217,10 +217,16 @@ class Lead:
 
     def must_stay(self, peer: PeerID) -> bool:
         """Tell whether a leaving member is the only one that could give its stage's state to another."""
-        report, member = self._reports.get(peer), self._view.find(peer)
-        if report is None or member is None or not report.leaving:
-            return False
-        return not self._staffing().may_leave(self._standing(member))
+        report = self._reports.get(peer)
+        return report is not None and report.leaving and peer in self._staying([peer])
+
+    def _staying(self, leaving: Collection[PeerID]) -> set[PeerID]:
+        """Those of the leaving members that must stay yet."""
+        found = [m for p in leaving if (m := self._view.find(p)) is not None]
+        if not found:
+            return set()
+        staffing = self._staffing()
+        return {m.peer for m in found if not staffing.may_leave(self._standing(m))}
 
     def waiting_for(self) -> str:
         """Say in a few words what the next record waits for."""
@@ -242,7 +248,7 @@ class Lead:
 
     def _replicas_needed(self) -> int:
         """Per stage. The wish to begin with several is over once work has been done."""
-        begun = self._record.step > 0 or any(self._covered)
+        begun = self._record.step > 0 or self._coverage.begun
         return 1 if begun else self.settings.replicas_to_start
 
     def _evaluating(self) -> bool:
@@ -251,10 +257,7 @@ class Lead:
         return every > 0 and self._record.step % every == 0
 
     def _done_everywhere(self) -> int:
-        done = self.full
-        for ids in self._covered:
-            done &= ids
-        return done
+        return self._coverage.done
 
     def _needed(self) -> int:
         """What still has to be worked on: training microbatches not counted at every stage, then evaluations."""
@@ -319,23 +322,23 @@ class Lead:
         if before is not None and unpack_ids(before.counted) & ~counted:
             return []  # tallies only grow between fences: this report was overtaken on the way
         self._reports[peer] = report
-        if before is None or before.counted != report.counted:
-            self._recount()
+        self._coverage.add(member, counted)
         effects: list[Effect] = []
         if report.leaving and peer != self.me and self.must_stay(peer):
             effects.append(Send(peer, self._heartbeat(stay=True)))
+        if before is not None and _situation(before) == _situation(report):
+            # It counted more. That alone moves nobody, unless it completes the step or shows that something is counted twice.
+            complete = self.phase is Phase.DEALING and self._ready()
+            if not (complete or self._coverage.overlapping):
+                return effects
         return effects + self._review(now_s)
 
     def _recount(self) -> None:
-        """Add up what the stages have counted, and name a member that counted what another replica has as well."""
-        self._covered = [0] * self.settings.stages
-        self._overlapping = None
+        self._coverage = Coverage(self.settings.stages, self.full)
         for member in self._view.members:
             report = self._reports.get(member.peer)
-            counted = unpack_ids(report.counted) if report is not None else 0
-            if counted & self._covered[member.stage]:
-                self._overlapping = member.peer
-            self._covered[member.stage] |= counted
+            if report is not None:
+                self._coverage.add(member, unpack_ids(report.counted))
 
     # --- members ---
 
@@ -407,7 +410,8 @@ class Lead:
 
     def _to_fence(self) -> set[PeerID]:
         """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state."""
-        fenced = {self._overlapping} if self._overlapping is not None else set()
+        overlapping = self._coverage.overlapping
+        fenced = {overlapping} if overlapping is not None else set()
         for peer, report in self._reports.items():
             member = self._view.find(peer)
             if report.broken and member is not None:
@@ -484,11 +488,14 @@ class Lead:
         index = self._record.index + 1
         gone = gone | let_go
         members = _changed(self._view.members, index, gone=gone, fenced=fenced, moved=moved)
+        standings = [self._standing(member) for member in members]
+        staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
         for peer in sorted(self._newcomers):
             join = self._newcomers[peer]
             if len(members) < MEMBERS_MAX:
-                stage = self._stage_for(join, members)
-                members.append(Member(peer, join.incarnation, stage, index))
+                member = Member(peer, join.incarnation, staffing.stage_for(join), index)
+                members.append(member)
+                staffing.add(self._standing(member))
         members.sort(key=lambda member: member.peer)
         record = Record(
             index=index,
@@ -500,11 +507,6 @@ class Lead:
             previous=self._digest,
         )
         return self._propose(record)
-
-    def _stage_for(self, join: JoinWanted, members: Sequence[Member]) -> int:
-        standings = [self._standing(member) for member in members]
-        staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
-        return staffing.stage_for(join)
 
     def _successor(self, members: Sequence[Member]) -> PeerID:
         """Who leads next: we go on, unless we leave by this record."""
@@ -545,18 +547,17 @@ class Lead:
         self._stuck.pop(peer, None)
         if len(self._reduced) < len(self._view):
             return []
-        split = self._stages_that_disagree()
-        if split:  # their bytes were damaged on the way: all of them start the step again
-            damaged = {m.peer for m in self._view.members if m.stage in split}
-            return self._propose_view(set(), damaged, {}, set())
+        useless = self._to_fence() | self._in_disagreement()
+        if useless:
+            return self._propose_view(set(), useless, {}, set())
         return self._propose(self._step_record())
 
-    def _stages_that_disagree(self) -> set[int]:
-        """Stages whose replicas report different bytes as their reduced gradient."""
+    def _in_disagreement(self) -> set[PeerID]:
+        """Members of stages whose replicas report different bytes, damaged on the way: all of them start the step again."""
         hashes: dict[int, set[bytes]] = {}
         for member in self._view.members:
             hashes.setdefault(member.stage, set()).add(self._reduced[member.peer].gradient_hash)
-        return {stage for stage, found in hashes.items() if len(found) > 1}
+        return {m.peer for m in self._view.members if len(hashes[m.stage]) > 1}
 
     def _take_stuck(self, peer: PeerID, message: ReduceStuck) -> list[Effect]:
         if (
@@ -620,7 +621,8 @@ class Lead:
         ):
             return []
         self._accepted.add(peer)
-        if self._proposal is not None and self._view.is_quorum(self._accepted):
+        enough = 2 * len(self._accepted) >= len(self._view)
+        if enough and self._proposal is not None and self._view.is_quorum(self._accepted):
             self._decided, self._proposal = self._proposal, None
         return []
 
@@ -645,8 +647,13 @@ class Lead:
         peers.discard(self.me)
         beat, stay = self._heartbeat(), self._heartbeat(stay=True)
         leaving = [p for p, report in self._reports.items() if report.leaving]
-        staying = {peer for peer in leaving if self.must_stay(peer)}
+        staying = self._staying(leaving)
         return [Send(peer, stay if peer in staying else beat) for peer in sorted(peers)]
+
+
+def _situation(report: TallyReport) -> tuple[bool, bool, bool]:
+    """What a report says apart from the count."""
+    return report.synced, report.leaving, report.broken
 
 
 def _changed(

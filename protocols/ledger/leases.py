@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,7 +51,9 @@ class Leases:
         "_generation",
         "_grace_s",
         "_held",
+        "_held_by_any",
         "_lease_s",
+        "_none_overdue_until_s",
         "_unseen",
         "step",
         "touched",
@@ -72,19 +75,19 @@ class Leases:
         self._grace_s = grace_s
         self._lease_s = lease_s
         self._held: dict[PeerID, int] = {}
+        self._held_by_any = 0
+        self._none_overdue_until_s = -math.inf
         self._unseen: dict[PeerID, dict[int, tuple[int, float]]] = {}
         self._dealt: dict[int, _Dealt] = {}
 
     def raise_generation(self, generation: int) -> None:
         """Follow a new index: later leases must outrank any that a rival lead dealt under an older one."""
         self._generation = max(self._generation, generation)
+        self._none_overdue_until_s = -math.inf  # what is needed may have changed
 
     def held(self) -> int:
         """The microbatches somebody holds."""
-        mask = 0
-        for ids in self._held.values():
-            mask |= ids
-        return mask
+        return self._held_by_any
 
     def held_by(self, trainer: PeerID) -> int:
         return self._held.get(trainer, 0)
@@ -107,17 +110,22 @@ class Leases:
         before = self._held.get(trainer, 0)
         lost = 0
         if holding & ~before:
-            lost = holding & ~before & self.held()
+            lost = holding & ~before & self._held_by_any
             holding &= ~lost
             for microbatch in ids_of(holding & ~before):
-                self._dealt.setdefault(microbatch, _Dealt(now_s))
+                self._dealt.setdefault(microbatch, self._dealt_now(now_s))
             self.touched |= holding
-        self._held[trainer] = holding | on_its_way
+        self._hold(trainer, holding | on_its_way & before)
         return lost
+
+    def _hold(self, trainer: PeerID, ids: int) -> None:
+        """Note what a trainer holds; nobody else holds any of it."""
+        self._held_by_any = self._held_by_any & ~self._held.get(trainer, 0) | ids
+        self._held[trainer] = ids
 
     def expire(self, trainer: PeerID) -> None:
         """Take back what a silent trainer holds."""
-        self._held.pop(trainer, None)
+        self._held_by_any &= ~self._held.pop(trainer, 0)
         self._unseen.pop(trainer, None)
 
     def trainers(self) -> list[PeerID]:
@@ -134,12 +142,10 @@ class Leases:
         """
         if slots <= 0 or trainer not in self._held:
             return 0, self._generation, True
-        free = needed & ~self.held()
+        free = needed & ~self._held_by_any
         fresh = free & ~self.touched
         wanted = fresh or free or self._overdue(now_s, needed)
-        chosen = 0
-        for microbatch in ids_of(wanted)[:slots]:
-            chosen |= 1 << microbatch
+        chosen = _lowest(wanted, slots)
         if not chosen:
             return 0, self._generation, True
         self._generation += 1
@@ -147,24 +153,51 @@ class Leases:
         return chosen, self._generation, bool(fresh)
 
     def _give(self, now_s: float, trainer: PeerID, chosen: int) -> None:
-        for other, ids in self._held.items():
-            self._held[other] = ids & ~chosen
-        self._held[trainer] |= chosen
+        if chosen & self._held_by_any:
+            for other, ids in self._held.items():
+                self._held[other] = ids & ~chosen
+        self._hold(trainer, self._held[trainer] | chosen)
         self.touched |= chosen
         unseen = self._unseen.setdefault(trainer, {})
         for microbatch in ids_of(chosen):
             unseen[microbatch] = (self._generation, now_s)
             dealt = self._dealt.get(microbatch)
-            self._dealt[microbatch] = _Dealt(now_s, dealt.times + 1 if dealt is not None else 1)
+            times = dealt.times + 1 if dealt is not None else 1
+            self._dealt[microbatch] = self._dealt_now(now_s, times)
+
+    def _dealt_now(self, now_s: float, times: int = 1) -> _Dealt:
+        due_s = now_s + self._lease_s
+        self._none_overdue_until_s = min(self._none_overdue_until_s, due_s)
+        return _Dealt(now_s, times)
 
     def _overdue(self, now_s: float, needed: int) -> int:
-        """Return what has been held for too long; each time it is dealt again it may take twice as long."""
-        overdue = 0
+        """Return what has been held for too long; each time it is dealt again it may take twice as long.
+
+        Every trainer that asks in vain leads here, so what was found in vain is not looked for again.
+        """
+        if now_s < self._none_overdue_until_s:
+            return 0
+        overdue, next_s = 0, math.inf
         for microbatch in ids_of(needed):
             dealt = self._dealt.get(microbatch)
             if dealt is None:
                 continue
-            patience_s = self._lease_s * 2 ** min(dealt.times - 1, _DOUBLINGS_MAX)
-            if now_s - dealt.since_s > patience_s:
+            due_s = dealt.since_s + self._lease_s * 2 ** min(dealt.times - 1, _DOUBLINGS_MAX)
+            if now_s > due_s:
                 overdue |= 1 << microbatch
+            else:
+                next_s = min(next_s, due_s)
+        if not overdue:
+            self._none_overdue_until_s = next_s
         return overdue
+
+
+def _lowest(ids: int, count: int) -> int:
+    """Choose the `count` lowest microbatches of a set."""
+    chosen = 0
+    while ids and count > 0:
+        low = ids & -ids
+        chosen |= low
+        ids ^= low
+        count -= 1
+    return chosen

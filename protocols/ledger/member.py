@@ -80,7 +80,6 @@ from protocols.ledger.view import (
     membership_problem,
     pack_ids,
     shape_problem,
-    unpack_ids,
 )
 
 _CONTACTS_MAX: Final = 256
@@ -405,7 +404,7 @@ class Ledger:
         if before is not None and record.commits_step:
             if self._holds_gradient_of(record, before.stage):
                 effects.append(ApplyStep(record))
-            elif any(m.peer == self.me for m in record.members):
+            elif self.me in record.view:
                 return [*effects, *self._expel("did not reduce a step that was committed")]
         self._adopt(now_s, record)
         member = self.member
@@ -417,18 +416,15 @@ class Ledger:
             return [*effects, *self._expel("the other members went on without this node")]
         admitted = before is None or before.stage != member.stage
         effects += self._open_tally(record, member, admitted=admitted)
-        newcomers = tuple(
-            m.peer
-            for m in self.view.replicas(member.stage)
-            if m.since == record.index and m.peer != self.me
-        )
+        joined = self.view.newcomers(member.stage, record.index)
+        newcomers = tuple(peer for peer in joined if peer != self.me)
         if newcomers and record.step > 0 and self.synced and not admitted:
             effects.append(OfferState(record.step, newcomers))
         return effects + self._lead_or_follow(now_s, record)
 
     def _adopt(self, now_s: float, record: Record) -> None:
         self.record = record
-        self.view = View(record.members)
+        self.view = record.view
         found = self.view.find(self.me)
         self.member = found if found is not None and found.incarnation == self.incarnation else None
         self._history.add(record)
@@ -596,21 +592,27 @@ class Ledger:
             return "the record does not follow ours"
         if record.step != self.record.step + (1 if record.commits_step else 0):
             return "the step does not follow ours"
-        problem = membership_problem(record, self.view, stages=self.settings.stages)
+        problem = self._why_not_after(record)
         if problem is None and record.commits_step:
             problem = self._why_not_commit(record)
         return problem
 
+    def _why_not_after(self, record: Record) -> str | None:
+        """Check what every member checks alike: who the members are, and that a step counts everything once."""
+        if self._digest not in record.verdicts:
+            stages = self.settings.stages
+            problem = membership_problem(record, self.view, stages=stages)
+            if problem is None and record.commits_step:
+                problem = coverage_problem(
+                    record, self.view, microbatches=self.settings.microbatches, stages=stages
+                )
+            record.verdicts[self._digest] = problem
+        return record.verdicts[self._digest]
+
     def _why_not_commit(self, record: Record) -> str | None:
-        """Check that a step counts everything once, our own part as we counted it, and that we could apply it."""
+        """Check that our own part of a step is as we counted it, and that we could apply it."""
         assert self.member is not None
-        problem = coverage_problem(
-            record, self.view, microbatches=self.settings.microbatches, stages=self.settings.stages
-        )
-        if problem is not None:
-            return problem
-        ours = next((entry.counted for entry in record.tallies if entry.peer == self.me), b"")
-        if unpack_ids(ours) != self.tally.counted:
+        if record.counted.get(self.me, 0) != self.tally.counted:
             return "this member has counted something else"
         if not self._holds_gradient_of(record, self.member.stage):
             return "this member has not reduced that step"

@@ -39,8 +39,12 @@ class Staffing:
         self._staying: list[list[Standing]] = [[] for _ in range(stages)]
         self._leaving: list[list[Standing]] = [[] for _ in range(stages)]
         for standing in standings:
-            group = self._leaving if standing.leaving else self._staying
-            group[standing.member.stage].append(standing)
+            self.add(standing)
+
+    def add(self, standing: Standing) -> None:
+        """Take a further member into account."""
+        group = self._leaving if standing.leaving else self._staying
+        group[standing.member.stage].append(standing)
 
     def stage_for(self, join: JoinWanted) -> int:
         """Return the stage whose present state the newcomer holds, its own wish, or the one with the fewest members."""

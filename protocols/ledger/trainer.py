@@ -213,6 +213,7 @@ class Trainer:
         self._wirings = [
             Wiring(rng, floor_s=floor_s, ceiling_s=ceiling_s) for _ in range(settings.stages)
         ]
+        self._wired_at = [-1] * settings.stages
         self._floor_s = floor_s
         self._want_at_s = -math.inf
 
@@ -279,9 +280,7 @@ class Trainer:
         if self._record is not None and record.index < self._record.index:
             return []  # an outsider, which we are after having been expelled, may first hear of an older one
         self._record, self.lead = record, lead
-        self._view = View(record.members)
-        for stage, wiring in enumerate(self._wirings):
-            wiring.update([member.peer for member in self._view.replicas(stage)])
+        self._view = record.view
         effects: list[TrainerEffect] = []
         if record.step + 1 != self.step:
             effects += self._start_step(record.step + 1)
@@ -448,6 +447,15 @@ class Trainer:
             effects += self._advance(now_s, journey)
         return effects
 
+    def _wiring(self, stage: int) -> Wiring:
+        """The replicas of a stage by the newest record. Brought up to date when asked for: most stages are not, in most records."""
+        assert self._record is not None
+        wiring = self._wirings[stage]
+        if self._wired_at[stage] != self._record.index:
+            self._wired_at[stage] = self._record.index
+            wiring.update([member.peer for member in self._view.replicas(stage)])
+        return wiring
+
     def _number(self, call: _Call) -> int:
         self._next_call += 1
         self._calls[self._next_call] = call
@@ -485,7 +493,7 @@ class Trainer:
         leg = journey.next_leg()
         if leg is None:
             return []
-        wiring = self._wirings[leg.stage]
+        wiring = self._wiring(leg.stage)
         size = BACKWARD_SIZE if leg.kind in ("backward", "loss") else 1.0
         peer = wiring.choose(now_s, size)
         if peer is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Final
 
 import msgpack
@@ -99,9 +100,13 @@ class StageCommit:
     """Of the stage's parameters and optimizer state *before* this step, when somebody is fetching them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """One decision. A *view record* only changes the members; a *step record* also commits an optimizer step."""
+    """One decision. A *view record* only changes the members; a *step record* also commits an optimizer step.
+
+    What takes a walk through all members is found out once and kept with the record: it is asked for again and again, and
+    every member of a simulated swarm asks the same object.
+    """
 
     index: Index
     epoch: Natural = 0
@@ -130,13 +135,32 @@ class Record:
         return self.reduced_at is not None
 
     def digest(self) -> bytes:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         return hashlib.sha256(msgpack.packb(encode(self))).digest()
+
+    @cached_property
+    def view(self) -> View:
+        """The members, with the lookups that decisions need."""
+        return View(self.members)
+
+    @cached_property
+    def counted(self) -> dict[PeerID, int]:
+        """The microbatches that each member's gradient contributed."""
+        return {entry.peer: unpack_ids(entry.counted) for entry in self.tallies}
+
+    @cached_property
+    def verdicts(self) -> dict[bytes, str | None]:
+        """Digest of a record that comes before -> why this one cannot follow it; None when it can."""
+        return {}
 
 
 class View:
     """The members after one record, with the lookups that decisions need."""
 
-    __slots__ = ("_by_peer", "_by_stage", "members")
+    __slots__ = ("_by_peer", "_by_stage", "_newest", "members")
 
     def __init__(self, members: Iterable[Member]) -> None:
         self.members = tuple(members)
@@ -144,6 +168,10 @@ class View:
         self._by_stage: dict[int, list[Member]] = {}
         for member in self.members:
             self._by_stage.setdefault(member.stage, []).append(member)
+        self._newest = {
+            stage: max(member.since for member in members)
+            for stage, members in self._by_stage.items()
+        }
 
     def __len__(self) -> int:
         return len(self.members)
@@ -160,6 +188,12 @@ class View:
     def replicas(self, stage: int) -> list[Member]:
         """Members of one stage, sorted by PeerID."""
         return self._by_stage.get(stage, [])
+
+    def newcomers(self, stage: int, index: int) -> list[PeerID]:
+        """Members of one stage that record `index` admitted or fenced."""
+        if self._newest.get(stage, -1) < index:
+            return []
+        return [member.peer for member in self.replicas(stage) if member.since == index]
 
     def staffed(self, stages: int, replicas: int = 1) -> bool:
         """Tell whether every stage has at least `replicas` members."""

@@ -223,7 +223,7 @@ def _review_while_proposing(self: lead.Lead, now_s: float) -> list[Any]:
 def _done_anywhere(self: lead.Lead) -> int:
     """A microbatch counted at one stage is taken for done at all."""
     done = 0
-    for ids in self._covered:
+    for ids in self._coverage._by_stage:
         done |= ids
     return done
 
