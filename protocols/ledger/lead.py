@@ -52,6 +52,10 @@ from protocols.ledger.view import (
 
 _NEWCOMERS_MAX: Final = 1024
 """Waiting for one record; the others ask again."""
+_MEMBER_COST_S: Final = 0.002
+"""What a record costs per member, about: three messages. In a large swarm somebody always comes or goes, so changes of the
+members are collected until the last one is paid for."""
+_MANY_MEMBERS: Final = 128
 
 
 class Phase(enum.Enum):
@@ -94,6 +98,7 @@ class Lead:
         self._accepted: set[PeerID] = set()
         self._decided: Record | None = None
         self._deal_from_s = 0.0
+        self._changes_from_s = 0.0
         self._heard_too_few = False
 
     # --- the member half asks ---
@@ -137,6 +142,8 @@ class Lead:
             self._open_step(now_s, record.step + 1, elected=elected)
         self.leases.raise_generation(first_generation(record.index, ballot.round))
         self._deal_from_s = now_s + 2 * self.settings.heartbeat_s if elected else now_s
+        collects = not record.commits_step and len(view) >= _MANY_MEMBERS
+        self._changes_from_s = now_s + (_MEMBER_COST_S * len(view) if collects else 0.0)
         self._reset_phase()
         if inherited is not None:
             return self._propose(inherited)
@@ -386,7 +393,7 @@ class Lead:
 
     def _review(self, now_s: float) -> list[Effect]:
         """Decide what is next: change the members, reduce, or go on waiting."""
-        if self.phase is Phase.PROPOSING:
+        if self.phase is Phase.PROPOSING or self._collects_changes(now_s):
             return []
         gone = self._unresponsive(now_s)
         if gone and not self._view.is_quorum([p for p in self._view if p not in gone]):
@@ -407,6 +414,12 @@ class Lead:
         if self.phase is Phase.DEALING and self._ready():
             return self._start_reduce(now_s)
         return []
+
+    def _collects_changes(self, now_s: float) -> bool:
+        """Tell whether the members were changed so lately that the next change can wait for others; a finished step cannot."""
+        if self.phase is not Phase.DEALING or now_s >= self._changes_from_s:
+            return False
+        return not self._ready()
 
     def _to_fence(self) -> set[PeerID]:
         """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state."""

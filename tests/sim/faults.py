@@ -182,7 +182,7 @@ class Injector:
 
     def _stop(self, peer: SimPeer) -> None:
         self._world.log(f"stop {peer.name}")
-        peer.stopped = True
+        peer.stop()
         self._for_a_while(8.0, peer.go_on)
 
     def _slow(self, peer: SimPeer) -> None:

@@ -36,27 +36,29 @@ class Network:
         self.down: set[PeerID] = set()
         self.slow: dict[PeerID, float] = {}
         """Peers on a bad line: their messages take this many times longer, both ways."""
-        self._cuts: Counter[Link] = Counter()
+        self.cuts: Counter[Link] = Counter()
+        """Links that lose everything, and how often each was cut."""
         self._random = rng.random
 
     def cut(self, links: Iterable[Link]) -> None:
         """Lose everything on these links, until each cut is joined."""
-        self._cuts.update(links)
+        self.cuts.update(links)
 
     def join(self, links: Iterable[Link]) -> None:
         """Undo one `cut` of these links; another one may still hold."""
-        self._cuts.subtract(links)
-        self._cuts = +self._cuts
+        self.cuts.subtract(links)
+        self.cuts = +self.cuts
 
     def heal(self) -> None:
         """End all faults of the network."""
-        self._cuts.clear()
+        self.cuts.clear()
         self.slow.clear()
         self.weather = Weather(self.weather.delay_s)
 
     def reaches(self, source: PeerID, target: PeerID) -> bool:
-        gone = source in self.down or target in self.down
-        return not gone and (source, target) not in self._cuts
+        if source in self.down or target in self.down:
+            return False
+        return not self.cuts or (source, target) not in self.cuts
 
     def delay_s(self) -> float:
         weather = self.weather

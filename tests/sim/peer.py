@@ -115,6 +115,7 @@ class SimPeer:
     def _join(self, holds: HeldState | None) -> None:
         """Begin as an outsider: at the start, and again whenever we are expelled."""
         self.record_index = -1
+        self._announce_at_s = 0.0
         self.ledger = Ledger(
             self.peer_id,
             self.rng.getrandbits(32),
@@ -148,7 +149,9 @@ class SimPeer:
             now_s = self.now_s
             self._beats += 1
             if self.ledger.member is None or self._beats % 8 == 0:
-                self.handle(ContactsFound(now_s, self.world.directory.members(self.peer_id)))
+                self.handle(ContactsFound(now_s, self.world.directory.members()))
+            if self.ledger.member is not None:
+                self._announce()
             self.handle(Tick(now_s))
             lead = self.ledger.lead_peer
             if lead is not None:
@@ -156,15 +159,21 @@ class SimPeer:
             self.train(TrainerTick(now_s))
         self.world.clock.after(settings.heartbeat_s, self._beat, life)
 
+    def _announce(self) -> None:
+        directory, now_s = self.world.directory, self.world.clock.now_s
+        if now_s >= self._announce_at_s:
+            self._announce_at_s = now_s + directory.announce_s
+            directory.announce(self.peer_id)
+
     def crash(self) -> None:
         """Die without a word. Those who talk to us find that the connection is gone."""
         self.up = False
         self.life += 1
         self.world.network.down.add(self.peer_id)
+        self.world.exchanges.changed()
         self.world.watch.died(self)
-        for other in self.world.peers.values():
-            if other is not self and other.up:
-                other.later(0.05, other.notice_down, self.peer_id)
+        for other in self.world.connected_to(self):
+            other.later(0.05, other.notice_down, self.peer_id)
 
     def restart(self, *, keeps_state: bool) -> None:
         """Come back with the same identity, without memory; with the stage's state if that was on disk."""
@@ -178,9 +187,15 @@ class SimPeer:
         self.world.network.down.discard(self.peer_id)
         self.start(saved)
 
+    def stop(self) -> None:
+        """Stand still, as a suspended process does."""
+        self.stopped = True
+        self.world.exchanges.changed()
+
     def go_on(self) -> None:
         """End of a stop."""
         self.stopped = False
+        self.world.exchanges.changed()
 
     def notice_down(self, peer: PeerID) -> None:
         """The transport could not reach a peer, and a second try fails as well."""

@@ -34,9 +34,10 @@ from protocols.ledger.trainer import (
     SettleAnswered,
     TrainerEvent,
 )
-from protocols.ledger.view import Record, ids_of
+from protocols.ledger.view import Ballot, Record, ids_of
 from protocols.replies import ErrorCode
 from tests.sim.compute import SimCompute
+from tests.sim.exchange import Gradient, digest_of
 
 if TYPE_CHECKING:
     from tests.sim.peer import SimPeer
@@ -47,7 +48,6 @@ REPLAY_MAX = 8
 _SNAPSHOTS_KEPT = 2
 _BACKWARD = 2.5
 
-Gradient: TypeAlias = Counter[int]
 MakeEvent: TypeAlias = Callable[[float], TrainerEvent]
 """The answer to a call, built when it arrives."""
 
@@ -108,6 +108,7 @@ class SimStage:
         self._reduction: _Reduction | None = None
         self._done: StartReduce | None = None
         self._fetch: _Fetch | None = None
+        self.world.exchanges.changed()
 
     def host(self, stage: int, *, state: bytes = INITIAL_STATE, step: int = 0) -> None:
         """Hold this state from now on."""
@@ -124,6 +125,7 @@ class SimStage:
         def ended(computed: bool) -> None:
             gradient.clear()
             self.discarding -= 1
+            self.world.exchanges.changed()
 
         self.compute.submit(0.0, lambda: True, ended)
 
@@ -132,6 +134,7 @@ class SimStage:
         assert self.stage is not None
         content = self.finished[record.stages[self.stage].gradient_hash]
         self.gradient = Counter()
+        self.world.exchanges.changed()
         self.world.watch.step_applied(self.peer, self.stage, record, content)
         if self.loaded:
             self._advance(record, content)
@@ -142,19 +145,22 @@ class SimStage:
 
     def record_learned(self) -> None:
         """A reduction in progress is of no use any more."""
-        self._reduction = None
+        if self._reduction is not None:
+            self._reduction = None
+            self.world.exchanges.changed()
 
     def _advance(self, record: Record, content: Gradient) -> None:
-        text = repr(sorted(content.items())).encode()
-        self.state = hashlib.sha256(self.state + text).digest()
-        self.step = record.step
         assert self.stage is not None
+        reduced = record.stages[self.stage].gradient_hash
+        self.state = hashlib.sha256(self.state + reduced).digest()
+        self.step = record.step
         self.world.state_reached(self.peer, self.stage, record.step, self.state)
 
     # --- state transfer ---
 
     def admitted(self, asked: Admitted) -> None:
         self.gradient = Counter()
+        self.world.exchanges.changed()
         self.replay.clear()
         self._fetch = None
         if asked.synced and asked.record.step > 0:
@@ -251,6 +257,7 @@ class SimStage:
         if self._done is not None and self._done.index != asked.index:
             self.finished.clear()
         self._reduction = _Reduction(asked, self.world.clock.now_s)
+        self.world.exchanges.changed()
         self.peer.later(0.0, self._try_reduce, self._reduction)
 
     def reduces(self, index: int) -> bool:
@@ -264,13 +271,14 @@ class SimStage:
         if self._reduction is not reduction:
             return
         asked, waited_s = reduction.asked, self.world.clock.now_s - reduction.since_s
-        missing = [peer for peer in asked.contributors if not self._contributes(peer, asked)]
-        if not missing:
+        missing = self.world.exchanges.missing(self.peer.peer_id, asked)
+        if missing is None:
             seconds = self.world.scaled(self.world.reduce_s) * (0.5 + self.peer.rng.random())
             self.peer.later(seconds, self._finish_reduction, reduction)
         elif waited_s > 2 * self.world.settings.silence_s:
             self._reduction = None
-            self.peer.handle(ReduceFailed(self.peer.now_s, asked.index, asked.ballot, missing[0]))
+            self.world.exchanges.changed()
+            self.peer.handle(ReduceFailed(self.peer.now_s, asked.index, asked.ballot, missing))
         else:
             again_s = max(self.world.network.delay_s(), waited_s / 4)
             self.peer.later(again_s, self._try_reduce, reduction)
@@ -280,17 +288,15 @@ class SimStage:
         if self._reduction is not reduction:
             return
         asked = reduction.asked
-        if not all(self._contributes(peer, asked) for peer in asked.contributors):
+        if self.world.exchanges.missing(self.peer.peer_id, asked) is not None:
             self._try_reduce(reduction)
             return
-        content: Gradient = Counter()
-        for contributor in asked.contributors:
-            content.update(self.world.peers[contributor].stage.gradient)
+        content, digest = self.world.exchanges.sum(asked)
         damaged = self.world.rng.random() < self.world.damaged_bytes and len(asked.group) > 1
         if damaged:
-            content[self.world.rng.randrange(1000, 10**9)] += 1
+            content = content + Counter([self.world.rng.randrange(1000, 10**9)])
+            digest = digest_of(content)
         self._done, self._reduction = asked, None
-        digest = hashlib.sha256(repr(sorted(content.items())).encode()).digest()
         self.finished[digest] = content
         offered = self._offered == asked.step - 1 and self.loaded
         root = state_root(self.state) if offered else b""
@@ -298,18 +304,10 @@ class SimStage:
             ReduceFinished(self.peer.now_s, asked.index, asked.ballot, digest, 1.0, 1.0, root)
         )
 
-    def _contributes(self, peer_id: PeerID, asked: StartReduce) -> bool:
-        if peer_id == self.peer.peer_id:
-            return True
-        peer = self.world.peers[peer_id]
-        if peer.stopped or not self.world.network.reaches(peer_id, self.peer.peer_id):
-            return False
-        other = peer.stage
-        present = other._reduction.asked if other._reduction is not None else other._done
-        return present is not None and (present.index, present.ballot) == (
-            asked.index,
-            asked.ballot,
-        )
+    def offers(self, index: int, ballot: Ballot) -> bool:
+        """Tell whether our gradient can be had for this reduction."""
+        present = self._reduction.asked if self._reduction is not None else self._done
+        return present is not None and (present.index, present.ballot) == (index, ballot)
 
     # --- calls ---
 
@@ -369,9 +367,9 @@ class SimStage:
 
             def ended(computed: bool) -> None:
                 if work is Work.COUNT and computed:
-                    gradient[ask.microbatch] += (
-                        1  # as the compute thread does, whatever was decided meanwhile
-                    )
+                    # As the compute thread does, whatever was decided meanwhile.
+                    gradient[ask.microbatch] += 1
+                    self.world.exchanges.changed()
                 self._count(ask, call, tally, counting=work is Work.COUNT, computed=computed)
 
             self.compute.submit(self._seconds(_BACKWARD), call.wanted, ended)

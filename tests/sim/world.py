@@ -15,6 +15,7 @@ from tests.sim.checkers import ALL, Checker
 from tests.sim.checkers.one_side_commits import is_quorum
 from tests.sim.clock import Clock
 from tests.sim.directory import SimDirectory
+from tests.sim.exchange import Exchanges
 from tests.sim.faults import Faults, Injector
 from tests.sim.network import Network, Weather
 from tests.sim.peer import SimPeer
@@ -22,6 +23,8 @@ from tests.sim.stage import MakeEvent
 
 _LOOK_S: Final = 5.0
 _PROBE_S: Final = 1.0
+_ALL_CONNECTED: Final = 64
+_NAMES_IN_TRACE: Final = 64
 
 
 class Watch:
@@ -69,6 +72,8 @@ class World:
     Args:
       scale: seconds of this run per second of the standard one; deadlines, computing and faults stretch alike.
       reduce_s: what exchanging a gradient takes, of the standard run.
+      compute_s: what a forward takes, of the standard run.
+      announce_s: how often a member announces itself; None: once in two of the times after which a silent peer is suspected.
       detailed: trace every message, not only records and faults.
     """
 
@@ -82,6 +87,8 @@ class World:
         scale: float = 1.0,
         delay_s: float = 0.01,
         reduce_s: float = 0.0,
+        compute_s: float = 0.05,
+        announce_s: float | None = None,
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
     ) -> None:
@@ -92,14 +99,14 @@ class World:
         self.detailed = detailed
         self.clock = Clock()
         self.rng = random.Random(f"world/{seed}")
-        self.compute_s = 0.05 * scale
+        self.compute_s = compute_s * scale
         self.fetch_s = 0.5
         self.reduce_s = reduce_s
         self.broken_gradients, self.damaged_bytes = faults.broken_gradients, faults.damaged_bytes
         weather = Weather(delay_s, faults.loss, faults.repeat, faults.reordering, faults.heavy_tail)
         self.network = Network(self.clock, random.Random(f"network/{seed}"), weather)
         self.directory = SimDirectory(
-            self, random.Random(f"directory/{seed}"), stale=faults.stale_directory
+            self, announce_s=announce_s or settings.silence_s * 2, stale=faults.stale_directory
         )
         self.trace: list[str] = []
         self.handled = 0
@@ -113,6 +120,7 @@ class World:
         """Who, in which life of its state, must hold a stage's state of a step."""
         self.checkers = [checker(self) for checker in checkers]
         self.watch = Watch(self.checkers)
+        self.exchanges = Exchanges(self)
         self.peers: dict[PeerID, SimPeer] = {}
         ids = [PeerID(b"peer%04d" % index) for index in range(peer_count)]
         self.rng.shuffle(ids)
@@ -142,6 +150,20 @@ class World:
         if target is not None:  # a stranger that made itself known gets nothing
             self.network.cast(source.peer_id, send.peer, target.receive, source.peer_id, send)
 
+    def connected_to(self, peer: SimPeer) -> list[SimPeer]:
+        """Who notices at once when this peer dies: in a small swarm everybody, in a large one those that talk to it."""
+        others = [other for other in self.peers.values() if other is not peer and other.up]
+        if len(others) <= _ALL_CONNECTED:
+            return others
+        leads = {peer.ledger.lead_peer, peer.peer_id}
+        return [
+            other
+            for other in others
+            if other.peer_id in leads
+            or other.ledger.lead_peer == peer.peer_id
+            or any(call.ask.peer == peer.peer_id for call in other.calls.values())
+        ]
+
     def received(self, peer: SimPeer, source: PeerID, send: Send) -> None:
         if self.detailed:
             self.log(f"{source.decode()} > {peer.name} {send.message}")
@@ -170,9 +192,9 @@ class World:
             if self.newest_record is None or record.index > self.newest_record.index:
                 self.newest_record = record
             self._note_holders(record, before)
-            members = " ".join(f"{m.peer.decode()}@{m.stage}" for m in record.members)
-            lead = record.lead.decode()
-            self.log(f"record {record.index} step {record.step} lead {lead} members {members}")
+            self.log(
+                f"record {record.index} step {record.step} lead {record.lead.decode()} {_names(record)}"
+            )
             self.watch.decided(record, before)
             if self._healed_s is not None and record.step >= self.goal:
                 self.clock.stopped = True
@@ -279,7 +301,7 @@ class World:
         self.directory.heal()
         self.broken_gradients = self.damaged_bytes = 0.0
         for peer in self.peers.values():
-            peer.stopped = False
+            peer.go_on()
 
     def run(self, *, safety_s: float, steps_after: int, liveness_s: float) -> None:
         """Safety under faults, then healing and `steps_after` more steps. Raises ViolationError."""
@@ -294,6 +316,12 @@ class World:
         self.clock.run_until(self.scaled(safety_s + liveness_s))
         self.watch.looked()
         self.watch.ended()
+
+
+def _names(record: Record) -> str:
+    if len(record.members) > _NAMES_IN_TRACE:
+        return f"{len(record.members)} members"
+    return "members " + " ".join(f"{m.peer.decode()}@{m.stage}" for m in record.members)
 
 
 class Call:
