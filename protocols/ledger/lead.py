@@ -36,7 +36,7 @@ from protocols.ledger.messages import (
     WorkWanted,
 )
 from protocols.ledger.patience import Patience
-from protocols.ledger.placement import Staffing, Standing
+from protocols.ledger.placement import Staffing, Standing, unknown
 from protocols.ledger.pulse import Pulse
 from protocols.ledger.view import (
     MEMBERS_MAX,
@@ -50,9 +50,9 @@ from protocols.ledger.view import (
     unpack_ids,
 )
 
-_NEWCOMERS_MAX: Final = 1024
+_NEWCOMERS_MAX: Final = MEMBERS_MAX
 """Waiting for one record; the others ask again."""
-_MEMBER_COST_S: Final = 0.002
+_MEMBER_COST_S: Final = 0.005
 """What a record costs per member, about: three messages. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
 _MANY_MEMBERS: Final = 128
@@ -89,6 +89,7 @@ class Lead:
         self._digest = b""
         self._reports: dict[PeerID, TallyReport] = {}
         self._coverage = Coverage(settings.stages, self.full)
+        self._staffing = Staffing((), stages=settings.stages, step=0)
         self._newcomers: dict[PeerID, JoinWanted] = {}
         self._patience = Patience(settings.silence_s)
         self._reduced: dict[PeerID, Reduced] = {}
@@ -232,8 +233,7 @@ class Lead:
         found = [m for p in leaving if (m := self._view.find(p)) is not None]
         if not found:
             return set()
-        staffing = self._staffing()
-        return {m.peer for m in found if not staffing.may_leave(self._standing(m))}
+        return {m.peer for m in found if not self._staffing.may_leave(self._standing(m))}
 
     def waiting_for(self) -> str:
         """Say in a few words what the next record waits for."""
@@ -246,7 +246,7 @@ class Lead:
         if not self._view.staffed(self.settings.stages, self._replicas_needed()):
             bare = [s for s in range(self.settings.stages) if not self._view.replicas(s)]
             return f"peers for stages {bare}" if bare else "more replicas before the first step"
-        stateless = self._staffing().stateless()
+        stateless = self._staffing.stateless()
         if stateless:
             return f"a peer that holds the state of stages {stateless} at step {self._record.step}"
         return f"{self._needed().bit_count()} microbatches"
@@ -330,17 +330,26 @@ class Lead:
             return []  # tallies only grow between fences: this report was overtaken on the way
         self._reports[peer] = report
         self._coverage.add(member, counted)
+        self._staffing.put(self._standing(member))
         effects: list[Effect] = []
         if report.leaving and peer != self.me and self.must_stay(peer):
             effects.append(Send(peer, self._heartbeat(stay=True)))
-        if before is not None and _situation(before) == _situation(report):
-            # It counted more. That alone moves nobody, unless it completes the step or shows that something is counted twice.
-            complete = self.phase is Phase.DEALING and self._ready()
-            if not (complete or self._coverage.overlapping):
-                return effects
-        return effects + self._review(now_s)
+        return effects + (self._review(now_s) if self._is_news(before, report) else [])
+
+    def _is_news(self, before: TallyReport | None, report: TallyReport) -> bool:
+        """Tell whether a report may ask for a decision. Most say that a member counted more, or that it is there as before."""
+        if before is None:
+            if report.leaving or report.broken or len(self._reports) == len(self._view):
+                return True
+        elif _situation(before) != _situation(report):
+            return True
+        complete = self.phase is Phase.DEALING and self._ready()
+        return complete or self._coverage.overlapping is not None
 
     def _recount(self) -> None:
+        """Build from the reports what is kept up to date with each further one."""
+        standings = (self._standing(member) for member in self._view.members)
+        self._staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
         self._coverage = Coverage(self.settings.stages, self.full)
         for member in self._view.members:
             report = self._reports.get(member.peer)
@@ -372,24 +381,12 @@ class Lead:
         self._recount()
 
     def _standing(self, member: Member) -> Standing:
-        """What is known of a member. One that has not reported yet is taken to have what it was admitted with."""
+        """What is known of a member."""
         report = self._reports.get(member.peer)
         if report is None or report.index < member.since:
-            return Standing(member, synced=False, leaving=False, counted=0)
+            return unknown(member)
         counted = unpack_ids(report.counted).bit_count()
         return Standing(member, synced=report.synced, leaving=report.leaving, counted=counted)
-
-    def _staffing(self, *, without: Collection[PeerID] = (), step: int | None = None) -> Staffing:
-        """The members by stage.
-
-        Args:
-          without: whom the next record gives up for dead.
-          step: committed by then; None: no more than now.
-        """
-        members = (member for member in self._view.members if member.peer not in without)
-        standings = [self._standing(member) for member in members]
-        step = self._record.step if step is None else step
-        return Staffing(standings, stages=self.settings.stages, step=step)
 
     def _review(self, now_s: float) -> list[Effect]:
         """Decide what is next: change the members, reduce, or go on waiting."""
@@ -442,7 +439,7 @@ class Lead:
             return {}
         if len(self._reports) < len(self._view):
             return {}
-        move = self._staffing().rescue(replicas=replicas)
+        move = self._staffing.rescue(replicas=replicas)
         return dict([move]) if move is not None else {}
 
     def _unresponsive(self, now_s: float) -> set[PeerID]:
@@ -467,7 +464,8 @@ class Lead:
         ]
         if not leaving:
             return []
-        staffing = self._staffing(without=gone, step=step)
+        staying = (member for member in self._view.members if member.peer not in gone)
+        staffing = self._staffing.of(staying, step=step)
         found = ((p, self._view.find(p)) for p in leaving)
         return [p for p, m in found if m is not None and staffing.may_leave(self._standing(m))]
 
@@ -501,14 +499,13 @@ class Lead:
         index = self._record.index + 1
         gone = gone | let_go
         members = _changed(self._view.members, index, gone=gone, fenced=fenced, moved=moved)
-        standings = [self._standing(member) for member in members]
-        staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
+        staffing = self._staffing.of(members, step=self._record.step)
         for peer in sorted(self._newcomers):
             join = self._newcomers[peer]
             if len(members) < MEMBERS_MAX:
                 member = Member(peer, join.incarnation, staffing.stage_for(join), index)
                 members.append(member)
-                staffing.add(self._standing(member))
+                staffing.put(unknown(member))
         members.sort(key=lambda member: member.peer)
         record = Record(
             index=index,
@@ -611,7 +608,7 @@ class Lead:
 
     def _members_after_step(self, index: int, gone: set[PeerID]) -> tuple[Member, ...]:
         """A step's end is when leaving and moving cost no work: all gradients start from zero anyway."""
-        move = self._staffing().reinforce() if not self._newcomers else None
+        move = self._staffing.reinforce() if not self._newcomers else None
         moved = dict([move]) if move is not None else {}
         return tuple(_changed(self._view.members, index, gone=gone, fenced=set(), moved=moved))
 

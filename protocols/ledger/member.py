@@ -365,7 +365,7 @@ class Ledger:
         """Any newer record is news; one that admits this incarnation makes us a member, and ends the reading."""
         effects: list[Effect] = []
         for record in message.records:
-            problem = shape_problem(record, stages=self.settings.stages)
+            problem = self._why_not_ours(record)
             if problem is not None or record.step > self.settings.steps:
                 return [*effects, Blame(peer, problem or "its record is past the end of the run")]
             if self.record is None or record.index > self.record.index:
@@ -399,7 +399,7 @@ class Ledger:
 
     def _learn(self, now_s: float, record: Record) -> list[Effect]:
         """Take a decided record: leave, apply, admit, discard, as it says."""
-        before = self.member
+        before, last = self.member, self.record
         effects: list[Effect] = [Learned(record)]
         if before is not None and record.commits_step:
             if self._holds_gradient_of(record, before.stage):
@@ -420,7 +420,13 @@ class Ledger:
         newcomers = tuple(peer for peer in joined if peer != self.me)
         if newcomers and record.step > 0 and self.synced and not admitted:
             effects.append(OfferState(record.step, newcomers))
-        return effects + self._lead_or_follow(now_s, record)
+        if record.lead == self.me:
+            return effects + self._go_on_leading(now_s, record)
+        self.lead = None
+        same_lead = last is not None and last.lead == record.lead
+        if same_lead and not record.commits_step and member == before and not self.leaving:
+            return effects  # it knows what we have counted, and asks again with its next heartbeat
+        return effects + self._report()
 
     def _adopt(self, now_s: float, record: Record) -> None:
         self.record = record
@@ -459,10 +465,7 @@ class Ledger:
             effects.append(Admitted(record, member.stage, donors, self.synced))
         return effects
 
-    def _lead_or_follow(self, now_s: float, record: Record) -> list[Effect]:
-        if record.lead != self.me:
-            self.lead = None
-            return self._report()
+    def _go_on_leading(self, now_s: float, record: Record) -> list[Effect]:
         inherits_work = self.lead is None and not record.commits_step
         if self.lead is None:
             self.lead = Lead(self.me, self.settings, self._pulse)
@@ -596,6 +599,12 @@ class Ledger:
         if problem is None and record.commits_step:
             problem = self._why_not_commit(record)
         return problem
+
+    def _why_not_ours(self, record: Record) -> str | None:
+        """Check what anybody can, whatever came before."""
+        if b"" not in record.verdicts:
+            record.verdicts[b""] = shape_problem(record, stages=self.settings.stages)
+        return record.verdicts[b""]
 
     def _why_not_after(self, record: Record) -> str | None:
         """Check what every member checks alike: who the members are, and that a step counts everything once."""

@@ -7,7 +7,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from protocols.ids import PeerID
@@ -26,25 +26,46 @@ class Standing:
     """Microbatches in its gradient: what moving it would throw away."""
 
 
+def unknown(member: Member) -> Standing:
+    """What is known of a member that has not reported yet: it is taken to have what it was admitted with."""
+    return Standing(member, synced=False, leaving=False, counted=0)
+
+
 class Staffing:
-    """The members by stage, as of one moment.
+    """The members by stage. Kept up to date member by member: a lead asks it at every report.
 
     Args:
       step: last committed step; at 0 every node can build the state of every stage by itself.
     """
 
-    def __init__(self, standings: Collection[Standing], *, stages: int, step: int) -> None:
+    __slots__ = ("_leaving", "_staying", "stages", "step")
+
+    def __init__(self, standings: Iterable[Standing], *, stages: int, step: int) -> None:
         self.stages = stages
         self.step = step
-        self._staying: list[list[Standing]] = [[] for _ in range(stages)]
-        self._leaving: list[list[Standing]] = [[] for _ in range(stages)]
+        self._staying: list[dict[PeerID, Standing]] = [{} for _ in range(stages)]
+        self._leaving: list[dict[PeerID, Standing]] = [{} for _ in range(stages)]
         for standing in standings:
-            self.add(standing)
+            self.put(standing)
 
-    def add(self, standing: Standing) -> None:
-        """Take a further member into account."""
-        group = self._leaving if standing.leaving else self._staying
-        group[standing.member.stage].append(standing)
+    def put(self, standing: Standing) -> None:
+        """Take a further member into account, or what is known of one by now. It has not changed its stage."""
+        stage, peer = standing.member.stage, standing.member.peer
+        group, other = self._staying, self._leaving
+        if standing.leaving:
+            group, other = other, group
+        other[stage].pop(peer, None)
+        group[stage][peer] = standing
+
+    def of(self, members: Iterable[Member], *, step: int) -> Staffing:
+        """Return the staffing by these members; one that has been marked anew since has counted nothing, and holds nothing."""
+        standings = (self._find(member) or unknown(member) for member in members)
+        return Staffing(standings, stages=self.stages, step=step)
+
+    def _find(self, member: Member) -> Standing | None:
+        found = self._staying[member.stage].get(member.peer)
+        found = found or self._leaving[member.stage].get(member.peer)
+        return found if found is not None and found.member == member else None
 
     def stage_for(self, join: JoinWanted) -> int:
         """Return the stage whose present state the newcomer holds, its own wish, or the one with the fewest members."""
@@ -62,14 +83,15 @@ class Staffing:
         """Tell whether nothing is lost with a leaving member: its stage's state is held by one that stays."""
         if not leaver.synced or self.step == 0 or not any(self._staying):
             return True
-        return any(standing.synced for standing in self._staying[leaver.member.stage])
+        return any(standing.synced for standing in self._staying[leaver.member.stage].values())
 
     def stateless(self) -> list[int]:
         """List the stages whose state no member has: the run waits for a peer that still holds it."""
         return [
             stage
             for stage in range(self.stages)
-            if not any(s.synced for s in (*self._staying[stage], *self._leaving[stage]))
+            if not any(s.synced for s in self._staying[stage].values())
+            and not any(s.synced for s in self._leaving[stage].values())
         ]
 
     def rescue(self, *, replicas: int = 1) -> tuple[PeerID, int] | None:
@@ -79,7 +101,7 @@ class Staffing:
           replicas: how many each stage must have; more than one only before the run has begun.
         """
         for stage in range(self.stages):
-            has_donor = self.step == 0 or any(s.synced for s in self._leaving[stage])
+            has_donor = self.step == 0 or any(s.synced for s in self._leaving[stage].values())
             if has_donor and len(self._staying[stage]) < replicas:
                 peer = self._spare(keep=replicas)
                 return (peer, stage) if peer is not None else None
@@ -87,9 +109,7 @@ class Staffing:
 
     def reinforce(self) -> tuple[PeerID, int] | None:
         """Name a member to move at a step's end, to a stage that one more loss would end. One fetch at a time."""
-        unsettled = any(s for group in self._leaving for s in group)
-        unsettled = unsettled or any(not s.synced for group in self._staying for s in group)
-        if unsettled:
+        if any(self._leaving) or any(not s.synced for g in self._staying for s in g.values()):
             return None
         for stage in range(self.stages):
             if len(self._staying[stage]) == 1:
@@ -99,8 +119,9 @@ class Staffing:
 
     def _spare(self, *, keep: int) -> PeerID | None:
         """Choose from the stage with the most members one whose leaving costs least, if `keep` synced ones remain."""
-        crowd = max(self._staying, key=len)
-        able = [s for s in crowd if sum(o.synced for o in crowd if o is not s) >= keep]
+        crowd = max(self._staying, key=len).values()
+        synced = sum(s.synced for s in crowd)
+        able = [s for s in crowd if synced - s.synced >= keep]
         if not able:
             return None
         return min(able, key=lambda s: (s.synced, s.counted, s.member.peer)).member.peer

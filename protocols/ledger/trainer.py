@@ -179,6 +179,11 @@ class _Claim:
     """What we had of them under an older lease."""
     retry: Backoff = field(default_factory=Backoff)
     asking: set[PeerID] = field(default_factory=set)
+    """Those of `waiting` with a question on its way."""
+
+    @property
+    def has_to_ask(self) -> bool:
+        return len(self.waiting) > len(self.asking)
 
 
 class Trainer:
@@ -243,7 +248,7 @@ class Trainer:
         times = [
             j.retry.at_s for j in self.journeys.values() if j.asking is None and not j.finished
         ]
-        times += [claim.retry.at_s for claim in self._claims if claim.waiting - claim.asking]
+        times += [claim.retry.at_s for claim in self._claims if claim.has_to_ask]
         if self.lead is not None and self._record is not None and not self._is_silent():
             times.append(self._want_at_s)
         return min(times, default=math.inf)
@@ -279,14 +284,14 @@ class Trainer:
     def _learn(self, now_s: float, record: Record, lead: PeerID) -> list[TrainerEffect]:
         if self._record is not None and record.index < self._record.index:
             return []  # an outsider, which we are after having been expelled, may first hear of an older one
+        new_step = record.step + 1 != self.step
+        hopes = new_step or lead != self.lead or self._nothing_to_do()
         self._record, self.lead = record, lead
         self._view = record.view
         effects: list[TrainerEffect] = []
-        if record.step + 1 != self.step:
-            effects += self._start_step(record.step + 1)
-        else:
-            effects += self._revalidate()
-        return effects + self._advance_all(now_s) + self._want_work(now_s)
+        effects += self._start_step(record.step + 1) if new_step else self._revalidate()
+        effects += self._advance_all(now_s)
+        return effects + (self._want_work(now_s) if hopes else [])
 
     def _start_step(self, step: int) -> list[TrainerEffect]:
         effects: list[TrainerEffect] = [CancelCall(number) for number in self._calls]
@@ -453,7 +458,7 @@ class Trainer:
         wiring = self._wirings[stage]
         if self._wired_at[stage] != self._record.index:
             self._wired_at[stage] = self._record.index
-            wiring.update([member.peer for member in self._view.replicas(stage)])
+            wiring.update(self._view, stage)
         return wiring
 
     def _number(self, call: _Call) -> int:
@@ -466,7 +471,7 @@ class Trainer:
             self._claims.remove(claim)
             self._start(claim.ids, claim.generation, claim.counted, claim.before)
             return []
-        if now_s < claim.retry.at_s:
+        if now_s < claim.retry.at_s or not claim.has_to_ask:
             return []
         effects: list[TrainerEffect] = []
         for peer in sorted(claim.waiting - claim.asking):

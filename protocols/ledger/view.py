@@ -153,14 +153,14 @@ class Record:
 
     @cached_property
     def verdicts(self) -> dict[bytes, str | None]:
-        """Digest of a record that comes before -> why this one cannot follow it; None when it can."""
+        """Digest of a record that comes before, or b"" for any -> why this one cannot follow it; None when it can."""
         return {}
 
 
 class View:
     """The members after one record, with the lookups that decisions need."""
 
-    __slots__ = ("_by_peer", "_by_stage", "_newest", "members")
+    __slots__ = ("_by_peer", "_by_stage", "_fewest", "_newest", "members")
 
     def __init__(self, members: Iterable[Member]) -> None:
         self.members = tuple(members)
@@ -168,6 +168,7 @@ class View:
         self._by_stage: dict[int, list[Member]] = {}
         for member in self.members:
             self._by_stage.setdefault(member.stage, []).append(member)
+        self._fewest = min((len(replicas) for replicas in self._by_stage.values()), default=0)
         self._newest = {
             stage: max(member.since for member in members)
             for stage, members in self._by_stage.items()
@@ -197,14 +198,14 @@ class View:
 
     def staffed(self, stages: int, replicas: int = 1) -> bool:
         """Tell whether every stage has at least `replicas` members."""
-        return all(len(self.replicas(stage)) >= replicas for stage in range(stages))
+        return len(self._by_stage) >= stages and self._fewest >= replicas
 
     def is_quorum(self, peers: Collection[PeerID]) -> bool:
         """Tell whether `peers` may decide: more than half of the members, or half with the smallest PeerID among them.
 
         Two such sets always share a member: two majorities overlap, and of two halves only one has the smallest.
         """
-        present = sum(1 for peer in self._by_peer if peer in peers)
+        present = len(self._by_peer.keys() & peers)
         if present * 2 != len(self.members):
             return present * 2 > len(self.members)
         return present > 0 and min(self._by_peer) in peers
@@ -257,9 +258,9 @@ def shape_problem(record: Record, *, stages: int) -> str | None:
             return f"there is no stage {member.stage}"
         if member.since > record.index:
             return f"peer {member.peer} is a member since a record to come"
-    if any(member.peer in record.let_go for member in record.members):
+    if any(peer in record.view for peer in record.let_go):
         return "a member is let go and stays"
-    if record.members and all(member.peer != record.lead for member in record.members):
+    if record.members and record.lead not in record.view:
         return "the lead is no member"
     if record.commits_step and len(record.stages) != stages:
         return "a step is committed by all stages"

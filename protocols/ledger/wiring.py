@@ -19,12 +19,15 @@ from typing import Final
 
 from protocols.ids import PeerID
 from protocols.ledger.journey import Backoff
+from protocols.ledger.view import View
 
 EMA_ALPHA: Final = 0.1
 """The authors' constant: about the last ten requests count."""
 _RECENT: Final = 16
 WINDOW_MAX: Final = 64.0
 """Requests of one trainer at one replica: more than any trainer has in flight unless it was told to."""
+NEIGHBOURS_MAX: Final = 32
+"""Replicas of one stage that one trainer works with."""
 _DOUBLINGS_MAX: Final = 16
 
 
@@ -63,12 +66,25 @@ class Wiring:
         self._ceiling_s = ceiling_s
         self._replicas: dict[PeerID, _Replica] = {}
 
-    def update(self, peers: list[PeerID]) -> None:
-        """Follow the view. A newcomer starts at the smallest load: tried at once, but not given everything."""
+    def update(self, view: View, stage: int) -> None:
+        """Follow the view. A newcomer starts at the smallest load: tried at once, but not given everything.
+
+        Of many replicas a trainer knows some, drawn at random: it cannot hold a connection to each of thousands.
+        """
         least_s = min((replica.load_s for replica in self._replicas.values()), default=0.0)
-        self._replicas = {
-            peer: self._replicas.get(peer) or _Replica(least_s) for peer in sorted(peers)
-        }
+        for peer in list(self._replicas):
+            member = view.find(peer)
+            if member is None or member.stage != stage:
+                del self._replicas[peer]
+        everybody = view.replicas(stage)
+        missing = min(len(everybody), NEIGHBOURS_MAX) - len(self._replicas)
+        if missing <= 0:
+            return
+        others = [member.peer for member in everybody if member.peer not in self._replicas]
+        if missing < len(others):
+            others = self._rng.sample(others, missing)
+        for peer in others:
+            self._replicas[peer] = _Replica(least_s)
 
     def choose(self, now_s: float, size: float) -> PeerID | None:
         """Pick a replica for a request of `size` (samples, backward counted 2.5 times) and charge it."""

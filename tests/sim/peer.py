@@ -102,8 +102,8 @@ class SimPeer:
             self.world.settings,
             random.Random(self.rng.getrandbits(32)),
             in_flight=4,
-            floor_s=self.world.settings.silence_s,
-            ceiling_s=10 * self.world.settings.silence_s,
+            floor_s=self.world.deadlines_s[0],
+            ceiling_s=self.world.deadlines_s[1],
         )
         if saved is not None:
             self.stage.host(saved[0].stage, state=saved[1], step=saved[0].step)

@@ -301,8 +301,8 @@ def _anyone_may_leave(self: placement.Staffing, leaver: Any) -> bool:
 def _rescue_without_donor(self: placement.Staffing, **named: Any) -> Any:
     """Move the only one that has a stage's state to another stage."""
     for stage in range(self.stages):
-        for standing in self._staying[stage]:
-            others = [s for s in self._staying[stage] if s is not standing]
+        for standing in self._staying[stage].values():
+            others = [s for s in self._staying[stage].values() if s is not standing]
             if standing.synced and not any(s.synced for s in others) and self.step:
                 return standing.member.peer, (stage + 1) % self.stages
     return None

@@ -74,6 +74,7 @@ class World:
       reduce_s: what exchanging a gradient takes, of the standard run.
       compute_s: what a forward takes, of the standard run.
       announce_s: how often a member announces itself; None: once in two of the times after which a silent peer is suspected.
+      deadlines_s: floor and ceiling of a trainer's requests; None: one and ten of these times.
       detailed: trace every message, not only records and faults.
     """
 
@@ -89,6 +90,7 @@ class World:
         reduce_s: float = 0.0,
         compute_s: float = 0.05,
         announce_s: float | None = None,
+        deadlines_s: tuple[float, float] | None = None,
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
     ) -> None:
@@ -101,6 +103,7 @@ class World:
         self.rng = random.Random(f"world/{seed}")
         self.compute_s = compute_s * scale
         self.fetch_s = 0.5
+        self.deadlines_s = deadlines_s or (settings.silence_s, 10 * settings.silence_s)
         self.reduce_s = reduce_s
         self.broken_gradients, self.damaged_bytes = faults.broken_gradients, faults.damaged_bytes
         weather = Weather(delay_s, faults.loss, faults.repeat, faults.reordering, faults.heavy_tail)
@@ -289,9 +292,9 @@ class World:
         self.log(f"join {peer.name}")
         peer.start()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         self.watch.looked()
-        self.clock.after(self.scaled(_LOOK_S), self._look)
+        self.clock.after(self.scaled(_LOOK_S), self.look)
 
     def _heal(self) -> None:
         """End all faults: what is up stays up, what is cut is joined, what is stopped goes on."""
@@ -308,7 +311,7 @@ class World:
         for peer in list(self.peers.values()):
             peer.start()
         Injector(self, self.scaled(safety_s)).plan()
-        self._look()
+        self.look()
         self.goal = self.settings.steps + 1
         self.clock.run_until(self.scaled(safety_s))
         self._heal()

@@ -8,15 +8,20 @@ from collections import Counter
 import pytest
 
 from protocols.ids import PeerID
-from protocols.ledger.wiring import Wiring
+from protocols.ledger.view import Member, View
+from protocols.ledger.wiring import NEIGHBOURS_MAX, Wiring
 
 FAST, SLOW, NEW = (PeerID(name) for name in (b"fast", b"slow", b"new"))
 
 
 def wiring(*peers: PeerID) -> Wiring:
     made = Wiring(random.Random(1), floor_s=2.0, ceiling_s=60.0)
-    made.update(list(peers))
+    made.update(view(*peers), 0)
     return made
+
+
+def view(*peers: PeerID, stage: int = 0) -> View:
+    return View(Member(peer, 1, stage, 0) for peer in peers)
 
 
 def run(made: Wiring, seconds: dict[PeerID, float], requests: int) -> Counter[PeerID]:
@@ -41,9 +46,27 @@ def test_a_replica_gets_work_in_proportion_to_its_speed() -> None:
 def test_a_newcomer_is_tried_at_once_and_not_given_everything() -> None:
     made = wiring(FAST, SLOW)
     run(made, {FAST: 1.0, SLOW: 3.0}, 100)
-    made.update([FAST, SLOW, NEW])
+    made.update(view(FAST, SLOW, NEW), 0)
     chosen = run(made, {FAST: 1.0, SLOW: 3.0, NEW: 1.0}, 70)
     assert 20 <= chosen[NEW] <= 40
+
+
+def test_of_many_replicas_some_are_known_and_those_that_leave_are_replaced() -> None:
+    many = [PeerID(b"%03d" % number) for number in range(4 * NEIGHBOURS_MAX)]
+    made = wiring(*many)
+    first = {made.choose(0.0, 1.0) for _ in range(10 * NEIGHBOURS_MAX)}
+    assert len(first) == NEIGHBOURS_MAX
+    remaining = [peer for peer in many if peer not in list(first)[: NEIGHBOURS_MAX // 2]]
+    made.update(view(*remaining), 0)
+    second = {made.choose(0.0, 1.0) for _ in range(10 * NEIGHBOURS_MAX)}
+    assert len(second) == NEIGHBOURS_MAX
+    assert len(first & second) == NEIGHBOURS_MAX // 2
+
+
+def test_a_replica_that_moved_to_another_stage_is_not_asked() -> None:
+    made = wiring(FAST)
+    made.update(view(FAST, stage=1), 0)
+    assert made.choose(0.0, 1.0) is None
 
 
 def test_a_barred_replica_is_left_alone_for_a_while() -> None:
