@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from protocols.ids import PeerID
 from protocols.ledger.coverage import Coverage
@@ -28,7 +28,6 @@ from protocols.ledger.messages import (
     Heartbeat,
     JoinWanted,
     Lease,
-    Message,
     Reduce,
     Reduced,
     ReduceStuck,
@@ -56,6 +55,11 @@ _MEMBER_COST_S: Final = 0.002
 """What a record costs per member, about: three messages. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
 _MANY_MEMBERS: Final = 128
+
+
+LeadMessage: TypeAlias = (
+    TallyReport | WorkWanted | Evaluated | JoinWanted | Reduced | ReduceStuck | Accepted
+)
 
 
 class Phase(enum.Enum):
@@ -165,7 +169,7 @@ class Lead:
         self.evaluated = {}
         self._reports = {}
 
-    def received(self, now_s: float, peer: PeerID, message: Message) -> list[Effect]:
+    def received(self, now_s: float, peer: PeerID, message: LeadMessage) -> list[Effect]:
         """Take a message for the lead."""
         match message:
             case TallyReport():
@@ -182,8 +186,6 @@ class Lead:
                 return self._take_stuck(peer, message)
             case Accepted():
                 return self._take_accepted(peer, message)
-            case _:
-                return []
 
     def peer_down(self, now_s: float, peer: PeerID) -> list[Effect]:
         """The transport says this peer is gone."""
@@ -627,12 +629,8 @@ class Lead:
         return [Send(m.peer, accept) for m in self._view.members if m.peer not in self._accepted]
 
     def _take_accepted(self, peer: PeerID, message: Accepted) -> list[Effect]:
-        if (
-            self.phase is not Phase.PROPOSING
-            or message.ballot != self.ballot
-            or peer not in self._view
-        ):
-            return []
+        if message.ballot != self.ballot:
+            return []  # what we proposed when we led this record before
         self._accepted.add(peer)
         enough = 2 * len(self._accepted) >= len(self._view)
         if enough and self._proposal is not None and self._view.is_quorum(self._accepted):

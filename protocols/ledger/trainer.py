@@ -166,6 +166,12 @@ class _Call:
     size: float = 0.0
     claim: _Claim | None = None
 
+    @property
+    def retry(self) -> Backoff:
+        asker = self.claim if self.claim is not None else self.journey
+        assert asker is not None
+        return asker.retry
+
 
 @dataclass(slots=True)
 class _Claim:
@@ -542,17 +548,12 @@ class Trainer:
         call = self._forget_call(event.call)
         if call is None:
             return []
-        if call.claim is not None:
-            self._wait(event.now_s, call.claim.retry)
-            return []
-        journey = call.journey
-        if journey is None:
-            return []
         if call.leg is None:
-            # A settle that got no answer: ask again until a record removes the member.
-            self._wait(event.now_s, journey.retry)
+            # A settle or claim that got no answer: ask again until a record removes the member.
+            self._wait(event.now_s, call.retry)
             return []
-        return self._leg_failed(event, call, journey, call.leg)
+        assert call.journey is not None
+        return self._leg_failed(event, call, call.journey, call.leg)
 
     def _leg_failed(
         self, event: CallFailed, call: _Call, journey: Journey, leg: Leg
@@ -625,7 +626,7 @@ class Trainer:
         if event.counted and member is not None and event.index >= member.since:
             journey.counted[call.stage] = CountedAt(call.peer, event.index)
             journey.doubtful.pop(call.stage, None)
-        elif call.stage in journey.doubtful:
+        else:
             journey.doubtful[call.stage].discard(call.peer)
         effects = self._advance(event.now_s, journey)
         return effects + (self._want_work(event.now_s) if journey.finished else [])
