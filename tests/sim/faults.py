@@ -63,6 +63,10 @@ class Faults:
     """Strangers that send what the protocol forbids to everybody."""
     rogue_trainers: int = 0
     """Strangers that have members count what is leased to others."""
+    late_reports: float = 0.0
+    """Share of what a busy shell reports to the cores a moment late: how a reduction or a call ended."""
+    stage_wishes: float = 0.0
+    """Share of the peers that ask for a certain stage."""
 
     @classmethod
     def draw(cls, seed: int) -> Faults:
@@ -107,6 +111,8 @@ class Faults:
             damaged_bytes=share("damaged_bytes", 0.03),
             liars=count("liars", 1),
             rogue_trainers=count("rogue_trainers", 2),
+            late_reports=share("late_reports", 0.3),
+            stage_wishes=share("stage_wishes", 1.0),
         )
 
     def kinds(self) -> tuple[str, ...]:

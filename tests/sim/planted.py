@@ -43,6 +43,7 @@ from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
 from tests.sim.checkers.one_history import OneHistory
 from tests.sim.checkers.one_side_commits import OneSideCommits
 from tests.sim.checkers.same_state import SameState
+from tests.sim.checkers.status_is_true import StatusIsTrue
 from tests.sim.checkers.void_is_kept import VoidIsKept
 from tests.sim.checkers.work_is_redone import WorkIsRedone
 from tests.sim.world import run_seed
@@ -330,12 +331,18 @@ def _all_incarnations_alike(self: member.Ledger, now_s: float, record: views.Rec
     self.member = self.view.find(self.me)
 
 
+def _waiting_for_what_is_done(self: lead.Lead) -> str:
+    said = _waiting_for(self)
+    done = self._done_everywhere().bit_count()
+    return f"{done} microbatches" if said.endswith("microbatches") else said
+
+
 _begin, _settle = tally.Tally.begin, tally.Tally.settle
 _open_tally, _adopt = member.Ledger._open_tally, member.Ledger._adopt
 _prepare, _accept = member.Ledger._prepare, member.Ledger._accept
 _heartbeat, _records = member.Ledger._heartbeat, member.Ledger._records
 _take_reduced, _review = lead.Lead._take_reduced, lead.Lead._review
-_changed = lead._changed
+_changed, _waiting_for = lead._changed, lead.Lead.waiting_for
 _start = reducing.Reducing.start
 _leg_failed = trainer_core.Trainer._leg_failed
 
@@ -409,6 +416,8 @@ SUITE: Final = (
             ((tally.Tally, "settle", _settle_anything),)),
     Planted("the history is never cut", Bounded,
             ((history, "HISTORY_RECORDS", 10**6),)),
+    Planted("status counts the microbatches that are done", StatusIsTrue,
+            ((lead.Lead, "waiting_for", _waiting_for_what_is_done),)),
 )  # fmt: skip
 
 
