@@ -95,6 +95,7 @@ class Lead:
         self._coverage = Coverage(settings.stages, self.full)
         self._newcomers: dict[PeerID, JoinWanted] = {}
         self._patience = Patience(settings.silence_s)
+        self._fetch_patience = Patience(settings.silence_s)
         self._reduced: dict[PeerID, Reduced] = {}
         self._stuck: dict[PeerID, PeerID] = {}
         self._reduce_since_s = 0.0
@@ -141,6 +142,9 @@ class Lead:
             if member.since == record.index:  # whatever was thought of its former self
                 self._pulse.heard(now_s, member.peer)
                 self._patience.let_in(now_s, member.peer)
+                report = self._reports.get(member.peer)
+                if report is not None and report.broken and not report.synced:
+                    self._fetch_patience.let_in(now_s, member.peer)
         self._newcomers = {p: j for p, j in self._newcomers.items() if not self._admitted(p, j)}
         if fresh_step:
             self._open_step(now_s, record.step + 1, elected=elected)
@@ -181,7 +185,7 @@ class Lead:
             case JoinWanted():
                 return self._take_newcomer(now_s, peer, message)
             case Reduced():
-                return self._take_reduced(peer, message)
+                return self._take_reduced(now_s, peer, message)
             case ReduceStuck():
                 return self._take_stuck(peer, message)
             case Accepted():
@@ -406,7 +410,7 @@ class Lead:
         let_go: set[PeerID] = set()
         if self.phase is Phase.DEALING:
             let_go = self._leaving_now(gone)
-        fenced = self._to_fence()
+        fenced = self._to_fence(now_s)
         moved: dict[PeerID, int] = {}
         if self.phase is Phase.DEALING:
             moved = self._to_move(gone | let_go)
@@ -423,15 +427,19 @@ class Lead:
             return False
         return not self._ready()
 
-    def _to_fence(self) -> set[PeerID]:
-        """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state."""
+    def _to_fence(self, now_s: float) -> set[PeerID]:
+        """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state.
+
+        A fetch may fail as soon as it begins, so one that keeps failing begins again more and more rarely.
+        """
         overlapping = self._coverage.overlapping
         fenced = {overlapping} if overlapping is not None else set()
         for peer, report in self._reports.items():
             member = self._view.find(peer)
             if report.broken and member is not None:
                 sources = (self._reports.get(m.peer) for m in self._view.replicas(member.stage))
-                if report.synced or any(source is not None and source.synced for source in sources):
+                fetchable = any(source is not None and source.synced for source in sources)
+                if report.synced or (fetchable and self._fetch_patience.may_come(now_s, peer)):
                     fenced.add(peer)
         return fenced
 
@@ -551,7 +559,7 @@ class Lead:
         message = self._reduce()
         return [Send(member.peer, message) for member in self._view.members]
 
-    def _take_reduced(self, peer: PeerID, message: Reduced) -> list[Effect]:
+    def _take_reduced(self, now_s: float, peer: PeerID, message: Reduced) -> list[Effect]:
         if (
             self.phase is not Phase.REDUCING
             or message.ballot != self.ballot
@@ -562,7 +570,7 @@ class Lead:
         self._stuck.pop(peer, None)
         if len(self._reduced) < len(self._view):
             return []
-        useless = self._to_fence() | self._in_disagreement()
+        useless = self._to_fence(now_s) | self._in_disagreement()
         if useless:
             return self._propose_view(set(), useless, {}, set())
         return self._propose(self._step_record())

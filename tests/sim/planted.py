@@ -193,9 +193,9 @@ def _accept_lower_ballots(self: member.Ledger, peer: Any, message: Any) -> list[
     return effects
 
 
-def _propose_when_half_reduced(self: lead.Lead, peer: Any, message: Any) -> list[Any]:
+def _propose_when_half_reduced(self: lead.Lead, now_s: float, peer: Any, message: Any) -> list[Any]:
     """Do not wait for all members to hold the reduced gradient."""
-    effects = _take_reduced(self, peer, message)
+    effects = _take_reduced(self, now_s, peer, message)
     reducing = self.phase is lead.Phase.REDUCING
     if effects or not reducing or not self._view.is_quorum(self._reduced):
         return effects
