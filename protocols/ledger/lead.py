@@ -477,6 +477,9 @@ class Lead:
         ]
         if not leaving:
             return []
+        nobody_stays = all(p in gone or p in leaving for p in self._view)
+        if nobody_stays and self._newcomers:
+            return []  # whoever comes in now may take over what we have
         staffing = self._staffing(without=gone, step=step)
         found = ((p, self._view.find(p)) for p in leaving)
         return [p for p, m in found if m is not None and staffing.may_leave(self._standing(m))]

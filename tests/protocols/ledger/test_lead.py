@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from protocols.ledger.events import Effect, Send
 from protocols.ledger.lead import Lead, Phase
-from protocols.ledger.messages import Accept, Reduced, TallyReport
+from protocols.ledger.messages import Accept, JoinWanted, Reduced, TallyReport
 from protocols.ledger.pulse import Pulse
 from protocols.ledger.view import Ballot, Record, pack_ids
 from tests.protocols.ledger.swarm import SETTINGS, members, peer_ids
@@ -51,6 +51,24 @@ def test_a_fetch_that_fails_at_once_does_not_have_record_follow_record() -> None
     assert not proposals(lead.received(0.0, me, failed))
     assert not proposals(lead.tick(0.9 * SETTINGS.silence_s))
     assert proposals(lead.tick(1.1 * SETTINGS.silence_s))
+
+
+def test_the_last_member_lets_a_newcomer_in_before_it_leaves() -> None:
+    """Everybody may leave when nobody stays. But who asks to join may stay, and would find no state (seed 240)."""
+    me, other, newcomer = peer_ids(3)
+    record = Record(index=7, step=3, lead=me, members=members([0, 0]))
+    pulse = Pulse(SETTINGS.silence_s)
+    lead = Lead(me, SETTINGS, pulse)
+    lead.begin(0.0, record, record.view, record.digest(), Ballot(0, me))
+    lead.received(0.0, other, TallyReport(7, 4, b""))
+    lead.received(0.0, me, TallyReport(7, 4, pack_ids(1), leaving=True))
+    pulse.down(other)
+    (alone,) = {*proposals(lead.peer_down(1.0, other))}
+    assert [member.peer for member in alone.members] == [me]
+    lead.begin(1.0, alone, alone.view, alone.digest(), Ballot(0, me))
+    (proposed,) = proposals(lead.received(1.0, newcomer, JoinWanted(incarnation=9, stage=1)))
+    assert [member.peer for member in proposed.members] == [me, newcomer]
+    assert proposed.let_go == ()
 
 
 def proposals(effects: list[Effect]) -> list[Record]:
