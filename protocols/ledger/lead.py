@@ -252,7 +252,8 @@ class Lead:
         if not self._view.staffed(self.settings.stages, self._replicas_needed()):
             bare = [s for s in range(self.settings.stages) if not self._view.replicas(s)]
             return f"peers for stages {bare}" if bare else "more replicas before the first step"
-        stateless = self._staffing().stateless()
+        unheard = {m.stage for m in self._view.members if m.peer not in self._reports}
+        stateless = [s for s in self._staffing().stateless() if s not in unheard]
         if stateless:
             return f"a peer that holds the state of stages {stateless} at step {self._record.step}"
         return f"{self._needed().bit_count()} microbatches"

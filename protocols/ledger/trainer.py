@@ -165,6 +165,8 @@ class _Call:
     started_s: float = 0.0
     size: float = 0.0
     claim: _Claim | None = None
+    incarnation: int | None = None
+    """Of the peer: another one has not heard the question."""
 
     @property
     def retry(self) -> Backoff:
@@ -330,7 +332,8 @@ class Trainer:
             retry.reset()
         effects: list[TrainerEffect] = []
         for number, call in list(self._calls.items()):
-            if call.peer not in self._view:
+            member = self._view.find(call.peer)
+            if member is None or member.incarnation != call.incarnation:
                 effects.append(CancelCall(number))
                 self._forget_call(number)
         return effects
@@ -464,6 +467,8 @@ class Trainer:
 
     def _number(self, call: _Call) -> int:
         self._next_call += 1
+        member = self._view.find(call.peer)
+        call.incarnation = member.incarnation if member is not None else None
         self._calls[self._next_call] = call
         return self._next_call
 
