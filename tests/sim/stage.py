@@ -292,8 +292,7 @@ class SimStage:
             self._try_reduce(reduction)
             return
         content, digest = self.world.exchanges.sum(asked)
-        damaged = self.world.rng.random() < self.world.damaged_bytes and len(asked.group) > 1
-        if damaged:
+        if self.world.damages(self.peer) and len(asked.group) > 1:
             content = content + Counter([self.world.rng.randrange(1000, 10**9)])
             digest = digest_of(content)
         self._done, self._reduction = asked, None

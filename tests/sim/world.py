@@ -200,6 +200,10 @@ class World:
                 self.clock.stopped = True
         peer.later(0.0, self.watch.settled, peer, record)
 
+    def damages(self, peer: SimPeer) -> bool:
+        """Tell whether what this peer reduces now ends with other bytes than it should."""
+        return self.rng.random() < self.damaged_bytes
+
     # --- what may be lost ---
 
     @property
