@@ -275,7 +275,7 @@ class SimStage:
         if missing is None:
             seconds = self.world.scaled(self.world.reduce_s) * (0.5 + self.peer.rng.random())
             self.peer.later(seconds, self._finish_reduction, reduction)
-        elif waited_s > 2 * self.world.settings.silence_s:
+        elif missing in self.world.network.down or waited_s > 2 * self.world.settings.silence_s:
             self._reduction = None
             self.world.exchanges.changed()
             self._tell(lambda now_s: ReduceFailed(now_s, asked.index, asked.ballot, missing))

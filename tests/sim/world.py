@@ -114,6 +114,8 @@ class World:
         self.records: dict[int, Record] = {}
         self.newest_record: Record | None = None
         self.liars: set[PeerID] = set()
+        self.forgers: set[PeerID] = set()
+        """Honest but for what they are made to send, which nobody believes."""
         self.goal = 0
         self._healed_s: float | None = None
         self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
