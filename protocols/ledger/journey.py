@@ -100,7 +100,7 @@ class Journey:
         return len(self.counted) == self.stages
 
     def next_leg(self) -> Leg | None:
-        """Return what to ask next; None when finished or when a fate must be settled first."""
+        """Return what to ask next, once every fate is settled; None when finished."""
         if self.finished:
             return None
         last = self.stages - 1
@@ -109,13 +109,7 @@ class Journey:
         if self.held_out:
             return Leg("evaluate", last, count=False)
         lowest = min(stage for stage in range(self.stages) if stage not in self.counted)
-        for stage in range(last, lowest - 1, -1):
-            if stage in self.unsettled:
-                return None
-            needs_gradient = stage > lowest and stage - 1 not in self.gradients
-            if stage in self.counted and not needs_gradient:
-                continue
-            return Leg(
-                "loss" if stage == last else "backward", stage, count=stage not in self.counted
-            )
-        return None
+        stage = last
+        while stage > lowest and stage in self.counted and stage - 1 in self.gradients:
+            stage -= 1
+        return Leg("loss" if stage == last else "backward", stage, count=stage not in self.counted)

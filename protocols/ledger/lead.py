@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from protocols.ids import PeerID
 from protocols.ledger.coverage import Coverage
@@ -28,7 +28,6 @@ from protocols.ledger.messages import (
     Heartbeat,
     JoinWanted,
     Lease,
-    Message,
     Reduce,
     Reduced,
     ReduceStuck,
@@ -56,6 +55,11 @@ _MEMBER_COST_S: Final = 0.005
 """What a record costs per member, about: three messages. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
 _MANY_MEMBERS: Final = 128
+
+
+LeadMessage: TypeAlias = (
+    TallyReport | WorkWanted | Evaluated | JoinWanted | Reduced | ReduceStuck | Accepted
+)
 
 
 class Phase(enum.Enum):
@@ -92,6 +96,7 @@ class Lead:
         self._staffing = Staffing((), stages=settings.stages, step=0)
         self._newcomers: dict[PeerID, JoinWanted] = {}
         self._patience = Patience(settings.silence_s)
+        self._fetch_patience = Patience(settings.silence_s)
         self._reduced: dict[PeerID, Reduced] = {}
         self._stuck: dict[PeerID, PeerID] = {}
         self._reduce_since_s = 0.0
@@ -138,6 +143,9 @@ class Lead:
             if member.since == record.index:  # whatever was thought of its former self
                 self._pulse.heard(now_s, member.peer)
                 self._patience.let_in(now_s, member.peer)
+                report = self._reports.get(member.peer)
+                if report is not None and report.broken and not report.synced:
+                    self._fetch_patience.let_in(now_s, member.peer)
         self._newcomers = {p: j for p, j in self._newcomers.items() if not self._admitted(p, j)}
         if fresh_step:
             self._open_step(now_s, record.step + 1, elected=elected)
@@ -166,7 +174,7 @@ class Lead:
         self.evaluated = {}
         self._reports = {}
 
-    def received(self, now_s: float, peer: PeerID, message: Message) -> list[Effect]:
+    def received(self, now_s: float, peer: PeerID, message: LeadMessage) -> list[Effect]:
         """Take a message for the lead."""
         match message:
             case TallyReport():
@@ -178,13 +186,11 @@ class Lead:
             case JoinWanted():
                 return self._take_newcomer(now_s, peer, message)
             case Reduced():
-                return self._take_reduced(peer, message)
+                return self._take_reduced(now_s, peer, message)
             case ReduceStuck():
                 return self._take_stuck(peer, message)
             case Accepted():
                 return self._take_accepted(peer, message)
-            case _:
-                return []
 
     def peer_down(self, now_s: float, peer: PeerID) -> list[Effect]:
         """The transport says this peer is gone."""
@@ -246,7 +252,8 @@ class Lead:
         if not self._view.staffed(self.settings.stages, self._replicas_needed()):
             bare = [s for s in range(self.settings.stages) if not self._view.replicas(s)]
             return f"peers for stages {bare}" if bare else "more replicas before the first step"
-        stateless = self._staffing.stateless()
+        unheard = {m.stage for m in self._view.members if m.peer not in self._reports}
+        stateless = [s for s in self._staffing.stateless() if s not in unheard]
         if stateless:
             return f"a peer that holds the state of stages {stateless} at step {self._record.step}"
         return f"{self._needed().bit_count()} microbatches"
@@ -401,7 +408,7 @@ class Lead:
         let_go: set[PeerID] = set()
         if self.phase is Phase.DEALING:
             let_go = self._leaving_now(gone)
-        fenced = self._to_fence()
+        fenced = self._to_fence(now_s)
         moved: dict[PeerID, int] = {}
         if self.phase is Phase.DEALING:
             moved = self._to_move(gone | let_go)
@@ -418,15 +425,19 @@ class Lead:
             return False
         return not self._ready()
 
-    def _to_fence(self) -> set[PeerID]:
-        """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state."""
+    def _to_fence(self, now_s: float) -> set[PeerID]:
+        """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state.
+
+        A fetch may fail as soon as it begins, so one that keeps failing begins again more and more rarely.
+        """
         overlapping = self._coverage.overlapping
         fenced = {overlapping} if overlapping is not None else set()
         for peer, report in self._reports.items():
             member = self._view.find(peer)
             if report.broken and member is not None:
                 sources = (self._reports.get(m.peer) for m in self._view.replicas(member.stage))
-                if report.synced or any(source is not None and source.synced for source in sources):
+                fetchable = any(source is not None and source.synced for source in sources)
+                if report.synced or (fetchable and self._fetch_patience.may_come(now_s, peer)):
                     fenced.add(peer)
         return fenced
 
@@ -464,6 +475,9 @@ class Lead:
         ]
         if not leaving:
             return []
+        nobody_stays = all(p in gone or p in leaving for p in self._view)
+        if nobody_stays and self._newcomers:
+            return []  # whoever comes in now may take over what we have
         staying = (member for member in self._view.members if member.peer not in gone)
         staffing = self._staffing.of(staying, step=step)
         found = ((p, self._view.find(p)) for p in leaving)
@@ -546,7 +560,7 @@ class Lead:
         message = self._reduce()
         return [Send(member.peer, message) for member in self._view.members]
 
-    def _take_reduced(self, peer: PeerID, message: Reduced) -> list[Effect]:
+    def _take_reduced(self, now_s: float, peer: PeerID, message: Reduced) -> list[Effect]:
         if (
             self.phase is not Phase.REDUCING
             or message.ballot != self.ballot
@@ -557,7 +571,7 @@ class Lead:
         self._stuck.pop(peer, None)
         if len(self._reduced) < len(self._view):
             return []
-        useless = self._to_fence() | self._in_disagreement()
+        useless = self._to_fence(now_s) | self._in_disagreement()
         if useless:
             return self._propose_view(set(), useless, {}, set())
         return self._propose(self._step_record())
@@ -624,12 +638,8 @@ class Lead:
         return [Send(m.peer, accept) for m in self._view.members if m.peer not in self._accepted]
 
     def _take_accepted(self, peer: PeerID, message: Accepted) -> list[Effect]:
-        if (
-            self.phase is not Phase.PROPOSING
-            or message.ballot != self.ballot
-            or peer not in self._view
-        ):
-            return []
+        if message.ballot != self.ballot:
+            return []  # what we proposed when we led this record before
         self._accepted.add(peer)
         enough = 2 * len(self._accepted) >= len(self._view)
         if enough and self._proposal is not None and self._view.is_quorum(self._accepted):

@@ -179,9 +179,7 @@ class Leases:
             return 0
         overdue, next_s = 0, math.inf
         for microbatch in ids_of(needed):
-            dealt = self._dealt.get(microbatch)
-            if dealt is None:
-                continue
+            dealt = self._dealt[microbatch]
             due_s = dealt.since_s + self._lease_s * 2 ** min(dealt.times - 1, _DOUBLINGS_MAX)
             if now_s > due_s:
                 overdue |= 1 << microbatch

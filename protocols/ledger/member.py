@@ -46,7 +46,7 @@ from protocols.ledger.events import (
     Tick,
 )
 from protocols.ledger.history import History
-from protocols.ledger.lead import Lead
+from protocols.ledger.lead import Lead, LeadMessage
 from protocols.ledger.messages import (
     Accept,
     Accepted,
@@ -313,7 +313,7 @@ class Ledger:
             return []
         return [Send(peer, Heartbeat(self.record.index, self._digest, self._promised))]
 
-    def _to_lead(self, now_s: float, peer: PeerID, message: Message) -> list[Effect]:
+    def _to_lead(self, now_s: float, peer: PeerID, message: LeadMessage) -> list[Effect]:
         """Let our lead half take a message, and learn the record it may decide by it."""
         if self.lead is None:
             return []
@@ -322,8 +322,7 @@ class Ledger:
 
     def _after_lead(self, now_s: float) -> list[Effect]:
         """Learn what our lead half has decided, and tell it."""
-        if self.lead is None:
-            return []
+        assert self.lead is not None
         if not self.lead.calm:  # what it has asked for may have to be repeated
             self._next_beat_s = min(self._next_beat_s, now_s + self.settings.heartbeat_s)
         decided = self.lead.take_decided()

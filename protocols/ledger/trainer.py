@@ -165,6 +165,14 @@ class _Call:
     started_s: float = 0.0
     size: float = 0.0
     claim: _Claim | None = None
+    incarnation: int | None = None
+    """Of the peer: another one has not heard the question."""
+
+    @property
+    def retry(self) -> Backoff:
+        asker = self.claim if self.claim is not None else self.journey
+        assert asker is not None
+        return asker.retry
 
 
 @dataclass(slots=True)
@@ -329,7 +337,8 @@ class Trainer:
             retry.reset()
         effects: list[TrainerEffect] = []
         for number, call in list(self._calls.items()):
-            if call.peer not in self._view:
+            member = self._view.find(call.peer)
+            if member is None or member.incarnation != call.incarnation:
                 effects.append(CancelCall(number))
                 self._forget_call(number)
         return effects
@@ -463,6 +472,8 @@ class Trainer:
 
     def _number(self, call: _Call) -> int:
         self._next_call += 1
+        member = self._view.find(call.peer)
+        call.incarnation = member.incarnation if member is not None else None
         self._calls[self._next_call] = call
         return self._next_call
 
@@ -547,17 +558,12 @@ class Trainer:
         call = self._forget_call(event.call)
         if call is None:
             return []
-        if call.claim is not None:
-            self._wait(event.now_s, call.claim.retry)
-            return []
-        journey = call.journey
-        if journey is None:
-            return []
         if call.leg is None:
-            # A settle that got no answer: ask again until a record removes the member.
-            self._wait(event.now_s, journey.retry)
+            # A settle or claim that got no answer: ask again until a record removes the member.
+            self._wait(event.now_s, call.retry)
             return []
-        return self._leg_failed(event, call, journey, call.leg)
+        assert call.journey is not None
+        return self._leg_failed(event, call, call.journey, call.leg)
 
     def _leg_failed(
         self, event: CallFailed, call: _Call, journey: Journey, leg: Leg
@@ -630,7 +636,7 @@ class Trainer:
         if event.counted and member is not None and event.index >= member.since:
             journey.counted[call.stage] = CountedAt(call.peer, event.index)
             journey.doubtful.pop(call.stage, None)
-        elif call.stage in journey.doubtful:
+        else:
             journey.doubtful[call.stage].discard(call.peer)
         effects = self._advance(event.now_s, journey)
         return effects + (self._want_work(event.now_s) if journey.finished else [])

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.sim.forger import Forger
 from tests.sim.liar import Liar, RogueTrainer
 from tests.sim.network import Link
 
@@ -63,6 +64,12 @@ class Faults:
     """Strangers that send what the protocol forbids to everybody."""
     rogue_trainers: int = 0
     """Strangers that have members count what is leased to others."""
+    forgers: int = 0
+    """Members that also send decisions and reports that everybody must refuse."""
+    late_reports: float = 0.0
+    """Share of what a busy shell reports to the cores a moment late: how a reduction or a call ended."""
+    stage_wishes: float = 0.0
+    """Share of the peers that ask for a certain stage."""
 
     @classmethod
     def draw(cls, seed: int) -> Faults:
@@ -107,6 +114,9 @@ class Faults:
             damaged_bytes=share("damaged_bytes", 0.03),
             liars=count("liars", 1),
             rogue_trainers=count("rogue_trainers", 2),
+            forgers=count("forgers", 2),
+            late_reports=share("late_reports", 0.5),
+            stage_wishes=share("stage_wishes", 1.0),
         )
 
     def kinds(self) -> tuple[str, ...]:
@@ -149,6 +159,9 @@ class Injector:
             Liar(world, number).start(self._until_s)
         for number in range(faults.rogue_trainers):
             RogueTrainer(world, number).start(self._until_s)
+        forging = _source(world.seed, "who forges")
+        for peer in forging.sample(peers, faults.forgers):
+            Forger(world, peer).start(self._until_s)
 
     def _plan_deaths(self, peers: Sequence[SimPeer]) -> None:
         """Crashes, restarts, leaves and the mass preemption; each peer is the victim of one of them at most."""

@@ -86,6 +86,7 @@ class Liar:
         report = TallyReport(record.index, record.step + 1, b"\xff")
         lies: list[Callable[[], Message]] = [
             lambda: Heartbeat(after, _ZERO, self._rng.choice((mine, theirs))),
+            lambda: Heartbeat(record.index, record.digest(), mine),
             lambda: Records((self._coup(record),), self._rng.choice((0, after))),
             lambda: Records((), _HUGE, cut=True),
             lambda: RecordsWanted(self._rng.choice((0, after, _HUGE))),
@@ -148,10 +149,14 @@ class RogueTrainer:
         last = member.stage == world.settings.stages - 1
         ask = AskStage(
             0, member.peer, "loss" if last else "backward", record.step + 1,
-            self._rng.randrange(world.settings.microbatches), member.stage, count=True,
+            self._microbatch(), member.stage, count=True,
             attempt=Attempt(generation, self._rng.randrange(8)), deadline_s=1.0,
         )  # fmt: skip
         victim.stage.serve(ask, _Unheard())
+
+    def _microbatch(self) -> int:
+        some = self._rng.randrange(self._world.settings.microbatches)
+        return self._rng.choice((some, some, some, self._world.settings.microbatches, _HUGE))
 
 
 class _Unheard:

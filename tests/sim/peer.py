@@ -26,7 +26,7 @@ from protocols.ledger.events import (
     Tick,
 )
 from protocols.ledger.member import Ledger
-from protocols.ledger.messages import HeldState, Lease
+from protocols.ledger.messages import HeldState, Lease, Records
 from protocols.ledger.trainer import (
     AskClaim,
     AskSettle,
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 SavedState: TypeAlias = tuple[HeldState, bytes]
 DRAIN_S = 25.0
 """A draining node exits then, whatever is left to hand over."""
+_FAREWELL_S = 5.0
+"""The longest that a node stays to tell the others by which record it left."""
+_LATE_S = 1.0
 _STOPPED_POLL_S = 0.1
 
 
@@ -78,6 +81,10 @@ class SimPeer:
         self.state_life = 0
         """Raised when the hosted state is lost, too."""
         self._founder = founder
+        wishes = random.Random(f"wishes/{world.seed}/{self.name}")
+        stage = wishes.randrange(world.settings.stages)
+        self.wanted_stage = stage if wishes.random() < world.faults.stage_wishes else None
+        self._lateness = random.Random(f"lateness/{world.seed}/{self.name}")
         skewed = world.faults.clock_skew
         self._clock_zero_s = self.rng.uniform(-1e4, 1e4) if skewed else 0.0
         self._clock_rate = self.rng.uniform(0.98, 1.02) if skewed else 1.0
@@ -97,7 +104,7 @@ class SimPeer:
         self.stopped = self.draining = self._waking = False
         self.stage.reset()
         if self._founder:
-            self.stage.host(0)
+            self.stage.host(self.wanted_stage or 0)
         self.trainer = Trainer(
             self.world.settings,
             random.Random(self.rng.getrandbits(32)),
@@ -123,6 +130,7 @@ class SimPeer:
             random.Random(self.rng.getrandbits(32)),
             founder=self._founder,
             observer=self.observer,
+            stage=self.wanted_stage,
             holds=holds,
             now_s=self.now_s,
         )
@@ -209,15 +217,23 @@ class SimPeer:
             return
         self.draining = True
         self.trainer.paused = True
-        if self.ledger.member is None:
-            self._leave()
-            return
         self.handle(DrainWanted(self.now_s))
-        self.later(self.world.scaled(DRAIN_S), self._drain_ends)
+        if self.ledger.member is None:
+            self._say_farewell()
+        else:
+            self.later(self.world.scaled(DRAIN_S), self._drain_ends)
 
     def _drain_ends(self) -> None:
         self.world.log(f"{self.name} leaves at its deadline")
         self._leave()
+
+    def _say_farewell(self) -> None:
+        """Stay a moment, no member any more, until the others know by which record we left."""
+        record = self.ledger.record
+        if record is not None:
+            for member in record.members:
+                self.world.deliver(self, Send(member.peer, Records((record,), record.index)))
+        self.later(self.world.scaled(_FAREWELL_S) * self.rng.random(), self._leave)
 
     def _leave(self) -> None:
         self.left = True
@@ -230,6 +246,15 @@ class SimPeer:
         """Let the ledger take an event, and do what it says."""
         self.world.handled += 1
         self._perform_all(self.ledger.handle(event))
+
+    def report(self, tell: Callable[..., None], *args: object) -> None:
+        """Pass on what came of something; a busy shell does so a little later, when it may be news of the past."""
+        late = self._lateness.random() < self.world.faults.late_reports
+        delay_s = self.world.scaled(_LATE_S) * self._lateness.random() if late else 0.0
+        if late or self.stopped:
+            self.later(delay_s, tell, *args)
+        else:
+            tell(*args)
 
     def _perform_all(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -282,7 +307,7 @@ class SimPeer:
         if self.draining and (effect.let_go or holds is None):
             if effect.let_go:
                 self.world.gave_up(self)
-            self._leave()
+            self._say_farewell()
             return
         self._join(holds)
         if self.draining:

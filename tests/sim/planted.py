@@ -43,6 +43,7 @@ from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
 from tests.sim.checkers.one_history import OneHistory
 from tests.sim.checkers.one_side_commits import OneSideCommits
 from tests.sim.checkers.same_state import SameState
+from tests.sim.checkers.status_is_true import StatusIsTrue
 from tests.sim.checkers.void_is_kept import VoidIsKept
 from tests.sim.checkers.work_is_redone import WorkIsRedone
 from tests.sim.world import run_seed
@@ -192,9 +193,9 @@ def _accept_lower_ballots(self: member.Ledger, peer: Any, message: Any) -> list[
     return effects
 
 
-def _propose_when_half_reduced(self: lead.Lead, peer: Any, message: Any) -> list[Any]:
+def _propose_when_half_reduced(self: lead.Lead, now_s: float, peer: Any, message: Any) -> list[Any]:
     """Do not wait for all members to hold the reduced gradient."""
-    effects = _take_reduced(self, peer, message)
+    effects = _take_reduced(self, now_s, peer, message)
     reducing = self.phase is lead.Phase.REDUCING
     if effects or not reducing or not self._view.is_quorum(self._reduced):
         return effects
@@ -330,12 +331,18 @@ def _all_incarnations_alike(self: member.Ledger, now_s: float, record: views.Rec
     self.member = self.view.find(self.me)
 
 
+def _waiting_for_what_is_done(self: lead.Lead) -> str:
+    said = _waiting_for(self)
+    done = self._done_everywhere().bit_count()
+    return f"{done} microbatches" if said.endswith("microbatches") else said
+
+
 _begin, _settle = tally.Tally.begin, tally.Tally.settle
 _open_tally, _adopt = member.Ledger._open_tally, member.Ledger._adopt
 _prepare, _accept = member.Ledger._prepare, member.Ledger._accept
 _heartbeat, _records = member.Ledger._heartbeat, member.Ledger._records
 _take_reduced, _review = lead.Lead._take_reduced, lead.Lead._review
-_changed = lead._changed
+_changed, _waiting_for = lead._changed, lead.Lead.waiting_for
 _start = reducing.Reducing.start
 _leg_failed = trainer_core.Trainer._leg_failed
 
@@ -409,6 +416,8 @@ SUITE: Final = (
             ((tally.Tally, "settle", _settle_anything),)),
     Planted("the history is never cut", Bounded,
             ((history, "HISTORY_RECORDS", 10**6),)),
+    Planted("status counts the microbatches that are done", StatusIsTrue,
+            ((lead.Lead, "waiting_for", _waiting_for_what_is_done),)),
 )  # fmt: skip
 
 

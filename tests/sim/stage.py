@@ -275,10 +275,10 @@ class SimStage:
         if missing is None:
             seconds = self.world.scaled(self.world.reduce_s) * (0.5 + self.peer.rng.random())
             self.peer.later(seconds, self._finish_reduction, reduction)
-        elif waited_s > 2 * self.world.settings.silence_s:
+        elif missing in self.world.network.down or waited_s > 2 * self.world.settings.silence_s:
             self._reduction = None
             self.world.exchanges.changed()
-            self.peer.handle(ReduceFailed(self.peer.now_s, asked.index, asked.ballot, missing))
+            self._tell(lambda now_s: ReduceFailed(now_s, asked.index, asked.ballot, missing))
         else:
             again_s = max(self.world.network.delay_s(), waited_s / 4)
             self.peer.later(again_s, self._try_reduce, reduction)
@@ -292,17 +292,19 @@ class SimStage:
             self._try_reduce(reduction)
             return
         content, digest = self.world.exchanges.sum(asked)
-        damaged = self.world.rng.random() < self.world.damaged_bytes and len(asked.group) > 1
-        if damaged:
+        if self.world.damages(self.peer) and len(asked.group) > 1:
             content = content + Counter([self.world.rng.randrange(1000, 10**9)])
             digest = digest_of(content)
         self._done, self._reduction = asked, None
         self.finished[digest] = content
         offered = self._offered == asked.step - 1 and self.loaded
         root = state_root(self.state) if offered else b""
-        self.peer.handle(
-            ReduceFinished(self.peer.now_s, asked.index, asked.ballot, digest, 1.0, 1.0, root)
+        self._tell(
+            lambda now_s: ReduceFinished(now_s, asked.index, asked.ballot, digest, 1.0, 1.0, root)
         )
+
+    def _tell(self, make: Callable[[float], ReduceFinished | ReduceFailed]) -> None:
+        self.peer.report(lambda: self.peer.handle(make(self.peer.now_s)))
 
     def offers(self, index: int, ballot: Ballot) -> bool:
         """Tell whether our gradient can be had for this reduction."""

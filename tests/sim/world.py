@@ -117,6 +117,8 @@ class World:
         self.records: dict[int, Record] = {}
         self.newest_record: Record | None = None
         self.liars: set[PeerID] = set()
+        self.forgers: set[PeerID] = set()
+        """Honest but for what they are made to send, which nobody believes."""
         self.goal = 0
         self._healed_s: float | None = None
         self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
@@ -202,6 +204,10 @@ class World:
             if self._healed_s is not None and record.step >= self.goal:
                 self.clock.stopped = True
         peer.later(0.0, self.watch.settled, peer, record)
+
+    def damages(self, peer: SimPeer) -> bool:
+        """Tell whether what this peer reduces now ends with other bytes than it should."""
+        return self.rng.random() < self.damaged_bytes
 
     # --- what may be lost ---
 
@@ -371,18 +377,15 @@ class Call:
         if self.ended or not trainer.up or trainer.life != self.life:
             return
         self.ended = True
-        if trainer.stopped:
-            trainer.later(0.0, self._tell, make)
-        else:
-            self._tell(make)
+        trainer.report(self._tell, make)
 
     def _tell(self, make: MakeEvent) -> None:
-        if self.trainer.calls.pop(self.ask.call, None) is not self:
-            return  # cancelled while the trainer was stopped
         event = make(self.trainer.now_s)
         if self.world.detailed:
             self.world.log(f"{self.trainer.name} ! {event}")
-        self.world.watch.call_ended(self.trainer, self.ask, event)
+        # Cancelled meanwhile: the core has to know that by itself.
+        if self.trainer.calls.pop(self.ask.call, None) is not None:
+            self.world.watch.call_ended(self.trainer, self.ask, event)
         self.trainer.train(event)
 
 
@@ -397,7 +400,7 @@ def draw_world(
     settings = LedgerSettings(
         stages=stages,
         microbatches=rng.choice((1, 4, 8, 16)),
-        steps=100_000,
+        steps=random.Random(f"end/{seed}").choice((10, *(100_000,) * 11)),
         replicas_to_start=rng.choice((1, 1, 2)),
         evaluate_every=rng.choice((0, 3)),
         evaluation_microbatches=2,

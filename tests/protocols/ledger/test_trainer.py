@@ -321,6 +321,19 @@ def test_of_a_lease_that_is_not_fresh_all_members_are_asked_first() -> None:
     ]
 
 
+def test_a_member_that_lost_its_memory_is_asked_again_at_once() -> None:
+    driver = Driver(backs=(BACK,))
+    driver.lease(0b1)
+    (asked,) = driver.open.values()
+    driver.replace(FRONT, incarnation=2)
+    (again,) = driver.open.values()
+    assert (again.peer, asked.call in driver.open) == (FRONT, False)
+    claiming = Driver(backs=(BACK,))
+    claiming.lease(0b1, fresh=False)
+    claiming.replace(BACK, incarnation=2)
+    assert sorted(ask.peer for ask in claiming.open.values()) == sorted([FRONT, BACK])
+
+
 def test_a_claim_waits_for_what_is_being_counted() -> None:
     driver = Driver()
     driver.lease(0b0001, fresh=False)

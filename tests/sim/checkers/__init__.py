@@ -17,6 +17,7 @@ from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
 from tests.sim.checkers.one_history import OneHistory
 from tests.sim.checkers.one_side_commits import OneSideCommits
 from tests.sim.checkers.same_state import SameState
+from tests.sim.checkers.status_is_true import StatusIsTrue
 from tests.sim.checkers.void_is_kept import VoidIsKept
 from tests.sim.checkers.work_is_redone import WorkIsRedone
 
@@ -33,6 +34,7 @@ ALL: tuple[type[Checker], ...] = (
     AllPrepared,
     FrozenWhileReduced,
     VoidIsKept,
+    StatusIsTrue,
 )
 
 __all__ = ["ALL", "Checker", "ViolationError"]

@@ -1,18 +1,30 @@
-"""No queue and no table of a core grows past its limit, whatever peers and strangers send."""
+"""No queue and no table of a core grows past its limit, and no record follows record without end, whatever peers send."""
 
 from __future__ import annotations
 
 from protocols.ledger.history import HISTORY_RECORDS
+from protocols.ledger.view import Record
 from tests.sim.checkers.checker import Checker
 
 _ALLOWANCE = 40
 """Strangers and former members that have been heard since they were last swept."""
+_AT_ONCE = 8
+"""Records in one instant. A lead that decides alone takes no time for it, so it must find nothing more to decide."""
 
 
 class Bounded(Checker):
-    """Reads the sizes of the cores' tables, now and then."""
+    """Reads the sizes of the cores' tables, now and then, and counts records."""
 
     promise = "bounded"
+    _decided_s = -1.0
+    _at_once = 0
+
+    def decided(self, record: Record, before: Record | None) -> None:
+        now_s = self.world.clock.now_s
+        self._at_once = self._at_once + 1 if now_s == self._decided_s else 1
+        self._decided_s = now_s
+        if self._at_once > _AT_ONCE:
+            raise self.broken(f"{record.lead.decode()} has record follow record, without end")
 
     def looked(self) -> None:
         settings = self.world.settings

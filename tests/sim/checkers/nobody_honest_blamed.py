@@ -17,5 +17,5 @@ class NobodyHonestBlamed(Checker):
     promise = "nobody honest blamed"
 
     def blamed(self, by: SimPeer, peer: PeerID, reason: str) -> None:
-        if peer not in self.world.liars:
+        if peer not in self.world.liars | self.world.forgers:
             raise self.broken(f"{by.name} blamed {peer.decode()}: {reason}")
