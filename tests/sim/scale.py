@@ -1,8 +1,8 @@
 """One large swarm: `python -m tests.sim.scale --json`. Ten thousand peers, an hour of their time, all checkers watching.
 
-Every tenth peer goes within the hour, half of them without a word, and another comes for each. Messages are lost, repeated
-and late at a low rate. What is slow here would be slow in a large swarm: a core that walks through all members at every
-message cannot finish this in time.
+Every tenth peer goes within the hour, half of them without a word, and another comes for each. Members announce themselves
+every half minute. What is slow here would be slow in a large swarm: a core that walks through all members at every message
+cannot finish this in time. `--curve` runs a thousand, three thousand and ten thousand peers, and draws what each costs.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import multiprocessing
+import os
 import random
 import resource
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from node.limits import processor
 from protocols.ledger.events import LedgerSettings
-from tests.sim.checkers import ALL
 from tests.sim.faults import Faults
+from tests.sim.peer import SimPeer
 from tests.sim.world import World
 
 HOUR_S: Final = 3600.0
@@ -28,10 +32,18 @@ CHURN: Final = 0.1
 """Share of the peers that goes within an hour, and is replaced."""
 ANNOUNCE_S: Final = 30.0
 SILENCE_S: Final = 120.0
+"""Hearts beat every quarter of it."""
 COMPUTE_S: Final = 0.5
 """What a forward through one stage takes, on an average peer."""
-TELL_S: Final = 300.0
-FAULTS: Final = Faults(loss=0.0002, reordering=1.0, heavy_tail=0.0005)
+REDUCE_S: Final = 5.0
+DEADLINES_S: Final = (10.0, 40.0)
+WEATHER: Final = Faults(loss=0.0002, reordering=1.0, heavy_tail=0.0005)
+SLOWEST_STEP_S: Final = 900.0
+"""A swarm that commits fewer steps than this has stopped working; the checker of liveness says so."""
+CURVE: Final = (1_000, 3_000, 10_000)
+PLOT: Final = Path(__file__).parents[2] / "docs" / "plots" / "scale.svg"
+_SCALE: Final = SILENCE_S / 2
+"""The standard run suspects after two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,7 @@ class Size:
     peers: int
     stages: int
     microbatches: int
+    """Of one step."""
     seconds: float
 
 
@@ -58,62 +71,128 @@ def build(size: Size, seed: int) -> World:
         seed,
         settings,
         size.peers,
-        FAULTS,
-        scale=SILENCE_S / 2,
+        WEATHER,
+        scale=_SCALE,
         delay_s=0.05,
-        reduce_s=5.0 / (SILENCE_S / 2),
-        compute_s=COMPUTE_S / (SILENCE_S / 2),
-        deadlines_s=(10.0, 40.0),
+        reduce_s=REDUCE_S / _SCALE,
+        compute_s=COMPUTE_S / _SCALE,
         announce_s=ANNOUNCE_S,
-        checkers=ALL,
+        deadlines_s=DEADLINES_S,
     )
 
 
-def plan_churn(world: World, size: Size, rng: random.Random) -> int:
-    """Have peers go and come, spread evenly; return how many go."""
-    leavers = rng.sample(list(world.peers.values()), round(CHURN * size.peers))
-    for number, peer in enumerate(leavers):
-        go = peer.drain if number % 2 else peer.crash
-        world.clock.after(rng.uniform(0, size.seconds), _if_up, peer, go)
+def plan_churn(world: World, size: Size, rng: random.Random) -> None:
+    """Have peers go and come, spread evenly over the time."""
+    for number, peer in enumerate(
+        rng.sample(list(world.peers.values()), round(CHURN * size.peers))
+    ):
+        world.clock.after(rng.uniform(0, size.seconds), _go, peer, number % 2 == 0)
         world.clock.after(rng.uniform(0, size.seconds), world.add_peer)
-    return len(leavers)
 
 
-def _if_up(peer, go) -> None:  # type: ignore[no-untyped-def]
-    if peer.up and not peer.draining:
-        go()
+def _go(peer: SimPeer, without_a_word: bool) -> None:
+    if without_a_word:
+        peer.crash()
+    else:
+        peer.drain()
+
+
+def run(size: Size, seed: int) -> dict[str, Any]:
+    """Run one swarm in this process; return its figures. Raises ViolationError."""
+    gc.disable()  # nothing that grows here is a cycle, and looking for some takes longer than all the rest
+    started_s = time.monotonic()
+    world = build(size, seed)
+    plan_churn(world, size, random.Random(f"churn/{seed}"))
+    world.begin()
+    told_s = started_s
+    for minute in range(1, round(size.seconds / 60) + 1):
+        world.clock.run_until(60.0 * minute)
+        if time.monotonic() - told_s > 10:
+            told_s = time.monotonic()
+            tell(f"{size.peers} peers, minute {minute}: step {world.step}")
+    world.watch.looked()
+    world.goal = int(size.seconds / SLOWEST_STEP_S)
+    world.watch.ended()
+    record = world.newest_record
+    assert record is not None
+    return {
+        "peers": size.peers,
+        "stages": size.stages,
+        "virtual_hours": size.seconds / HOUR_S,
+        "members": len(record.members),
+        "came": len(world.peers) - size.peers,
+        "went": sum(not peer.up for peer in world.peers.values()),
+        "records": record.index,
+        "steps": record.step,
+        "microbatches": record.step * size.microbatches,
+        "events": world.handled,
+        "seconds": round(time.monotonic() - started_s, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+        "max_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def run_alone(size: Size, seed: int) -> dict[str, Any]:
+    """Run one swarm in a process of its own, on one core."""
+    with multiprocessing.get_context("spawn").Pool(1, _take_one_core) as pool:
+        return pool.apply(run, (size, seed))
+
+
+def _take_one_core() -> None:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plot what each size costs, per virtual hour."""
+    from matplotlib.figure import Figure  # only who draws needs it
+
+    peers = [row["peers"] for row in rows]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    seconds, memory = figure.subplots(1, 2)
+    seconds.plot(peers, [row["seconds"] for row in rows], marker="o")
+    linear = [rows[0]["seconds"] * count / peers[0] for count in peers]
+    seconds.plot(peers, linear, linestyle=":", color="grey", label="in proportion")
+    seconds.set(title="An hour of the swarm, simulated", ylabel="seconds on one core")
+    seconds.legend()
+    memory.plot(peers, [row["max_rss_gib"] for row in rows], marker="o")
+    memory.set(title="Memory", ylabel="GiB")
+    for axes in (seconds, memory):
+        axes.set(xscale="log", yscale="log", xlabel="peers")
+        axes.set_xticks(peers, [f"{count:,}" for count in peers])
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what a large swarm costs to simulate; a broken promise ends it with the checker's words."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.scale", description=__doc__)
     parser.add_argument("--peers", type=int, default=10_000)
     parser.add_argument("--stages", type=int, default=32)
-    parser.add_argument("--microbatches", type=int, default=2048, help="of one step")
+    parser.add_argument("--microbatches", type=int, help="of one step (default: peers / 5)")
     parser.add_argument("--hours", type=float, default=1.0, help="of virtual time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--curve", action="store_true", help=f"also run smaller ones, draw {PLOT.name}")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
-    size = Size(options.peers, options.stages, options.microbatches, options.hours * HOUR_S)
-    gc.disable()
-    started_s = time.process_time()
-    world = build(size, options.seed)
-    plan_churn(world, size, random.Random(f"churn/{options.seed}"))
-    for peer in list(world.peers.values()):
-        peer.start()
-    world.look()
-    at = 0.0
-    while at < size.seconds:
-        at = min(at + 60, size.seconds)
-        world.clock.run_until(at)
-        rec = world.newest_record
-        print(
-            f"{at} wall {time.process_time() - started_s:.1f} handled {world.handled} heap {len(world.clock._heap)} record {rec.index if rec else None} step {world.step} members {len(rec.members) if rec else 0}",
-            file=sys.stderr,
-            flush=True,
-        )
-    world.watch.looked()
-    print(world.handled, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    rows = []
+    for peers in CURVE if options.curve else (options.peers,):
+        microbatches = options.microbatches or max(1, peers // 5)
+        size = Size(peers, options.stages, microbatches, options.hours * HOUR_S)
+        rows.append(run_alone(size, options.seed))
+        tell(json.dumps(rows[-1]))
+    result = {**rows[-1], **processor()}
+    if options.curve:
+        draw(rows, PLOT)
+        result["curve"] = {row["peers"]: row["seconds"] for row in rows}
+    if options.json:
+        print(json.dumps(result))  # noqa: T201 - the result
     return 0
+
+
+def tell(text: str) -> None:
+    """Write progress to stderr: stdout is for the result."""
+    sys.stderr.write(text + "\n")
 
 
 if __name__ == "__main__":

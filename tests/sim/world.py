@@ -298,9 +298,15 @@ class World:
         self.log(f"join {peer.name}")
         peer.start()
 
-    def look(self) -> None:
+    def begin(self) -> None:
+        """Start all peers, and the looks at them."""
+        for peer in list(self.peers.values()):
+            peer.start()
+        self._look()
+
+    def _look(self) -> None:
         self.watch.looked()
-        self.clock.after(self.scaled(_LOOK_S), self.look)
+        self.clock.after(self.scaled(_LOOK_S), self._look)
 
     def _heal(self) -> None:
         """End all faults: what is up stays up, what is cut is joined, what is stopped goes on."""
@@ -314,10 +320,8 @@ class World:
 
     def run(self, *, safety_s: float, steps_after: int, liveness_s: float) -> None:
         """Safety under faults, then healing and `steps_after` more steps. Raises ViolationError."""
-        for peer in list(self.peers.values()):
-            peer.start()
+        self.begin()
         Injector(self, self.scaled(safety_s)).plan()
-        self.look()
         self.goal = self.settings.steps + 1
         self.clock.run_until(self.scaled(safety_s))
         self._heal()

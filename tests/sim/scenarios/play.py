@@ -224,11 +224,6 @@ class ScenarioWorld(World):
         peer.stage.slowness = 1.0
         return peer
 
-    def start(self) -> None:
-        for peer in self.peers.values():
-            peer.start()
-        self.look()
-
     def log(self, text: str) -> None:
         told_s = "" if text.startswith(" ") else f"{self.clock.now_s:.2f}"
         self.trace.append(f"{told_s:>6}  {text}")
@@ -347,7 +342,7 @@ class Play:
             steps=1000, **{name: int(value) for name, value in options.items()}
         )
         self._world = ScenarioWorld(settings, names, fetch_s=fetch_s, reduce_s=reduce_s)
-        self._world.start()
+        self._world.begin()
         for peer in self._world.peers.values():
             peer.trainer.paused = True
         while any(peer.ledger.member is None for peer in self._world.peers.values()):
