@@ -217,6 +217,10 @@ class Lead:
             effects += self._ask_accepts(self._proposal)
         return effects + self._review(now_s)
 
+    def decide(self, now_s: float) -> list[Effect]:
+        """Look at once at what there is to decide: we have just taken over."""
+        return self._review(now_s)
+
     def take_decided(self) -> Record | None:
         """Return a record that has just been decided, once."""
         decided, self._decided = self._decided, None
