@@ -77,17 +77,13 @@ class Network:
         weather = self.weather
         if weather.loss and self._random() < weather.loss:
             return
-        self.clock.after(self._way_s(source, target), self._arrive, source, target, deliver, args)
-        if weather.repeat and self._random() < weather.repeat:
-            self.clock.after(
-                self._way_s(source, target), self._arrive, source, target, deliver, args
-            )
-
-    def _way_s(self, source: PeerID, target: PeerID) -> float:
-        delay_s = self.delay_s()
+        slowness = 1.0
         if self.slow:
-            delay_s *= self.slow.get(source, 1.0) * self.slow.get(target, 1.0)
-        return delay_s
+            slowness = self.slow.get(source, 1.0) * self.slow.get(target, 1.0)
+        after, arrive = self.clock.after, self._arrive
+        after(self.delay_s() * slowness, arrive, source, target, deliver, args)
+        if weather.repeat and self._random() < weather.repeat:
+            after(self.delay_s() * slowness, arrive, source, target, deliver, args)
 
     def _arrive(
         self,
@@ -96,5 +92,5 @@ class Network:
         deliver: Callable[..., None],
         args: tuple[Any, ...],
     ) -> None:
-        if self.reaches(source, target):
+        if not (self.down or self.cuts) or self.reaches(source, target):
             deliver(*args)

@@ -125,6 +125,11 @@ class World:
         """Who, in which life of its state, must hold a stage's state of a step."""
         self.checkers = [checker(self) for checker in checkers]
         self.watch = Watch(self.checkers)
+        self._watched: dict[type, Callable[..., None]] = {
+            Accept: self.watch.accept_asked,
+            Accepted: self.watch.accepted,
+            Promise: self.watch.promised,
+        }
         self.exchanges = Exchanges(self)
         self.peers: dict[PeerID, SimPeer] = {}
         ids = [PeerID(b"peer%04d" % index) for index in range(peer_count)]
@@ -144,13 +149,9 @@ class World:
 
     def deliver(self, source: SimPeer, send: Send) -> None:
         """Cast a ledger message."""
-        message = send.message
-        if isinstance(message, Accept):
-            self.watch.accept_asked(source.peer_id, message)
-        elif isinstance(message, Accepted):
-            self.watch.accepted(source.peer_id, message)
-        elif isinstance(message, Promise):
-            self.watch.promised(source.peer_id, message)
+        watched = self._watched.get(type(send.message))
+        if watched is not None:
+            watched(source.peer_id, send.message)
         target = self.peers.get(send.peer)
         if target is not None:  # a stranger that made itself known gets nothing
             self.network.cast(source.peer_id, send.peer, target.receive, source.peer_id, send)
