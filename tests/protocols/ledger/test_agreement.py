@@ -44,7 +44,7 @@ from protocols.ledger.messages import (
     Refused,
     TallyReport,
 )
-from protocols.ledger.view import Ballot, Member, MemberTally, Record
+from protocols.ledger.view import Ballot, Member, MemberTally, Record, StageCommit
 from tests.protocols.ledger.swarm import SETTINGS, Swarm
 
 ALL = 0b1111
@@ -206,6 +206,25 @@ def test_a_member_accepts_no_step_that_it_has_not_reduced() -> None:
     refused = swarm.sent(swarm.ids[1], Refused)[-1]
     assert isinstance(refused, Refused)
     assert swarm.sent(swarm.ids[1], Accepted)[-1] != Accepted(forged.index, Ballot(0, record.lead))
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+def test_a_step_committed_without_a_member_s_gradient_is_not_applied_there(let_go: bool) -> None:
+    """No honest lead proposes it: it asks all members first."""
+    swarm = joined(2)
+    lead, peer = swarm.ids
+    record = newest(swarm, peer)
+    step = dataclasses.replace(
+        record, index=record.index + 1, step=1, reduced_at=Ballot(0, lead), previous=record.digest(),
+        tallies=(MemberTally(lead, b"\x0f"),), stages=(StageCommit(bytes(32), 1.0),),
+        members=record.members[:1] if let_go else record.members, let_go=(peer,) * let_go,
+    )  # fmt: skip
+    swarm.cast(lead, peer, Records((step,), step.index))
+    (expelled,) = swarm.did(peer, Expelled)
+    assert expelled == Expelled(
+        "left" if let_go else "did not reduce a step that was committed", let_go
+    )
+    assert swarm.did(peer, ApplyStep) == []
 
 
 @pytest.mark.parametrize(
