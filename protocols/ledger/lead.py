@@ -174,6 +174,10 @@ class Lead:
         self.evaluated = {}
         self._reports = {}
 
+    def took_over(self, now_s: float) -> list[Effect]:
+        """All promises are in: go on without those that are suspected, before a calm pace gives them more time."""
+        return self._review(now_s)
+
     def received(self, now_s: float, peer: PeerID, message: LeadMessage) -> list[Effect]:
         """Take a message for the lead."""
         match message:

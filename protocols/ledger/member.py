@@ -681,6 +681,7 @@ class Ledger:
         )
         for promiser, promise in promises.items():
             effects += self.lead.received(now_s, promiser, promise.report)
+        effects += self.lead.took_over(now_s)
         return effects + self._after_lead(now_s)
 
     def _refused(self, now_s: float, message: Refused) -> list[Effect]:

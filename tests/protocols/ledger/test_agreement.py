@@ -182,6 +182,16 @@ def test_a_step_is_not_proposed_before_all_members_have_reduced() -> None:
     assert newest(swarm, swarm.ids[0]).step == 1
 
 
+def test_a_new_lead_goes_on_at_once_without_the_one_that_is_silent() -> None:
+    """Also when there is nothing to do, and hearts beat slowly from then on."""
+    swarm = joined(3)
+    silent, heir = swarm.ids[0], swarm.ids[1]
+    swarm.cut = {silent}
+    while swarm.ledgers[heir].lead is None:
+        swarm.pass_time(SETTINGS.heartbeat_s / 2)
+    assert silent not in newest(swarm, heir).view
+
+
 def test_a_member_does_not_reduce_what_it_did_not_count() -> None:
     swarm = joined(2)
     peer = swarm.ids[1]
