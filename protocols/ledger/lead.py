@@ -174,6 +174,10 @@ class Lead:
         self.evaluated = {}
         self._reports = {}
 
+    def took_over(self, now_s: float) -> list[Effect]:
+        """All promises are in: go on without those that are suspected, before a calm pace gives them more time."""
+        return self._review(now_s)
+
     def received(self, now_s: float, peer: PeerID, message: LeadMessage) -> list[Effect]:
         """Take a message for the lead."""
         match message:
@@ -216,10 +220,6 @@ class Lead:
         if self.phase is Phase.PROPOSING and self._proposal is not None:
             effects += self._ask_accepts(self._proposal)
         return effects + self._review(now_s)
-
-    def decide(self, now_s: float) -> list[Effect]:
-        """Look at once at what there is to decide: we have just taken over."""
-        return self._review(now_s)
 
     def take_decided(self) -> Record | None:
         """Return a record that has just been decided, once."""

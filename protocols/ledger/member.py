@@ -681,7 +681,8 @@ class Ledger:
         )
         for promiser, promise in promises.items():
             effects += self.lead.received(now_s, promiser, promise.report)
-        return effects + self.lead.decide(now_s) + self._after_lead(now_s)
+        effects += self.lead.took_over(now_s)
+        return effects + self._after_lead(now_s)
 
     def _refused(self, now_s: float, message: Refused) -> list[Effect]:
         if message.promised.round > ROUND_MAX:

@@ -49,6 +49,8 @@ class Faults:
     restarts_without_state: int = 0
     restarts_with_state: int = 0
     mass_preemption: bool = False
+    shutdown: bool = False
+    """All that are there at the beginning are told to leave within ten seconds."""
     joins: int = 0
     leaves: int = 0
     observers: int = 0
@@ -104,6 +106,7 @@ class Faults:
             restarts_without_state=count("restarts_without_state", 2),
             restarts_with_state=count("restarts_with_state", 2),
             mass_preemption=present("mass_preemption", 0.3),
+            shutdown=present("shutdown", 0.2),
             joins=count("joins", 3),
             leaves=count("leaves", 2),
             observers=count("observers", 2),
@@ -184,6 +187,12 @@ class Injector:
             for victim in self._rng.sample(list(peers), len(peers) // 2):
                 at_s = start_s + self._world.scaled(PREEMPTION_S * self._rng.random())
                 self._world.clock.after(at_s, self._leave if notice else self._crash, victim)
+        if faults.shutdown:
+            rng = _source(self._world.seed, "when all leave")
+            start_s = rng.uniform(0, self._until_s)
+            for peer in peers:
+                at_s = start_s + self._world.scaled(PREEMPTION_S * rng.random())
+                self._world.clock.after(at_s, self._leave, peer)
 
     def _some_time(self, action: Callable[..., None], *args: object) -> None:
         self._world.clock.after(self._rng.uniform(0, self._until_s), action, *args)

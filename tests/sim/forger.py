@@ -20,6 +20,7 @@ from protocols.ledger.messages import (
     Message,
     Prepare,
     Records,
+    Reduce,
     Refused,
     TallyReport,
 )
@@ -80,6 +81,7 @@ class Forger:
                 after, dataclasses.replace(mine, peer=_NOBODY), self._view_record(record)
             ),
             lambda: Prepare(after, dataclasses.replace(mine, peer=_NOBODY)),
+            lambda: Reduce(after, dataclasses.replace(mine, peer=_NOBODY), record.step + 1, ()),
             lambda: Heartbeat(record.index, record.digest(), huge),
             lambda: Refused(after, mine, huge, "because"),
             lambda: TallyReport(record.index, record.step + 1, everything),

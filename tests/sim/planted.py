@@ -416,6 +416,8 @@ SUITE: Final = (
             ((tally.Tally, "settle", _settle_anything),)),
     Planted("the history is never cut", Bounded,
             ((history, "HISTORY_RECORDS", 10**6),)),
+    Planted("a proposed record may have members that cannot be", NobodyHonestBlamed,
+            ((member, "membership_problem", _no_problem),)),
     Planted("status counts the microbatches that are done", StatusIsTrue,
             ((lead.Lead, "waiting_for", _waiting_for_what_is_done),)),
 )  # fmt: skip

@@ -44,7 +44,7 @@ from protocols.ledger.messages import (
     Refused,
     TallyReport,
 )
-from protocols.ledger.view import Ballot, Member, MemberTally, Record
+from protocols.ledger.view import Ballot, Member, MemberTally, Record, StageCommit
 from tests.protocols.ledger.swarm import SETTINGS, Swarm
 
 ALL = 0b1111
@@ -182,6 +182,16 @@ def test_a_step_is_not_proposed_before_all_members_have_reduced() -> None:
     assert newest(swarm, swarm.ids[0]).step == 1
 
 
+def test_a_new_lead_goes_on_at_once_without_the_one_that_is_silent() -> None:
+    """Also when there is nothing to do, and hearts beat slowly from then on."""
+    swarm = joined(3)
+    silent, heir = swarm.ids[0], swarm.ids[1]
+    swarm.cut = {silent}
+    while swarm.ledgers[heir].lead is None:
+        swarm.pass_time(SETTINGS.heartbeat_s / 2)
+    assert silent not in newest(swarm, heir).view
+
+
 def test_a_member_does_not_reduce_what_it_did_not_count() -> None:
     swarm = joined(2)
     peer = swarm.ids[1]
@@ -206,6 +216,25 @@ def test_a_member_accepts_no_step_that_it_has_not_reduced() -> None:
     refused = swarm.sent(swarm.ids[1], Refused)[-1]
     assert isinstance(refused, Refused)
     assert swarm.sent(swarm.ids[1], Accepted)[-1] != Accepted(forged.index, Ballot(0, record.lead))
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+def test_a_step_committed_without_a_member_s_gradient_is_not_applied_there(let_go: bool) -> None:
+    """No honest lead proposes it: it asks all members first."""
+    swarm = joined(2)
+    lead, peer = swarm.ids
+    record = newest(swarm, peer)
+    step = dataclasses.replace(
+        record, index=record.index + 1, step=1, reduced_at=Ballot(0, lead), previous=record.digest(),
+        tallies=(MemberTally(lead, b"\x0f"),), stages=(StageCommit(bytes(32), 1.0),),
+        members=record.members[:1] if let_go else record.members, let_go=(peer,) * let_go,
+    )  # fmt: skip
+    swarm.cast(lead, peer, Records((step,), step.index))
+    (expelled,) = swarm.did(peer, Expelled)
+    assert expelled == Expelled(
+        "left" if let_go else "did not reduce a step that was committed", let_go
+    )
+    assert swarm.did(peer, ApplyStep) == []
 
 
 @pytest.mark.parametrize(

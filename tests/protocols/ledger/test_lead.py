@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+import protocols.ledger.lead as module
 from protocols.ledger.events import Effect, Send
 from protocols.ledger.lead import Lead, Phase
 from protocols.ledger.messages import Accept, JoinWanted, Reduced, TallyReport
@@ -69,6 +72,18 @@ def test_the_last_member_lets_a_newcomer_in_before_it_leaves() -> None:
     (proposed,) = proposals(lead.received(1.0, newcomer, JoinWanted(incarnation=9, stage=1)))
     assert [member.peer for member in proposed.members] == [me, newcomer]
     assert proposed.let_go == ()
+
+
+def test_no_more_members_are_admitted_than_a_run_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMBERS_MAX", 2)
+    me, first, second = peer_ids(3)
+    record = Record(index=0, step=0, lead=me, members=members([0]))
+    lead = Lead(me, SETTINGS, Pulse(SETTINGS.silence_s))
+    lead.begin(0.0, record, record.view, record.digest(), Ballot(0, me))
+    (full,) = proposals(lead.received(0.0, first, JoinWanted(incarnation=5)))
+    lead.begin(0.0, full, full.view, full.digest(), Ballot(0, me))
+    proposed = proposals(lead.received(0.0, second, JoinWanted(incarnation=6)))
+    assert {member.peer for each in proposed for member in each.members} <= {me, first}
 
 
 def proposals(effects: list[Effect]) -> list[Record]:
