@@ -9,8 +9,16 @@ import pytest
 
 from protocols.ids import PeerID
 from protocols.ledger.events import Blame, Effect, Send
-from protocols.ledger.lead import Lead, Phase
-from protocols.ledger.messages import Accept, JoinWanted, Message, Reduce, Reduced, ReduceStuck, TallyReport
+from protocols.ledger.lead import Lead, LeadMessage, Phase
+from protocols.ledger.messages import (
+    Accept,
+    JoinWanted,
+    Message,
+    Reduce,
+    Reduced,
+    ReduceStuck,
+    TallyReport,
+)
 from protocols.ledger.pulse import Pulse
 from protocols.ledger.view import LOSS_MAX, Ballot, MemberTally, Record, pack_ids
 from tests.protocols.ledger.swarm import SETTINGS, members, peer_ids
@@ -34,7 +42,7 @@ class Driver:
         self.lead.begin(0.0, self.record, self.record.view, self.record.digest(), self.ballot)
         self.report(self.me, 0)
 
-    def hear(self, peer: PeerID, message: Message) -> None:
+    def hear(self, peer: PeerID, message: LeadMessage) -> None:
         self.effects = self.lead.received(self.now_s, peer, message)
 
     def report(self, peer: PeerID, counted: int, **changes: int | bool) -> None:

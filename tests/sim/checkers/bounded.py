@@ -22,23 +22,21 @@ class Bounded(Checker):
     """Reads the sizes of the cores' tables, now and then, and counts records. A topic is silent while members stay as they are."""
 
     promise = "bounded"
-    _decided_s = -1.0
-    _at_once = 0
-
-    def decided(self, record: Record, before: Record | None) -> None:
-        now_s = self.world.clock.now_s
-        self._at_once = self._at_once + 1 if now_s == self._decided_s else 1
-        self._decided_s = now_s
-        if self._at_once > _AT_ONCE:
-            raise self.broken(f"{record.lead.decode()} has record follow record, without end")
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
+        self._decided_s = -1.0
+        self._at_once = 0
         self._changes = 0
 
     def decided(self, record: Record, before: Record | None) -> None:
         if before is None or record.members != before.members:
             self._changes += 1
+        now_s = self.world.clock.now_s
+        self._at_once = self._at_once + 1 if now_s == self._decided_s else 1
+        self._decided_s = now_s
+        if self._at_once > _AT_ONCE:
+            raise self.broken(f"{record.lead.decode()} has record follow record, without end")
 
     def looked(self) -> None:
         settings = self.world.settings
