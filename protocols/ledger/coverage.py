@@ -1,5 +1,9 @@
 """What the stages have counted of the step in progress, as far as their members have reported.
 
+Two replicas that say they counted the same microbatch cannot both go into one sum, and nobody can tell which of them lies,
+if either does. What was claimed first stands. The later claim is *disputed*: all that its member counted is left out
+until a record has fenced or removed one of the two.
+
 Kept up to date report by report: a lead of thousands takes thousands of reports a second.
 """
 
@@ -16,31 +20,50 @@ class Coverage:
       full: the set of all of them.
     """
 
-    __slots__ = ("_by_stage", "_counted", "_full", "done", "overlapping")
+    __slots__ = ("_by_stage", "_counted", "_full", "disputed", "done")
 
     def __init__(self, stages: int, full: int) -> None:
         self._full = full
-        self._by_stage = [0] * stages
-        self._counted: dict[PeerID, int] = {}
+        self._by_stage: list[int] = [0] * stages
+        self._counted: list[dict[PeerID, int]] = [{} for _ in range(stages)]
         self.done = 0
         """Counted at every stage."""
-        self.overlapping: PeerID | None = None
-        """A member that counted what another replica of its stage has as well."""
+        self.disputed: set[PeerID] = set()
+        """Members that contradict another replica of their stage, which had claimed the same before, or themselves."""
 
     @property
     def begun(self) -> bool:
         """Something has been counted."""
         return any(self._by_stage)
 
+    @property
+    def complete(self) -> bool:
+        """Everything has been counted, everywhere."""
+        return self.done == self._full
+
     def add(self, member: Member, counted: int) -> None:
         """Take a member's newest count. It only grows: whoever is fenced begins in a new Coverage."""
-        new = counted & ~self._counted.get(member.peer, 0)
+        counts = self._counted[member.stage]
+        new = counted & ~counts.get(member.peer, 0)
         if not new:
             return
-        self._counted[member.peer] = counted
         if new & self._by_stage[member.stage]:
-            self.overlapping = member.peer
-        self._by_stage[member.stage] |= new
+            self.dispute(member)
+        elif member.peer not in self.disputed:
+            counts[member.peer] = counted
+            self._by_stage[member.stage] |= new
+            self._add_up()
+
+    def dispute(self, member: Member) -> None:
+        """Leave out all that a member says it counted."""
+        self.disputed.add(member.peer)
+        self._counted[member.stage].pop(member.peer, None)
+        self._by_stage[member.stage] = 0
+        for ids in self._counted[member.stage].values():
+            self._by_stage[member.stage] |= ids
+        self._add_up()
+
+    def _add_up(self) -> None:
         done = self._full
         for ids in self._by_stage:
             done &= ids

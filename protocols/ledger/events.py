@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from protocols.ids import PeerID
-from protocols.ledger.messages import Message
+from protocols.ledger.messages import Message, Rumour
 from protocols.ledger.view import Ballot, Record
 
 
@@ -72,6 +72,15 @@ class ContactsFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A rumour came from the run's topic: late, repeated, or false, as it may be."""
+
+    now_s: float
+    peer: PeerID
+    rumour: Rumour
+
+
+@dataclass(frozen=True, slots=True)
 class TallyChanged:
     """The shell counted something, or found the gradient broken."""
 
@@ -124,7 +133,7 @@ class DrainWanted:
 
 
 Event: TypeAlias = (
-    Received | Tick | PeerDown | ContactsFound | TallyChanged | ReduceFinished | ReduceFailed
+    Received | Tick | PeerDown | ContactsFound | Heard | TallyChanged | ReduceFinished | ReduceFailed
     | StateLoaded | FetchFailed | DrainWanted
 )  # fmt: skip
 
@@ -212,6 +221,13 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Publish a rumour on the run's topic. Whether anybody hears it does not matter."""
+
+    rumour: Rumour
+
+
+@dataclass(frozen=True, slots=True)
 class Blame:
     """A peer broke the protocol in a way that only the core can see."""
 
@@ -228,5 +244,6 @@ Effect: TypeAlias = (
     | OfferState
     | Expelled
     | Learned
+    | Spread
     | Blame
 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final, TypeAlias
 
@@ -38,6 +39,7 @@ from protocols.ledger.patience import Patience
 from protocols.ledger.placement import Staffing, Standing, unknown
 from protocols.ledger.pulse import Pulse
 from protocols.ledger.view import (
+    LOSS_MAX,
     MEMBERS_MAX,
     Ballot,
     Member,
@@ -97,6 +99,7 @@ class Lead:
         self._newcomers: dict[PeerID, JoinWanted] = {}
         self._patience = Patience(settings.silence_s)
         self._fetch_patience = Patience(settings.silence_s)
+        self._fences = Patience(settings.silence_s)
         self._reduced: dict[PeerID, Reduced] = {}
         self._stuck: dict[PeerID, PeerID] = {}
         self._reduce_since_s = 0.0
@@ -137,6 +140,7 @@ class Lead:
           inherited: what a promise obliges us to propose.
         """
         fresh_step = record.step + 1 != self.leases.step
+        before = self._view
         self._record, self._view, self._digest, self.ballot = record, view, digest, ballot
         self._pulse.watch(now_s, (member.peer for member in view.members))
         for member in view.members:
@@ -146,6 +150,8 @@ class Lead:
                 report = self._reports.get(member.peer)
                 if report is not None and report.broken and not report.synced:
                     self._fetch_patience.let_in(now_s, member.peer)
+                if member.peer in before:
+                    self._fences.let_in(now_s, member.peer)
         self._newcomers = {p: j for p, j in self._newcomers.items() if not self._admitted(p, j)}
         if fresh_step:
             self._open_step(now_s, record.step + 1, elected=elected)
@@ -329,16 +335,27 @@ class Lead:
 
     def _take_report(self, now_s: float, peer: PeerID, report: TallyReport) -> list[Effect]:
         member = self._view.find(peer)
-        if member is None or report.step != self._record.step + 1 or report.index < member.since:
+        if member is None or not member.since <= report.index <= self._record.index:
             return []
+        if report.step != self._record.step + 1:
+            knows = report.index == self._record.index
+            return [Blame(peer, "counts another step than its record says")] if knows else []
         counted = unpack_ids(report.counted)
         if counted & ~self.full:
             return [Blame(peer, "counted microbatches that the step does not have")]
         before = self._reports.get(peer)
+        if peer in self._reduced and (before is None or before.counted != report.counted):
+            return []  # its gradient stands still now: what says otherwise is late, or a lie
         if before == report:
             return []  # nothing new, so nothing to decide; time alone is reviewed by the tick
-        if before is not None and unpack_ids(before.counted) & ~counted:
-            return []  # tallies only grow between fences: this report was overtaken on the way
+        taken_back = unpack_ids(before.counted) & ~counted if before is not None else 0
+        if taken_back and before is not None:
+            # Tallies only grow between fences. A smaller one was overtaken on the way; one that has something else instead is false.
+            if not counted & ~unpack_ids(before.counted):
+                return []
+            self._coverage.dispute(member)
+            blame = Blame(peer, "takes back what it said it had counted")
+            return [blame, *self._review(now_s)]
         self._reports[peer] = report
         self._coverage.add(member, counted)
         self._staffing.put(self._standing(member))
@@ -355,17 +372,22 @@ class Lead:
         elif _situation(before) != _situation(report):
             return True
         complete = self.phase is Phase.DEALING and self._ready()
-        return complete or self._coverage.overlapping is not None
+        return complete or bool(self._coverage.disputed)
 
     def _recount(self) -> None:
-        """Build from the reports what is kept up to date with each further one."""
+        """Build from the reports what is kept up to date with each further one.
+
+        What was disputed before comes last, so that it does not become the first claim.
+        """
         standings = (self._standing(member) for member in self._view.members)
         self._staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
+        disputed = self._coverage.disputed
         self._coverage = Coverage(self.settings.stages, self.full)
-        for member in self._view.members:
-            report = self._reports.get(member.peer)
-            if report is not None:
-                self._coverage.add(member, unpack_ids(report.counted))
+        for later in (False, True) if disputed else (False,):
+            for member in self._view.members:
+                report = self._reports.get(member.peer)
+                if report is not None and (member.peer in disputed) is later:
+                    self._coverage.add(member, unpack_ids(report.counted))
 
     # --- members ---
 
@@ -430,20 +452,37 @@ class Lead:
         return not self._ready()
 
     def _to_fence(self, now_s: float) -> set[PeerID]:
-        """Members whose gradient is of no use, and newcomers whose fetch failed while somebody can still give the state.
+        """Whom to let start the step again now. One that was fenced lately waits a while, its claims left out, each time for
+        longer: it could end every reduction by breaking or claiming anew. But if a reduction does not end without it, now.
+        """
+        useless = self._coverage.disputed | self._broken()
+        stuck = self._reduces_for_too_long(now_s) or not self._coverage.complete
+        if not (self.phase is Phase.REDUCING and stuck):
+            useless = {peer for peer in useless if self._fences.may_come(now_s, peer)}
+        return useless | self._starved(now_s)
+
+    def _broken(self) -> set[PeerID]:
+        """Members whose gradient is of no use."""
+        return {
+            peer
+            for peer, report in self._reports.items()
+            if report.broken and report.synced and peer in self._view
+        }
+
+    def _starved(self, now_s: float) -> set[PeerID]:
+        """Newcomers whose fetch failed while somebody can still give the state.
 
         A fetch may fail as soon as it begins, so one that keeps failing begins again more and more rarely.
         """
-        overlapping = self._coverage.overlapping
-        fenced = {overlapping} if overlapping is not None else set()
+        starved = set()
         for peer, report in self._reports.items():
             member = self._view.find(peer)
-            if report.broken and member is not None:
+            if report.broken and not report.synced and member is not None:
                 sources = (self._reports.get(m.peer) for m in self._view.replicas(member.stage))
                 fetchable = any(source is not None and source.synced for source in sources)
-                if report.synced or (fetchable and self._fetch_patience.may_come(now_s, peer)):
-                    fenced.add(peer)
-        return fenced
+                if fetchable and self._fetch_patience.may_come(now_s, peer):
+                    starved.add(peer)
+        return starved
 
     def _to_move(self, gone: set[PeerID]) -> dict[PeerID, int]:
         """Name a member to send at once to a stage whose last members leave, when all are known."""
@@ -466,9 +505,13 @@ class Lead:
         }
         if self._newcomers:
             gone |= {p for p in self._newcomers if p in self._view}
-        if self.phase is Phase.REDUCING and now_s - self._reduce_since_s > self.settings.reduce_s:
+        if self._reduces_for_too_long(now_s):
             gone |= self._late_reducers()
         return gone
+
+    def _reduces_for_too_long(self, now_s: float) -> bool:
+        late = now_s - self._reduce_since_s > self.settings.reduce_s
+        return late and self.phase is Phase.REDUCING
 
     def _free_to_leave(self, *, gone: Collection[PeerID], step: int) -> list[PeerID]:
         """Members that want to leave and hold no state of `step` that nobody else has; `gone`, who perhaps has it, does not count."""
@@ -495,17 +538,24 @@ class Lead:
         return {peer for peer in free if not self._reports[peer].counted}
 
     def _late_reducers(self) -> set[PeerID]:
-        """Whom to remove when a reduction does not end: whom the others are stuck on, else who has not answered."""
+        """Whom to remove when a reduction does not end: whom the others are stuck on, else who has not answered.
+
+        That one member cannot get something of another that has reduced itself may as well be its own fault; of the late
+        ones those whose claims were left out have no part in it.
+        """
         late = {
             m.peer for m in self._view.members if m.peer not in self._reduced and m.peer != self.me
         }
-        blamed = set(self._stuck.values()) - {self.me}
-        if not blamed:
-            return late
-        votes = {
-            peer: sum(1 for target in self._stuck.values() if target == peer) for peer in blamed
-        }
-        return {max(blamed, key=lambda peer: (votes[peer], peer))}
+        votes = Counter(self._stuck.values())
+        believed = {p for p, count in votes.items() if p in late or count > 1}
+        believed |= {self._stuck[self.me]} if self.me in self._stuck else set()
+        believed.discard(self.me)
+        if believed:
+            return {max(believed, key=lambda peer: (votes[peer], peer))}
+        taking_part = late - self._coverage.disputed
+        if taking_part or self._view.is_quorum([p for p in self._view if p not in late]):
+            return taking_part or late
+        return set()  # nobody can remove those left out, but they can be fenced
 
     def _propose_view(
         self,
@@ -555,7 +605,8 @@ class Lead:
         return Reduce(self._record.index + 1, self.ballot, self._record.step + 1, self._tallies())
 
     def _tallies(self) -> tuple[MemberTally, ...]:
-        reports = ((m.peer, self._reports.get(m.peer)) for m in self._view.members)
+        disputed = self._coverage.disputed
+        reports = ((p, self._reports.get(p)) for p in self._view if p not in disputed)
         return tuple(MemberTally(p, r.counted) for p, r in reports if r is not None and r.counted)
 
     def _start_reduce(self, now_s: float) -> list[Effect]:
@@ -575,17 +626,22 @@ class Lead:
         self._stuck.pop(peer, None)
         if len(self._reduced) < len(self._view):
             return []
-        useless = self._to_fence(now_s) | self._in_disagreement()
+        useless = self._broken() | self._starved(now_s) | self._in_disagreement()
+        if not self._coverage.complete:  # somebody claims by now what another one had claimed
+            useless |= self._coverage.disputed
         if useless:
             return self._propose_view(set(), useless, {}, set())
         return self._propose(self._step_record())
 
     def _in_disagreement(self) -> set[PeerID]:
         """Members of stages whose replicas report different bytes, damaged on the way: all of them start the step again."""
-        hashes: dict[int, set[bytes]] = {}
+        first: dict[int, Reduced] = {}
+        split = set()
         for member in self._view.members:
-            hashes.setdefault(member.stage, set()).add(self._reduced[member.peer].gradient_hash)
-        return {m.peer for m in self._view.members if len(hashes[m.stage]) > 1}
+            reduced = self._reduced[member.peer]
+            if not _alike(reduced, first.setdefault(member.stage, reduced)):
+                split.add(member.stage)
+        return {m.peer for m in self._view.members if m.stage in split}
 
     def _take_stuck(self, peer: PeerID, message: ReduceStuck) -> list[Effect]:
         if (
@@ -618,11 +674,16 @@ class Lead:
             reduced_at=self.ballot,
             tallies=self._tallies(),
             stages=tuple(stages),
-            loss=sum(reduced.loss_sum for reduced in self._reduced.values())
-            / self.settings.microbatches,
+            loss=self._mean_loss(),
             held_out_loss=sum(losses) / len(losses) if losses else None,
             previous=self._digest,
         )
+
+    def _mean_loss(self) -> float:
+        """Per token; held within what a record can say, whatever the last stage's members report."""
+        last = self._view.replicas(self.settings.stages - 1)
+        mean = sum(self._reduced[m.peer].loss_sum for m in last) / self.settings.microbatches
+        return max(-LOSS_MAX, min(LOSS_MAX, mean))
 
     def _members_after_step(self, index: int, gone: set[PeerID]) -> tuple[Member, ...]:
         """A step's end is when leaving and moving cost no work: all gradients start from zero anyway."""
@@ -673,6 +734,12 @@ class Lead:
         leaving = [p for p, report in self._reports.items() if report.leaving]
         staying = self._staying(leaving)
         return [Send(peer, stay if peer in staying else beat) for peer in sorted(peers)]
+
+
+def _alike(one: Reduced, other: Reduced) -> bool:
+    """Tell whether two replicas hold the same; they may add up the norm of the same bytes in different orders."""
+    same_norm = math.isclose(one.squared_norm, other.squared_norm, rel_tol=1e-6)
+    return one.gradient_hash == other.gradient_hash and same_norm
 
 
 def _situation(report: TallyReport) -> tuple[bool, bool, bool]:

@@ -17,6 +17,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Final, assert_never
 
@@ -33,6 +34,7 @@ from protocols.ledger.events import (
     Event,
     Expelled,
     FetchFailed,
+    Heard,
     Learned,
     LedgerSettings,
     OfferState,
@@ -41,10 +43,12 @@ from protocols.ledger.events import (
     ReduceFailed,
     ReduceFinished,
     Send,
+    Spread,
     StateLoaded,
     TallyChanged,
     Tick,
 )
+from protocols.ledger.gossip import Gossip
 from protocols.ledger.history import History
 from protocols.ledger.lead import Lead, LeadMessage
 from protocols.ledger.messages import (
@@ -64,6 +68,7 @@ from protocols.ledger.messages import (
     Reduced,
     ReduceStuck,
     Refused,
+    Rumour,
     TallyReport,
     WorkWanted,
 )
@@ -85,6 +90,7 @@ from protocols.ledger.view import (
 _CONTACTS_MAX: Final = 256
 _ANYBODY_SENDS: Final = (JoinWanted, WorkWanted, Evaluated, RecordsWanted, Records)
 """No sign of life of a member: a node that lost its memory sends them too, and its former self is dead."""
+_FEW_MEMBERS: Final = 3
 _BEHIND_SILENCES: Final = 4
 """A member that cannot get the records it lacks for this many `silence_s` gives up its place and joins anew."""
 
@@ -142,9 +148,14 @@ class Ledger:
         self._accepted: Record | None = None
         self._candidacy = self._new_candidacy()
         self._reducing = Reducing()
-        self._behind_since_s: float | None = None
+        self._behind_since_s = -math.inf
+        self._claimants: set[PeerID] = set()
+        """Who says, since then, that there are records we lack."""
+        self._followed_s: dict[PeerID, float] = {}
+        """While somebody says that there are later records: when members reported to us, as the lead, that they know of none."""
         self._asked_around_s = now_s
         self._contacts: tuple[PeerID, ...] = ()
+        self._gossip = Gossip(settings.silence_s / 2)
         self._pointed_to: PeerID | None = None
         self._next_contact = 0
         self._next_beat_s = now_s
@@ -173,7 +184,10 @@ class Ledger:
 
     def knows(self, peer: PeerID) -> bool:
         """Tell whether this peer is a member, or one that an outsider listens to: whom records may come from."""
-        return peer in self._contacts or peer in self.view or peer == self._pointed_to
+        return self._is_contact(peer) or peer in self.view or peer == self._pointed_to
+
+    def _is_contact(self, peer: PeerID) -> bool:
+        return peer in self._contacts or peer in self._gossip.spreaders
 
     def start(self) -> list[Effect]:
         """Return the effects of having been created; call once."""
@@ -194,6 +208,8 @@ class Ledger:
             case ContactsFound():
                 self._contacts = event.peers[:_CONTACTS_MAX]
                 return []
+            case Heard():
+                return self._hear(event.now_s, event.peer, event.rumour)
             case TallyChanged():
                 self.broken = self.broken or event.broken
                 return self._report()
@@ -293,6 +309,8 @@ class Ledger:
         effects: list[Effect] = []
         if isinstance(message, TallyReport) and message.index < self.record.index:
             effects = self._records_for(peer, message.index + 1)
+        elif self._claimants and peer in self.view:
+            self._followed_s[peer] = now_s
         return effects + self._to_lead(now_s, peer, message)
 
     def _notice_join(self, now_s: float, peer: PeerID, message: JoinWanted) -> list[Effect]:
@@ -328,10 +346,29 @@ class Ledger:
         decided = self.lead.take_decided()
         if decided is None:
             return []
+        if self.record is None or decided.members != self.record.members:
+            self._gossip.members_changed(decided.index)
         audience = self.lead.audience(decided)
         news = Records((decided,), decided.index)
         effects = self._learn(now_s, decided)
-        return effects + [Send(peer, news) for peer in audience if peer != self.me]
+        effects += [Send(peer, news) for peer in audience if peer != self.me]
+        return effects + self._spread(now_s)
+
+    def _spread(self, now_s: float) -> list[Effect]:
+        rumour = self._gossip.due(now_s)
+        return [Spread(rumour)] if rumour is not None else []
+
+    def _hear(self, now_s: float, peer: PeerID, rumour: Rumour) -> list[Effect]:
+        """Somebody says that there is a record we may lack: a member asks those who can vouch for it, an outsider that one."""
+        if self.record is not None and rumour.index <= self.record.index:
+            return []
+        self._gossip.remember(peer)
+        if self.member is not None:
+            return self._fall_behind(now_s, peer)
+        if now_s < self._asked_around_s + self.settings.heartbeat_s:
+            return []
+        self._asked_around_s = now_s
+        return [Send(peer, RecordsWanted(rumour.index))]
 
     # --- records ---
 
@@ -378,19 +415,27 @@ class Ledger:
         assert self.record is not None
         wanted = RecordsWanted(self.record.index + 1)
         if peer in self.view:
-            if self._behind_since_s is None:
-                self._behind_since_s = now_s
+            self._claim(now_s, peer)
             if not cut:
                 return [Send(peer, wanted)]
-        elif peer not in self._contacts or not self._could_decide_without_us():
+        elif not (self._is_contact(peer) and self._could_decide_without_us()):
             return []
         if now_s < self._asked_around_s + self.settings.heartbeat_s:
             return []
         self._asked_around_s = now_s
         others = [m.peer for m in self.view.members if m.peer not in (self.me, peer)]
-        if self._behind_since_s is None and all(self._pulse.suspects(now_s, p) for p in others):
-            self._behind_since_s = now_s  # no member is left to ask: perhaps the stranger is right
+        if peer in self._contacts and self._hears_nobody(now_s):
+            self._claim(now_s, peer)  # no member is left to ask: perhaps the stranger is right
         return [Send(p, wanted) for p in self._rng.sample(others, min(3, len(others)))]
+
+    def _claim(self, now_s: float, peer: PeerID) -> None:
+        """Note that somebody who may well know says that there are records we lack."""
+        if not self._claimants:
+            self._behind_since_s = now_s
+        self._claimants.add(peer)
+
+    def _hears_nobody(self, now_s: float) -> bool:
+        return all(self._pulse.suspects(now_s, peer) for peer in self.view if peer != self.me)
 
     def _could_decide_without_us(self) -> bool:
         """Tell whether there can be records that we had no part in: else who claims to know some lies."""
@@ -438,7 +483,10 @@ class Ledger:
         self._accepted_at = self._accepted = None
         self._candidacy = self._new_candidacy()
         self._reducing = Reducing()
-        self._behind_since_s = None
+        self._claimants.clear()
+        self._followed_s.clear()
+        if self.member is not None:
+            self._gossip.forget()
         self.asked_to_stay = False
         self.waiting_because = ""
         self._pulse.watch(now_s, [record.lead])
@@ -513,9 +561,12 @@ class Ledger:
             return [Blame(peer, "its history differs from ours")]
         if peer not in self.view or message.ballot.round > ROUND_MAX:
             return []
-        if message.ballot > self._promised and message.ballot.peer in self.view:
+        if peer != message.ballot.peer:
+            return []  # that somebody else leads, that one says itself
+        if message.ballot > self._promised:
             self._follow(message.ballot)
-        if message.ballot == self._promised and peer == message.ballot.peer:
+        if message.ballot == self._promised:
+            self._claimants.clear()  # our lead knows of nothing newer
             self._candidacy.calm()
             self._pulse.set_pace(now_s, message.pace)
             self.asked_to_stay = message.stay
@@ -707,13 +758,34 @@ class Ledger:
             return self._knock(now_s)
         # Hearts beat so slowly while there is nothing to do that looking half as often as they beat sees each in time.
         self._next_beat_s = now_s + self.settings.heartbeat_s * max(1, self._pulse.pace // 2)
-        behind_s = now_s - self._behind_since_s if self._behind_since_s is not None else 0.0
-        if behind_s > _BEHIND_SILENCES * self.settings.silence_s:
+        if self._is_left_behind(now_s):
             return self._expel("missed more records than members keep")
         if self.lead is not None:
             self.asked_to_stay = self.lead.must_stay(self.me)
-            return self.lead.tick(now_s) + self._after_lead(now_s)
+            return self.lead.tick(now_s) + self._after_lead(now_s) + self._spread(now_s)
         return self._maybe_stand(now_s)
+
+    def _is_left_behind(self, now_s: float) -> bool:
+        """Tell whether others went on without us, and nobody can tell us how.
+
+        One member's claim is not enough for that where others could make it, too; nor is any while a quorum follows us, or
+        (`_heartbeat`) while the lead that we follow makes none.
+        """
+        long_s = _BEHIND_SILENCES * self.settings.silence_s
+        if not self._claimants or now_s - self._behind_since_s <= long_s:
+            return False
+        others = self.view.members if len(self.view) > _FEW_MEMBERS else ()
+        could_say_so = [
+            m.peer
+            for m in others
+            if m.peer not in (self.me, *self._claimants)
+            and self._pulse.silence(now_s, m.peer) < long_s
+        ]
+        if could_say_so and len(self._claimants) < 2:
+            return False
+        lately_s = now_s - self._pulse.silence_s * self._pulse.pace
+        followers = {peer for peer, at_s in self._followed_s.items() if at_s >= lately_s}
+        return not self.view.is_quorum({self.me, *followers})
 
     def _join_wanted(self) -> JoinWanted:
         return JoinWanted(self.incarnation, self.wanted_stage, self.holds)
@@ -727,7 +799,8 @@ class Ledger:
         )
         if self.observer and knows_lead:
             return []
-        contacts = [peer for peer in self._contacts if peer != self.me]
+        contacts = dict.fromkeys((*self._gossip.spreaders, *self._contacts))
+        contacts.pop(self.me, None)
         if not contacts:
             self.waiting_because = "knows no member of the run yet"
             return []
@@ -735,4 +808,4 @@ class Ledger:
         self._next_contact = (self._next_contact + 1) % len(contacts)
         step = self.record.step + 1 if self.record is not None else 0
         question = WorkWanted(step, 0, b"") if self.observer else self._join_wanted()
-        return [Send(contacts[self._next_contact], question)]
+        return [Send(list(contacts)[self._next_contact], question)]

@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias
 
+import msgpack
+
 from protocols.errors import RemoteProtocolError
+from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID
 from protocols.ledger.view import (
     MEMBERS_MAX,
     Ballot,
     Digest,
     IdSet,
+    Index,
     Loss,
     MemberTally,
     Record,
@@ -204,6 +208,13 @@ class Evaluated:
     loss: Loss
 
 
+@dataclass(frozen=True, slots=True)
+class Rumour:
+    """Lead -> everybody who listens on the run's topic: the members have changed, by this record."""
+
+    index: Index
+
+
 Message: TypeAlias = (
     Heartbeat | TallyReport | RecordsWanted | Records | JoinWanted | Prepare | Promise | Reduce
     | Reduced | ReduceStuck | Accept | Accepted | Refused | WorkWanted | Lease | Evaluated
@@ -236,3 +247,20 @@ def decode_message_untrusted(data: Any) -> Message:
     except SchemaError as error:
         raise RemoteProtocolError(f"bad {data['tag']} message: {error.problem}") from error
     return message
+
+
+RUMOUR_BYTES_MAX: Final = 32
+
+
+def encode_rumour(rumour: Rumour) -> bytes:
+    return bytes(msgpack.packb(encode(rumour)))
+
+
+def decode_rumour_untrusted(data: bytes) -> Rumour:
+    """Check and build one. Raises RemoteProtocolError only."""
+    if len(data) > RUMOUR_BYTES_MAX:
+        raise RemoteProtocolError("a rumour is longer than any can be")
+    try:
+        return decode(Rumour, unpack_untrusted(data))
+    except SchemaError as error:
+        raise RemoteProtocolError(f"bad rumour: {error.problem}") from error

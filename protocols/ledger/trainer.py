@@ -43,6 +43,7 @@ class RecordLearned:
 @dataclass(frozen=True, slots=True)
 class LeaseReceived:
     now_s: float
+    peer: PeerID
     lease: Lease
 
 
@@ -236,7 +237,7 @@ class Trainer:
             case RecordLearned():
                 return self._learn(event.now_s, event.record, event.lead)
             case LeaseReceived():
-                return self._take_lease(event.now_s, event.lease)
+                return self._take_lease(event.now_s, event.peer, event.lease)
             case CallAnswered():
                 return self._answered(event)
             case CallFailed():
@@ -360,8 +361,9 @@ class Trainer:
 
     # --- leases ---
 
-    def _take_lease(self, now_s: float, lease: Lease) -> list[TrainerEffect]:
-        if lease.step != self.step:
+    def _take_lease(self, now_s: float, peer: PeerID, lease: Lease) -> list[TrainerEffect]:
+        """Take what the lead deals. A forged lease would have us count under a generation that no real one ever outranks."""
+        if lease.step != self.step or peer != self.lead:
             return []
         if lease.ids:
             self._seen = max(self._seen, lease.generation)
@@ -575,7 +577,8 @@ class Trainer:
             journey.unsettled[leg.stage] = Unsettled(call.peer, member.incarnation, call.attempt)
         if event.code == "overtaken":
             self.journeys.pop(journey.microbatch, None)
-            return [ReleaseTensors(journey.microbatch), *self._want_work(event.now_s)]
+            # Work is wanted at the next tick: somebody may have closed this for a lease that never comes.
+            return [ReleaseTensors(journey.microbatch)]
         if event.code in ("step-passed", "step-ahead"):
             # One of us lacks a record that is on its way.
             self._wait(event.now_s, journey.retry)

@@ -22,7 +22,8 @@ from protocols.schema import Natural, Range, Size, encode
 Digest = Annotated[bytes, Size(32, 32)]
 IdSet = Annotated[bytes, Size(0, 8192)]
 """65,536 microbatches, the most a step may have (protocols.run), fit in 8,192 bytes."""
-Loss = Annotated[float, Range(-1e6, 1e6)]
+LOSS_MAX: Final = 1e6
+Loss = Annotated[float, Range(-LOSS_MAX, LOSS_MAX)]
 """Nats per token. No sum or mean of such numbers leaves the range of floats, whoever made them up."""
 Index = Annotated[int, Range(0, 2**30)]
 """Of a record, or a step: one a second for 34 years. Lease generations (protocols.ledger.leases) leave 31 bits for it."""

@@ -74,7 +74,8 @@ class Caller:
         self._hello = hello
         self._run_key = run_key
         self._limits = limits or Limits()
-        self._guard = guard or Guard()
+        self.guard = guard or Guard()
+        """Where those who read our answers count what is wrong with them."""
         self._rates = rates
         self._traffic = TrafficTable()
         self._pool = ChannelPool(
@@ -139,7 +140,7 @@ class Caller:
             raise CallTimeoutError(peer, service, deadline_s) from error
         except RemoteProtocolError as error:
             traffic.failures += 1
-            self._guard.fault(peer, error)
+            self.guard.fault(peer, error)
             raise
         except Exception:
             traffic.failures += 1
@@ -257,8 +258,9 @@ class Caller:
             await pooled.channel.aclose()
         pooled = await self._open_channel(peer, service)
         try:
-            await self._send(pooled, FrameKind.CAST, message)
-            await self._receive_welcome(pooled)
+            with self.guard.blaming(peer):
+                await self._send(pooled, FrameKind.CAST, message)
+                await self._receive_welcome(pooled)
         except BaseException:
             await pooled.channel.aclose()
             raise

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,6 +140,15 @@ class Guard:
             log.warning(
                 "peer broke the protocol: peer=%s times=%d reason=%s", peer, count, error.reason
             )
+
+    @contextmanager
+    def blaming(self, peer: PeerID) -> Iterator[None]:
+        """Count it against `peer` when what it sent, which the block looks into, breaks the protocol; the error goes on."""
+        try:
+            yield
+        except RemoteProtocolError as error:
+            self.fault(peer, error)
+            raise
 
     def faults(self) -> Mapping[PeerID, int]:
         """Return how often each peer broke the protocol since start."""

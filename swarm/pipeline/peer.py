@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, assert_never
 
@@ -31,6 +31,7 @@ from protocols.ledger.events import (
     Event,
     Expelled,
     FetchFailed,
+    Heard,
     Learned,
     LedgerSettings,
     OfferState,
@@ -39,6 +40,7 @@ from protocols.ledger.events import (
     ReduceFailed,
     ReduceFinished,
     Send,
+    Spread,
     StartReduce,
     StateLoaded,
     TallyChanged,
@@ -50,6 +52,7 @@ from protocols.ledger.messages import (
     Lease,
     Message,
     Records,
+    Rumour,
     decode_message_untrusted,
     encode_message,
 )
@@ -158,6 +161,8 @@ class PipelinePeer:
         self.draining = False
         self.expulsions = 0
         self.counters = HostCounters()
+        self.on_rumour: Callable[[Rumour], None] = lambda rumour: None
+        """Takes what is to be published; whoever listens to the topic sets it."""
         self._founder = founder
         self._observer = observer
         self._wanted_stage = stage
@@ -259,6 +264,10 @@ class PipelinePeer:
         self._contacts = tuple(peers)
         self.feed(ContactsFound(trio.current_time(), self._contacts))
 
+    def rumour_heard(self, peer: PeerID, rumour: Rumour) -> None:
+        """Somebody published this on the run's topic."""
+        self.feed(Heard(trio.current_time(), peer, rumour))
+
     async def answer_ledger(self, incoming: Incoming) -> Answer:
         """Take one cast of the `ledger` service; a call is a probe and is answered with nothing."""
         if incoming.message is not None:
@@ -310,9 +319,8 @@ class PipelinePeer:
 
     def _take(self, peer: PeerID, message: Message) -> None:
         now_s = trio.current_time()
-        # A forged lease would have us count under a generation that no real one ever outranks.
         if isinstance(message, Lease) and peer in self.ledger.view:
-            self.feed(LeaseReceived(now_s, message))
+            self.feed(LeaseReceived(now_s, peer, message))
         self.feed(Received(now_s, peer, message))
 
     def _send(self, effect: Send) -> None:
@@ -321,7 +329,7 @@ class PipelinePeer:
             return
         now_s = trio.current_time()
         if isinstance(effect.message, Lease):
-            self._events.append(LeaseReceived(now_s, effect.message))
+            self._events.append(LeaseReceived(now_s, self.me, effect.message))
         self._events.append(Received(now_s, self.me, effect.message))
 
     def _do_trainer(self, effect: TrainerEffect) -> None:
@@ -353,6 +361,8 @@ class PipelinePeer:
                 self._expelled(effect)
             case Learned():
                 self._learned(effect.record)
+            case Spread():
+                self.on_rumour(effect.rumour)
             case Blame():
                 self._guard.fault(effect.peer, RemoteProtocolError(effect.reason, effect.peer))
             case _:

@@ -167,12 +167,13 @@ class Reduction:
         deadline_s = trio.current_time() + self._wait_s
         try:
             answer = await self._ask(peer, call, deadline_s)
-            if len(answer.tensors) != 1:
-                raise RemoteProtocolError("a part is one tensor", peer)
-            expected: TensorSpec = spec_of(like)
-            received = answer.tensors[0]
-            self.bytes_received += received.data.nbytes
-            return await self._codec.run_own(tensor_untrusted, received, expected, "the part")
+            with self._caller.guard.blaming(peer):
+                if len(answer.tensors) != 1:
+                    raise RemoteProtocolError("a part is one tensor", peer)
+                expected: TensorSpec = spec_of(like)
+                received = answer.tensors[0]
+                self.bytes_received += received.data.nbytes
+                return await self._codec.run_own(tensor_untrusted, received, expected, "the part")
         except (
             CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
         ) as error:  # fmt: skip

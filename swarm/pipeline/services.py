@@ -28,6 +28,7 @@ from swarm.hosting.compute import ComputeThread, torch_threads
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer
 from swarm.pipeline.reduction import REDUCE_SERVICE
+from swarm.pipeline.rumours import Rumours
 from swarm.pipeline.trainer_shell import STAGE_SERVICE
 from swarm.pipeline.transfer import STATE_SERVICE
 
@@ -123,6 +124,11 @@ class RunServices:
             try:
                 await self._register()
                 await nursery.start(peer.run)
+                rumours = Rumours(
+                    self._host, self._run.run_id, self._guard, heard=peer.rumour_heard
+                )
+                peer.on_rumour = rumours.spread
+                nursery.start_soon(rumours.run)
                 yield OpenPeer(peer, caller, compute, codec)
             finally:
                 self._peer = None

@@ -187,8 +187,9 @@ class TrainerShell:
             attempt=ask.attempt.number,
         )
         answer = await self._call(ask.peer, call, self._tensors_for(ask), ask.deadline_s)
-        reply = call_untrusted(WorkReply, answer.message)
-        self._check_untrusted(ask, reply, answer.tensors)
+        with self._caller.guard.blaming(ask.peer):
+            reply = call_untrusted(WorkReply, answer.message)
+            self._check_untrusted(ask, reply, answer.tensors)
         if ask.call in self._scopes:
             self._keep(ask, answer.tensors)
         return CallAnswered(trio.current_time(), ask.call, reply.index, reply.counted, reply.loss)
@@ -248,13 +249,15 @@ class TrainerShell:
             attempt=ask.attempt.number,
         )
         answer = await self._call(ask.peer, call, (), _QUESTION_S)
-        reply = call_untrusted(SettleReply, answer.message)
+        with self._caller.guard.blaming(ask.peer):
+            reply = call_untrusted(SettleReply, answer.message)
         return SettleAnswered(trio.current_time(), ask.call, Settled(reply.settled), reply.index)
 
     async def _ask_claim(self, ask: AskClaim) -> ClaimAnswered:
         call = ClaimCall(step=ask.step, ids=pack_ids(ask.ids), generation=ask.generation)
         answer = await self._call(ask.peer, call, (), _QUESTION_S)
-        reply = call_untrusted(ClaimReply, answer.message)
+        with self._caller.guard.blaming(ask.peer):
+            reply = call_untrusted(ClaimReply, answer.message)
         return ClaimAnswered(
             trio.current_time(),
             ask.call,

@@ -195,9 +195,10 @@ class Fetch:
                 answer = await self._caller.call(
                     donor, STATE_SERVICE, encode(call), deadline_s=_MANIFEST_S
                 )
-                reply = call_untrusted(StateReply, answer.message)
-                raw = _one_tensor_untrusted(answer)
-                manifest = await self._codec.run_own(manifest_untrusted, raw, reply.root)
+                with self._caller.guard.blaming(donor):
+                    reply = call_untrusted(StateReply, answer.message)
+                    raw = _one_tensor_untrusted(answer)
+                    manifest = await self._codec.run_own(manifest_untrusted, raw, reply.root)
             except _FAILURES as error:
                 problem = str(error)
                 log.info("donor skipped: peer=%s reason=%s", donor, problem)
@@ -236,7 +237,8 @@ class Fetch:
             answer = await self._caller.call(
                 request.donor, STATE_SERVICE, encode(call), deadline_s=_CHUNK_S
             )
-            data = _one_tensor_untrusted(answer)
+            with self._caller.guard.blaming(request.donor):
+                data = _one_tensor_untrusted(answer)
         except CallError as error:
             if error.code == "busy":
                 wait_s = error.retry_after_s if error.retry_after_s is not None else 1.0
@@ -249,6 +251,9 @@ class Fetch:
             return
         target = restore.chunk(request.chunk)
         matches = await self._codec.run_own(_store, target, data, manifest.chunks[request.chunk])
+        if not matches:
+            problem = RemoteProtocolError("sent other bytes than its manifest says", request.donor)
+            self._caller.guard.fault(request.donor, problem)
         plan.on_checked_chunk(request.donor, request.chunk, matches=matches)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tests.sim.forger import Forger
 from tests.sim.liar import Liar, RogueTrainer
+from tests.sim.lying_member import LyingMember
 from tests.sim.network import Link
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ class Faults:
     """Share of what a busy shell reports to the cores a moment late: how a reduction or a call ended."""
     stage_wishes: float = 0.0
     """Share of the peers that ask for a certain stage."""
+    lying_members: int = 0
+    """Members that lie about what they counted and reduced."""
+    topic_loss: float = 0.0
+    """Share of the rumours on the run's topic that a listener misses."""
+    topic_repeats: float = 0.0
+    """Share that comes again, up to a minute later."""
 
     @classmethod
     def draw(cls, seed: int) -> Faults:
@@ -120,6 +127,9 @@ class Faults:
             forgers=count("forgers", 2),
             late_reports=share("late_reports", 0.5),
             stage_wishes=share("stage_wishes", 1.0),
+            lying_members=count("lying_members", 1),
+            topic_loss=share("topic_loss", 1.0),
+            topic_repeats=share("topic_repeats", 0.5),
         )
 
     def kinds(self) -> tuple[str, ...]:
@@ -165,6 +175,10 @@ class Injector:
         forging = _source(world.seed, "who forges")
         for peer in forging.sample(peers, faults.forgers):
             Forger(world, peer).start(self._until_s)
+        chosen = _source(world.seed, "who lies")
+        hosts = [peer for peer in peers if not peer.observer]
+        for peer in chosen.sample(hosts, faults.lying_members):
+            LyingMember(world, peer).start()
 
     def _plan_deaths(self, peers: Sequence[SimPeer]) -> None:
         """Crashes, restarts, leaves and the mass preemption; each peer is the victim of one of them at most."""

@@ -27,6 +27,7 @@ from protocols.ledger.messages import (
     Reduced,
     ReduceStuck,
     Refused,
+    Rumour,
     TallyReport,
     WorkWanted,
 )
@@ -66,7 +67,10 @@ class Liar:
         if record is None or not record.members:
             return
         victim = world.peers.get(self._rng.choice(record.members).peer)
-        if victim is not None and victim.up and self._rng.random() < 0.2:
+        if victim is not None and victim.ledger.member is not None and self._rng.random() < 0.1:
+            # To members only: an outsider believes whom it hears of first (protocols/ledger/README.md).
+            victim.hear(self.peer_id, Rumour(record.index + self._rng.choice((1, 50))))
+        elif victim is not None and victim.up and self._rng.random() < 0.2:
             victim.stage.settle(self._question(record), lambda make: None)
         elif victim is not None and victim.up:
             send = Send(victim.peer_id, self._message(record, victim))

@@ -17,16 +17,18 @@ from protocols.ledger.events import (
     Effect,
     Event,
     Expelled,
+    Heard,
     Learned,
     OfferState,
     PeerDown,
     Received,
     Send,
+    Spread,
     StartReduce,
     Tick,
 )
 from protocols.ledger.member import Ledger
-from protocols.ledger.messages import HeldState, Lease, Records
+from protocols.ledger.messages import HeldState, Lease, Records, Rumour
 from protocols.ledger.trainer import (
     AskClaim,
     AskSettle,
@@ -43,6 +45,7 @@ from protocols.ledger.trainer import (
 from tests.sim.stage import SimStage
 
 if TYPE_CHECKING:
+    from tests.sim.lying_member import LyingMember
     from tests.sim.world import Call, World
 
 SavedState: TypeAlias = tuple[HeldState, bytes]
@@ -81,6 +84,7 @@ class SimPeer:
         """Raised by each crash: what was planned before then does not happen, what was known is lost."""
         self.state_life = 0
         """Raised when the hosted state is lost, too."""
+        self.lies: LyingMember | None = None
         self._founder = founder
         wishes = random.Random(f"wishes/{world.seed}/{self.name}")
         stage = wishes.randrange(world.settings.stages)
@@ -281,6 +285,8 @@ class SimPeer:
                 self._expelled(effect)
             case Learned():
                 self._learned(effect)
+            case Spread():
+                self.world.topic.publish(self.peer_id, effect.rumour)
             case Blame():
                 self.world.watch.blamed(self, effect.peer, effect.reason)
             case _:
@@ -301,6 +307,7 @@ class SimPeer:
 
     def _expelled(self, effect: Expelled) -> None:
         self.world.log(f"{self.name} is out: {effect.reason}")
+        self.world.watch.expelled(self)
         stage = self.stage
         stage.forget_work()
         holds = None
@@ -324,8 +331,13 @@ class SimPeer:
             return
         self.world.received(self, source, send)
         if isinstance(send.message, Lease):
-            self.train(LeaseReceived(self.now_s, send.message))
+            self.train(LeaseReceived(self.now_s, source, send.message))
         self.handle(Received(self.now_s, source, send.message))
+
+    def hear(self, author: PeerID, rumour: Rumour) -> None:
+        """Take a rumour from the topic; what comes while we stand still is not kept for long."""
+        if self.up and not self.stopped:
+            self.handle(Heard(self.now_s, author, rumour))
 
     # --- training ---
 

@@ -21,6 +21,8 @@ from unittest import mock
 
 from protocols.ledger import (
     candidacy,
+    coverage,
+    gossip,
     history,
     lead,
     leases,
@@ -42,6 +44,7 @@ from tests.sim.checkers.last_copy_stays import LastCopyStays
 from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
 from tests.sim.checkers.one_history import OneHistory
 from tests.sim.checkers.one_side_commits import OneSideCommits
+from tests.sim.checkers.place_is_kept import PlaceIsKept
 from tests.sim.checkers.same_state import SameState
 from tests.sim.checkers.status_is_true import StatusIsTrue
 from tests.sim.checkers.void_is_kept import VoidIsKept
@@ -337,6 +340,74 @@ def _waiting_for_what_is_done(self: lead.Lead) -> str:
     return f"{done} microbatches" if said.endswith("microbatches") else said
 
 
+def _take_any_lease(self: trainer_core.Trainer, now_s: float, peer: Any, lease: Any) -> list[Any]:
+    """Whoever deals a lease is taken for the lead."""
+    assert self.lead is not None
+    return _take_lease(self, now_s, self.lead, lease)
+
+
+def _follow_any_ballot(self: member.Ledger, now_s: float, peer: Any, message: Any) -> list[Any]:
+    """Promise a ballot that another member than its owner names."""
+    known = self.member is not None and peer in self.view and message.ballot.peer in self.view
+    if known and message.digest == self._digest and message.ballot > self._promised:
+        self._follow(message.ballot)
+    return _heartbeat(self, now_s, peer, message)
+
+
+def _heartbeat_beside_claims(self: member.Ledger, now_s: float, peer: Any, message: Any) -> Any:
+    """That the lead knows of no later records changes nothing for who was told of some."""
+    claimants = set(self._claimants)
+    effects = _heartbeat(self, now_s, peer, message)
+    self._claimants |= claimants
+    return effects
+
+
+def _step_blamed_late(self: lead.Lead, now_s: float, peer: Any, report: Any) -> list[Any]:
+    """A report of another step is taken for a lie, also one that was late."""
+    if peer in self._view and report.step != self._record.step + 1:
+        return [Blame(peer, "counts another step")]
+    return _take_report(self, now_s, peer, report)
+
+
+def _smaller_blamed_late(self: lead.Lead, now_s: float, peer: Any, report: Any) -> list[Any]:
+    """A report that was overtaken on its way is taken for a lie."""
+    before = self._reports.get(peer)
+    same_step = before is not None and report.step == before.step == self._record.step + 1
+    if before is not None and same_step and len(report.counted) < len(before.counted):
+        return [Blame(peer, "takes back what it said it had counted")]
+    return _take_report(self, now_s, peer, report)
+
+
+def _mean_loss_as_told(self: lead.Lead) -> float:
+    """The last stage's members are believed whatever they say."""
+    last = self._view.replicas(self.settings.stages - 1)
+    return sum(self._reduced[m.peer].loss_sum for m in last) / self.settings.microbatches
+
+
+def _add_without_dispute(self: coverage.Coverage, entry: views.Member, counted: int) -> None:
+    """What two replicas claim is taken from both."""
+    self._counted[entry.stage][entry.peer] = counted
+    self._by_stage[entry.stage] |= counted
+    self._add_up()
+
+
+def _due_again(self: gossip.Gossip, now_s: float) -> Any:
+    """A rumour is spread without end."""
+    untold = self._untold
+    rumour = _due(self, now_s)
+    self._untold = untold
+    return rumour
+
+
+def _records_from_spreaders(self: member.Ledger, now_s: float, peer: Any, message: Any) -> Any:
+    """A member believes whoever spreads a rumour."""
+    if peer in self._gossip.spreaders:
+        return _records_from_anybody(self, now_s, peer, message)
+    return _records(self, now_s, peer, message)
+
+
+_take_lease, _due = trainer_core.Trainer._take_lease, gossip.Gossip.due
+_take_report = lead.Lead._take_report
 _begin, _settle = tally.Tally.begin, tally.Tally.settle
 _open_tally, _adopt = member.Ledger._open_tally, member.Ledger._adopt
 _prepare, _accept = member.Ledger._prepare, member.Ledger._accept
@@ -420,6 +491,26 @@ SUITE: Final = (
             ((member, "membership_problem", _no_problem),)),
     Planted("status counts the microbatches that are done", StatusIsTrue,
             ((lead.Lead, "waiting_for", _waiting_for_what_is_done),)),
+    Planted("claims that contradict each other are both believed", WorkIsRedone,
+            ((coverage.Coverage, "dispute", _nothing),)),
+    Planted("claims that contradict each other are both committed", ExactlyOnce,
+            ((coverage.Coverage, "add", _add_without_dispute), (member, "coverage_problem", _no_problem))),
+    Planted("leases are taken from anybody", WorkIsRedone,
+            ((trainer_core.Trainer, "_take_lease", _take_any_lease),)),
+    Planted("a ballot is promised to whoever names it", WorkIsRedone,
+            ((member.Ledger, "_heartbeat", _follow_any_ballot),)),
+    Planted("one member's claim to later records is enough to leave", PlaceIsKept,
+            ((member.Ledger, "_heartbeat", _heartbeat_beside_claims),)),
+    Planted("late reports of the step before are taken for lies", NobodyHonestBlamed,
+            ((lead.Lead, "_take_report", _step_blamed_late),)),
+    Planted("overtaken reports are taken for lies", NobodyHonestBlamed,
+            ((lead.Lead, "_take_report", _smaller_blamed_late),)),
+    Planted("a loss is proposed as it was told", NobodyHonestBlamed,
+            ((lead.Lead, "_mean_loss", _mean_loss_as_told),)),
+    Planted("a rumour is spread without end", Bounded,
+            ((gossip.Gossip, "due", _due_again),)),
+    Planted("who spreads a rumour is believed", OneHistory,
+            ((member.Ledger, "_records", _records_from_spreaders),)),
 )  # fmt: skip
 
 

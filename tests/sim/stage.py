@@ -292,6 +292,7 @@ class SimStage:
             self._try_reduce(reduction)
             return
         content, digest = self.world.exchanges.sum(asked)
+        self._note_false_part(asked)
         if self.world.damages(self.peer) and len(asked.group) > 1:
             content = content + Counter([self.world.rng.randrange(1000, 10**9)])
             digest = digest_of(content)
@@ -305,6 +306,13 @@ class SimStage:
 
     def _tell(self, make: Callable[[float], ReduceFinished | ReduceFailed]) -> None:
         self.peer.report(lambda: self.peer.handle(make(self.peer.now_s)))
+
+    def _note_false_part(self, asked: StartReduce) -> None:
+        """Members that lie may have put anything into the sum: remember what, for the checkers."""
+        lying = [peer for peer in asked.contributors if peer in self.world.liars]
+        if lying and self.stage is not None:
+            gradients = (self.world.peers[peer].stage.gradient for peer in lying)
+            self.world.false_parts[asked.index, self.stage] = sum(gradients, Counter[int]())
 
     def offers(self, index: int, ballot: Ballot) -> bool:
         """Tell whether our gradient can be had for this reduction."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from tests.sim.faults import Faults, Injector
 from tests.sim.network import Network, Weather
 from tests.sim.peer import SimPeer
 from tests.sim.stage import MakeEvent
+from tests.sim.topic import SimTopic
 
 _LOOK_S: Final = 5.0
 _PROBE_S: Final = 1.0
@@ -33,7 +35,7 @@ class Watch:
     def __init__(self, checkers: list[Checker]) -> None:
         for name in (
             "decided", "learned", "settled", "accept_asked", "accepted", "promised", "step_applied",
-            "state_reached", "died", "gave_up", "asked", "call_ended", "said_void", "counted", "blamed", "looked", "ended",
+            "state_reached", "died", "expelled", "gave_up", "asked", "call_ended", "said_void", "counted", "blamed", "looked", "ended",
         ):  # fmt: skip
             base = getattr(Checker, name)
             calls = tuple(getattr(c, name) for c in checkers if getattr(type(c), name) is not base)
@@ -48,6 +50,7 @@ class Watch:
     step_applied: Callable[..., None]
     state_reached: Callable[..., None]
     died: Callable[..., None]
+    expelled: Callable[..., None]
     gave_up: Callable[..., None]
     asked: Callable[..., None]
     call_ended: Callable[..., None]
@@ -111,12 +114,21 @@ class World:
         self.directory = SimDirectory(
             self, announce_s=announce_s or settings.silence_s * 2, stale=faults.stale_directory
         )
+        self.topic = SimTopic(
+            self,
+            random.Random(f"topic/{seed}"),
+            loss=faults.topic_loss,
+            repeats=faults.topic_repeats,
+        )
         self.trace: list[str] = []
         self.handled = 0
         """Events that the cores have taken."""
         self.records: dict[int, Record] = {}
         self.newest_record: Record | None = None
         self.liars: set[PeerID] = set()
+        """Strangers and members that lie, or once did."""
+        self.false_parts: dict[tuple[int, int], Counter[int]] = {}
+        """Record and stage -> what lying members put into the reduced gradient."""
         self.forgers: set[PeerID] = set()
         """Honest but for what they are made to send, which nobody believes."""
         self.goal = 0
@@ -149,6 +161,8 @@ class World:
 
     def deliver(self, source: SimPeer, send: Send) -> None:
         """Cast a ledger message."""
+        if source.lies is not None and send.peer != source.peer_id:
+            send = source.lies.told(send)
         watched = self._watched.get(type(send.message))
         if watched is not None:
             watched(source.peer_id, send.message)
@@ -315,9 +329,11 @@ class World:
         self._healed_s = self.clock.now_s
         self.network.heal()
         self.directory.heal()
+        self.topic.heal()
         self.broken_gradients = self.damaged_bytes = 0.0
         for peer in self.peers.values():
             peer.go_on()
+            peer.lies = None
 
     def run(self, *, safety_s: float, steps_after: int, liveness_s: float) -> None:
         """Safety under faults, then healing and `steps_after` more steps. Raises ViolationError."""
@@ -366,8 +382,12 @@ class Call:
         return not self.ended or not self.world.network.reaches(self.trainer.peer_id, self.ask.peer)
 
     def answer(self, make: MakeEvent) -> None:
-        if not self.ended:
-            self.world.network.cast(self.ask.peer, self.trainer.peer_id, self.end, make)
+        if self.ended:
+            return
+        lies = self.world.peers[self.ask.peer].lies
+        if lies is not None:
+            make = lies.answer(self.trainer.peer_id, make)
+        self.world.network.cast(self.ask.peer, self.trainer.peer_id, self.end, make)
 
     def cancel(self) -> None:
         """The trainer does not wait any more."""

@@ -18,14 +18,18 @@ from protocols.ledger.events import (
     DrainWanted,
     Expelled,
     FetchFailed,
+    Heard,
     OfferState,
     PeerDown,
     Received,
     ReduceFailed,
     ReduceFinished,
+    Send,
+    Spread,
     StartReduce,
     StateLoaded,
     TallyChanged,
+    Tick,
 )
 from protocols.ledger.member import Ledger
 from protocols.ledger.messages import (
@@ -42,6 +46,7 @@ from protocols.ledger.messages import (
     Reduce,
     Reduced,
     Refused,
+    Rumour,
     TallyReport,
 )
 from protocols.ledger.view import Ballot, Member, MemberTally, Record, StageCommit
@@ -657,3 +662,97 @@ def test_a_join_repeated_after_admission_changes_nothing() -> None:
     record = newest(swarm, swarm.ids[0])
     swarm.cast(swarm.ids[2], record.lead, JoinWanted(1))
     assert newest(swarm, swarm.ids[0]) == record
+
+
+# --- claims and rumours ---
+
+
+def test_a_ballot_that_another_member_names_is_not_followed() -> None:
+    swarm = joined(4)
+    record = newest(swarm, swarm.ids[1])
+    forged = Heartbeat(record.index, record.digest(), Ballot(2**40, swarm.ids[2]))
+    swarm.cast(swarm.ids[3], swarm.ids[1], forged)
+    assert swarm.ledgers[swarm.ids[1]].lead_peer == record.lead
+    swarm.count(swarm.ids[1], ALL)
+    swarm.pass_time(1.0)
+    assert newest(swarm, swarm.ids[1]).step == 1
+
+
+def test_one_member_cannot_talk_another_out_of_its_place() -> None:
+    """It claims later records, to the lead and to one that follows, for longer than a member waits for such."""
+    swarm = joined(4)
+    index = newest(swarm, swarm.ids[0]).index
+    for _ in range(40):
+        for victim in swarm.ids[:3]:
+            swarm.cast(swarm.ids[3], victim, Records((), index + 50, cut=True))
+        swarm.pass_time(0.5)
+    assert all(swarm.ledgers[peer].expelled is None for peer in swarm.ids)
+    assert newest(swarm, swarm.ids[0]).index == index
+
+
+@pytest.mark.parametrize(("claimants", "gives_up"), [(1, False), (2, True)])
+def test_two_members_must_say_so_before_a_third_believes_itself_left_behind(
+    claimants: int, gives_up: bool
+) -> None:
+    swarm = joined(5)
+    victim = swarm.ledgers[swarm.ids[4]]
+    later = Records((), newest(swarm, swarm.ids[4]).index + 500, cut=True)
+    for _ in range(40):
+        swarm.now_s += 0.25
+        for peer in swarm.ids[1 : 1 + claimants]:
+            victim.handle(Received(swarm.now_s, peer, later))
+        victim.handle(Tick(swarm.now_s))
+    assert (victim.expelled is not None) is gives_up
+
+
+def spread(swarm: Swarm, peer: PeerID) -> list[int]:
+    return [effect.rumour.index for effect in swarm.did(peer, Spread) if isinstance(effect, Spread)]
+
+
+def test_the_lead_spreads_a_rumour_when_the_members_change_and_else_none() -> None:
+    swarm = joined(3)
+    swarm.busy = True
+    swarm.pass_time(3.0)
+    lead = lead_of(swarm)
+    assert spread(swarm, lead)[-1] == newest(swarm, lead).index
+    before = spread(swarm, lead)
+    commit_step(swarm)
+    swarm.pass_time(30.0)
+    assert spread(swarm, lead) == before
+    assert all(spread(swarm, peer) == [] for peer in swarm.ids if peer != lead)
+
+
+def test_an_outsider_that_no_directory_helps_comes_in_by_a_rumour() -> None:
+    swarm = joined(3)
+    lead = lead_of(swarm)
+    newcomer = swarm.ids[2]
+    swarm.contacts = lambda: None  # type: ignore[method-assign]
+    swarm.restart(newcomer)
+    swarm.pass_time(1.0)
+    assert swarm.ledgers[newcomer].member is None
+    rumour = Rumour(newest(swarm, lead).index)
+    swarm.handle(newcomer, Heard(swarm.now_s, lead, rumour))
+    swarm.pass_time(5.0)
+    assert swarm.ledgers[newcomer].member is not None
+
+
+def test_a_member_asks_the_members_about_a_strangers_rumour_and_keeps_its_place() -> None:
+    swarm = joined(3)
+    peer, index = swarm.ids[1], newest(swarm, swarm.ids[1]).index
+    stranger = PeerID(b"stranger")
+    for _ in range(40):
+        effects = swarm.ledgers[peer].handle(Heard(swarm.now_s, stranger, Rumour(index + 9)))
+        asked = {effect.peer for effect in effects if isinstance(effect, Send)}
+        assert stranger not in asked
+        assert len(effects) <= 2
+        swarm.pass_time(0.5)
+    assert swarm.ledgers[peer].expelled is None
+    assert newest(swarm, peer).index == index
+
+
+def test_a_rumour_of_what_is_known_is_no_news() -> None:
+    swarm = joined(3)
+    peer = swarm.ids[1]
+    rumour = Rumour(newest(swarm, peer).index)
+    assert swarm.ledgers[peer].handle(Heard(swarm.now_s, PeerID(b"stranger"), rumour)) == []
+    assert not swarm.ledgers[peer].knows(PeerID(b"stranger"))

@@ -1,41 +1,287 @@
-"""The lead by itself: situations that a whole swarm rarely gets into."""
+"""The lead by itself: situations that a whole swarm rarely gets into, members that lie above all."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 import protocols.ledger.lead as module
-from protocols.ledger.events import Effect, Send
-from protocols.ledger.lead import Lead, Phase
-from protocols.ledger.messages import Accept, JoinWanted, Reduced, TallyReport
+from protocols.ids import PeerID
+from protocols.ledger.events import Blame, Effect, Send
+from protocols.ledger.lead import Lead, LeadMessage, Phase
+from protocols.ledger.messages import (
+    Accept,
+    JoinWanted,
+    Message,
+    Reduce,
+    Reduced,
+    ReduceStuck,
+    TallyReport,
+)
 from protocols.ledger.pulse import Pulse
-from protocols.ledger.view import Ballot, Record, pack_ids
+from protocols.ledger.view import LOSS_MAX, Ballot, MemberTally, Record, pack_ids
 from tests.protocols.ledger.swarm import SETTINGS, members, peer_ids
 
 ALL = pack_ids(0b1111)
+HASH = bytes(32)
 
 
-def test_a_step_that_counts_something_twice_is_not_proposed_however_late_that_is_found() -> None:
+class Driver:
+    """A lead of one stage's members; the last of them is the lead itself."""
+
+    def __init__(self, count: int) -> None:
+        self.ids = peer_ids(count)
+        self.me = self.ids[-1]
+        self.now_s = 0.0
+        self.pulse = Pulse(SETTINGS.silence_s)
+        self.lead = Lead(self.me, SETTINGS, self.pulse)
+        self.ballot = Ballot(0, self.me)
+        self.effects: list[Effect] = []
+        self.record = Record(index=0, step=0, lead=self.me, members=members([0] * count))
+        self.lead.begin(0.0, self.record, self.record.view, self.record.digest(), self.ballot)
+        self.report(self.me, 0)
+
+    def hear(self, peer: PeerID, message: LeadMessage) -> None:
+        self.effects = self.lead.received(self.now_s, peer, message)
+
+    def report(self, peer: PeerID, counted: int, **changes: int | bool) -> None:
+        """Let a member report, about the present record unless told otherwise."""
+        report = TallyReport(self.record.index, self.record.step + 1, pack_ids(counted))
+        self.hear(peer, replace(report, **changes))  # type: ignore[arg-type]
+
+    def reduced(self, peer: PeerID, **changes: float | bytes) -> None:
+        message = Reduced(self.record.index + 1, self.ballot, HASH, 1.0, 1.0)
+        self.hear(peer, replace(message, **changes))  # type: ignore[arg-type]
+
+    def pass_time(self, seconds: float) -> None:
+        """Let everybody be heard, and the lead look."""
+        self.now_s += seconds
+        for peer in self.ids:
+            self.pulse.heard(self.now_s, peer)
+        self.effects = self.lead.tick(self.now_s)
+
+    def decide(self) -> Record:
+        """Let the proposal be decided and lead on."""
+        record = self.proposed()
+        assert record is not None
+        self.record = record
+        self.lead.begin(self.now_s, record, record.view, record.digest(), self.ballot)
+        return record
+
+    def sent(self) -> list[Message]:
+        return [effect.message for effect in self.effects if isinstance(effect, Send)]
+
+    def blamed(self) -> list[PeerID]:
+        return [effect.peer for effect in self.effects if isinstance(effect, Blame)]
+
+    def proposed(self) -> Record | None:
+        records = [message.record for message in self.sent() if isinstance(message, Accept)]
+        return records[0] if records else None
+
+    def fenced(self) -> list[PeerID]:
+        record = self.proposed()
+        return [m.peer for m in record.members if m.since == record.index] if record else []
+
+
+def test_a_late_claim_to_what_is_being_reduced_is_left_out_of_the_step() -> None:
     """A member was thought dead, but could not be removed without it; then it came back, having counted more."""
-    other, me = peer_ids(2)
-    record = Record(index=0, step=0, lead=me, members=members([0, 0]))
-    lead = Lead(me, SETTINGS, Pulse(SETTINGS.silence_s))
-    ballot = Ballot(0, me)
-    lead.begin(0.0, record, record.view, record.digest(), ballot)
-    lead.received(0.0, other, TallyReport(0, 1, b""))
-    lead.received(0.0, me, TallyReport(0, 1, ALL))
-    assert lead.phase is Phase.REDUCING
-    lead.tick(100.0)
-    assert lead.waiting_for() == "a majority of the members to be heard"
-    lead.received(101.0, other, TallyReport(0, 1, ALL))
-    lead.received(101.0, me, Reduced(1, ballot, bytes(32), 1.0, 1.0))
-    effects = lead.received(101.0, other, Reduced(1, ballot, bytes(32), 1.0, 1.0))
-    proposed = proposals(effects)
-    assert proposed
-    assert not any(each.commits_step for each in proposed)
-    assert [m.since for m in proposed[0].members if m.peer == other] == [1]
+    driver = Driver(2)
+    other, me = driver.ids
+    driver.report(other, 0)
+    driver.report(me, 0b1111)
+    assert driver.lead.phase is Phase.REDUCING
+    driver.effects = driver.lead.tick(100.0)
+    assert driver.lead.waiting_for() == "a majority of the members to be heard"
+    driver.now_s = 101.0
+    driver.report(other, 0b1111)
+    for peer in driver.ids:
+        driver.reduced(peer)
+    record = driver.proposed()
+    assert record is not None
+    assert record.tallies == (MemberTally(me, ALL),)
+
+
+def test_who_claims_what_another_one_claimed_first_is_fenced() -> None:
+    driver = Driver(3)
+    liar, honest, _ = driver.ids
+    driver.report(honest, 0b0011)
+    driver.report(liar, 0b0111)
+    assert driver.fenced() == [liar]
+
+
+def test_who_claims_it_again_is_left_out_for_a_while_and_the_step_goes_on() -> None:
+    driver = Driver(3)
+    liar, honest, me = driver.ids
+    driver.report(honest, 0b0011)
+    driver.report(liar, 0b0111)
+    driver.decide()
+    driver.report(liar, 0b1111)
+    driver.report(honest, 0b1111)
+    assert driver.proposed() is None or driver.fenced() == [liar]
+    driver = Driver(3)
+    driver.report(honest, 0b0011)
+    driver.report(liar, 0b0011)
+    driver.decide()
+    driver.report(honest, 0b0111)
+    driver.report(liar, 0b0111)
+    assert driver.proposed() is None
+    driver.report(honest, 0b1111)
+    reduces = [message for message in driver.sent() if isinstance(message, Reduce)]
+    assert reduces[0].tallies == (MemberTally(honest, ALL),)
+    for peer in (liar, honest, me):
+        driver.reduced(peer)
+    record = driver.proposed()
+    assert record is not None
+    assert record.commits_step
+    assert record.tallies == (MemberTally(honest, ALL),)
+
+
+def test_a_member_that_breaks_again_and_again_does_not_end_every_reduction() -> None:
+    driver = Driver(2)
+    other, me = driver.ids
+    driver.report(other, 0, broken=True)
+    assert driver.fenced() == [other]
+    driver.decide()
+    driver.report(other, 0, broken=True)
+    driver.report(me, 0b1111)
+    assert driver.proposed() is None
+    assert driver.lead.phase is Phase.REDUCING
+
+
+def test_who_takes_back_what_it_counted_is_blamed_and_fenced() -> None:
+    driver = Driver(2)
+    liar, _ = driver.ids
+    driver.report(liar, 0b0011)
+    driver.report(liar, 0b0110)
+    assert driver.blamed() == driver.fenced() == [liar]
+
+
+def test_a_report_that_was_overtaken_is_no_lie() -> None:
+    driver = Driver(2)
+    other, _ = driver.ids
+    driver.report(other, 0b0011)
+    driver.report(other, 0b0001)
+    assert driver.effects == []
+
+
+def test_who_counts_another_step_than_its_record_says_is_blamed() -> None:
+    driver = Driver(2)
+    liar, _ = driver.ids
+    driver.report(liar, 0b1111, step=7)
+    assert driver.blamed() == [liar]
+    assert driver.lead.waiting_for() == "4 microbatches"
+
+
+def test_a_report_about_a_record_to_come_says_nothing_about_this_step() -> None:
+    driver = Driver(2)
+    other, _ = driver.ids
+    driver.report(other, 0b1111, index=1)
+    assert driver.effects == []
+    assert driver.lead.waiting_for() == "4 microbatches"
+
+
+def test_microbatches_that_a_step_does_not_have_are_blamed() -> None:
+    driver = Driver(2)
+    liar, _ = driver.ids
+    driver.report(liar, 0b11111)
+    assert driver.blamed() == [liar]
+    assert driver.lead.waiting_for() == "4 microbatches"
+
+
+def test_what_a_member_says_after_it_has_reduced_changes_no_record() -> None:
+    driver = Driver(3)
+    liar, _, me = driver.ids
+    driver.report(me, 0b1111)
+    driver.reduced(liar)
+    driver.report(liar, 0b1111)
+    assert driver.effects == []
+    for peer in driver.ids[1:]:
+        driver.reduced(peer)
+    record = driver.proposed()
+    assert record is not None
+    assert record.tallies == (MemberTally(me, ALL),)
+
+
+@pytest.mark.parametrize("change", [{"gradient_hash": bytes([1]) * 32}, {"squared_norm": 1e300}])
+def test_replicas_that_differ_in_bytes_or_norm_commit_nothing(change: dict[str, float]) -> None:
+    driver = Driver(2)
+    liar, me = driver.ids
+    driver.report(me, 0b1111)
+    driver.reduced(me)
+    driver.reduced(liar, **change)
+    assert driver.fenced() == [liar, me]
+
+
+def test_a_norm_added_up_in_another_order_is_the_same() -> None:
+    driver = Driver(2)
+    other, me = driver.ids
+    driver.report(me, 0b1111)
+    driver.reduced(me, squared_norm=0.1 + 0.2)
+    driver.reduced(other, squared_norm=0.3)
+    record = driver.proposed()
+    assert record is not None
+    assert record.commits_step
+
+
+@pytest.mark.parametrize("loss_sum", [1e11, -1e11])
+def test_a_loss_is_held_within_what_a_record_can_say(loss_sum: float) -> None:
+    driver = Driver(2)
+    liar, me = driver.ids
+    driver.report(me, 0b1111)
+    driver.reduced(me)
+    driver.reduced(liar, loss_sum=loss_sum)
+    record = driver.proposed()
+    assert record is not None
+    assert record.loss == math.copysign(LOSS_MAX, loss_sum)
+
+
+def test_one_member_cannot_have_another_removed_that_has_reduced() -> None:
+    driver = Driver(4)
+    liar, victim, *_, me = driver.ids
+    driver.report(me, 0b1111)
+    for peer in driver.ids:
+        if peer != liar:
+            driver.reduced(peer)
+    driver.hear(liar, ReduceStuck(1, driver.ballot, victim))
+    driver.pass_time(SETTINGS.reduce_s + 1)
+    record = driver.proposed()
+    assert record is not None
+    assert [member.peer for member in record.members] == [p for p in driver.ids if p != liar]
+
+
+def test_whom_two_members_cannot_reach_is_removed_though_it_has_reduced() -> None:
+    driver = Driver(4)
+    first, victim, second, me = driver.ids
+    driver.report(me, 0b1111)
+    driver.reduced(me)
+    driver.reduced(victim)
+    for peer in (first, second):
+        driver.hear(peer, ReduceStuck(1, driver.ballot, victim))
+    driver.pass_time(SETTINGS.reduce_s + 1)
+    record = driver.proposed()
+    assert record is not None
+    assert victim not in record.view
+    assert len(record.members) == 3
+
+
+def test_who_claims_all_and_does_not_reduce_is_removed_and_whom_it_shut_out_stays() -> None:
+    driver = Driver(4)
+    liar, honest, *_ = driver.ids
+    driver.report(honest, 0b0001)
+    driver.report(liar, 0b0001)  # fenced once, so that it is left out from now on
+    driver.decide()
+    driver.report(driver.me, 0b1110)
+    driver.report(honest, 0b0001)
+    driver.report(liar, 0b0001)
+    assert driver.lead.phase is Phase.REDUCING
+    for peer in (honest, driver.me):
+        driver.reduced(peer)
+    driver.pass_time(SETTINGS.reduce_s + 1)
+    record = driver.proposed()
+    assert record is not None
+    assert honest in record.view
 
 
 def test_a_fetch_that_fails_at_once_does_not_have_record_follow_record() -> None:

@@ -72,7 +72,7 @@ class Driver:
 
     def lease(self, ids: int, generation: int = 100, *, fresh: bool = True) -> None:
         self.handle(
-            LeaseReceived(self.now_s, Lease(self.index, 1, generation, pack_ids(ids), fresh))
+            LeaseReceived(self.now_s, LEAD, Lease(self.index, 1, generation, pack_ids(ids), fresh))
         )
 
     def handle(self, event: TrainerEvent) -> list[TrainerEffect]:
@@ -379,7 +379,7 @@ def test_a_repeated_lease_changes_nothing() -> None:
 
 def test_a_lease_of_another_step_is_ignored() -> None:
     driver = Driver()
-    driver.handle(LeaseReceived(0.0, Lease(5, 9, 100, b"\x01", True)))
+    driver.handle(LeaseReceived(0.0, LEAD, Lease(5, 9, 100, b"\x01", True)))
     assert driver.trainer.journeys == {}
 
 
@@ -442,7 +442,7 @@ def test_work_that_another_trainer_has_by_now_is_given_up() -> None:
     driver = Driver()
     driver.lease(0b0011, generation=100)
     lost = Lease(driver.index, 1, 150, b"", True, lost=b"\x01")
-    driver.handle(LeaseReceived(driver.now_s, lost))
+    driver.handle(LeaseReceived(driver.now_s, LEAD, lost))
     assert list(driver.trainer.journeys) == [1]
     assert ReleaseTensors(0) in driver.effects
     assert len(driver.open) == 1
@@ -452,7 +452,7 @@ def test_what_was_leased_anew_since_is_not_given_up() -> None:
     driver = Driver()
     driver.lease(0b0001, generation=200)
     late = Lease(driver.index, 1, 150, b"", True, lost=b"\x01")
-    driver.handle(LeaseReceived(driver.now_s, late))
+    driver.handle(LeaseReceived(driver.now_s, LEAD, late))
     assert list(driver.trainer.journeys) == [0]
 
 
@@ -475,3 +475,22 @@ def test_it_wakes_when_a_pause_ends() -> None:
     assert driver.now_s < wake_s < driver.now_s + driver.trainer.settings.heartbeat_s
     driver.pass_time(wake_s - driver.now_s)
     assert driver.stage_ask().kind == "loss"
+
+
+def test_a_lease_from_anybody_but_the_lead_is_ignored() -> None:
+    driver = Driver()
+    forged = Lease(driver.index, 1, 2**62, pack_ids(0b1111), True)
+    assert driver.handle(LeaseReceived(driver.now_s, BACK, forged)) == []
+    driver.lease(0b1)
+    assert driver.stage_ask().attempt.generation == 100
+
+
+def test_work_that_was_overtaken_is_not_asked_for_before_the_next_beat() -> None:
+    """Somebody may have closed it for a lease that never comes: to ask at once would be to ask without end."""
+    driver = Driver()
+    driver.lease(0b1)
+    before = len(driver.wanted())
+    for _ in range(2):
+        driver.done()
+    driver.fail("overtaken")
+    assert len(driver.wanted()) == before

@@ -16,6 +16,7 @@ from tests.sim.checkers.last_copy_stays import LastCopyStays
 from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
 from tests.sim.checkers.one_history import OneHistory
 from tests.sim.checkers.one_side_commits import OneSideCommits
+from tests.sim.checkers.place_is_kept import PlaceIsKept
 from tests.sim.checkers.same_state import SameState
 from tests.sim.checkers.status_is_true import StatusIsTrue
 from tests.sim.checkers.void_is_kept import VoidIsKept
@@ -35,6 +36,7 @@ ALL: tuple[type[Checker], ...] = (
     FrozenWhileReduced,
     VoidIsKept,
     StatusIsTrue,
+    PlaceIsKept,
 )
 
 __all__ = ["ALL", "Checker", "ViolationError"]

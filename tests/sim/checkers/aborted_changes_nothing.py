@@ -19,7 +19,7 @@ class AbortedChangesNothing(Checker):
 
     def settled(self, peer: SimPeer, record: Record) -> None:
         ledger, stage = peer.ledger, peer.stage
-        if ledger.member is None or ledger.record is not record:
+        if ledger.member is None or ledger.record is not record or peer.peer_id in self.world.liars:
             return
         counted = Counter(ids_of(ledger.tally.counted))
         if stage.gradient != counted and not stage.discarding:

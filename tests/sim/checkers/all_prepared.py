@@ -18,7 +18,8 @@ class AllPrepared(Checker):
         for member in before.members:
             peer = self.world.peers[member.peer]
             alive = peer.up and peer.ledger.incarnation == member.incarnation
-            if not alive or member.peer not in stays or peer.ledger.record is None:
+            lies = member.peer in self.world.liars
+            if lies or not alive or member.peer not in stays or peer.ledger.record is None:
                 continue
             behind = peer.ledger.record.index < before.index
             wanted = record.stages[member.stage].gradient_hash

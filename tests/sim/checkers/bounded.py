@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from protocols.ledger.history import HISTORY_RECORDS
 from protocols.ledger.view import Record
 from tests.sim.checkers.checker import Checker
+
+if TYPE_CHECKING:
+    from protocols.ledger.view import Record
+    from tests.sim.world import World
 
 _ALLOWANCE = 40
 """Strangers and former members that have been heard since they were last swept."""
@@ -13,13 +19,19 @@ _AT_ONCE = 8
 
 
 class Bounded(Checker):
-    """Reads the sizes of the cores' tables, now and then, and counts records."""
+    """Reads the sizes of the cores' tables, now and then, and counts records. A topic is silent while members stay as they are."""
 
     promise = "bounded"
-    _decided_s = -1.0
-    _at_once = 0
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._decided_s = -1.0
+        self._at_once = 0
+        self._changes = 0
 
     def decided(self, record: Record, before: Record | None) -> None:
+        if before is None or record.members != before.members:
+            self._changes += 1
         now_s = self.world.clock.now_s
         self._at_once = self._at_once + 1 if now_s == self._decided_s else 1
         self._decided_s = now_s
@@ -30,6 +42,8 @@ class Bounded(Checker):
         settings = self.world.settings
         ids = settings.microbatches + settings.evaluation_microbatches
         peers = len(self.world.peers) + len(self.world.liars) + _ALLOWANCE
+        for author, count in self.world.topic.published.items():
+            self._check(author.decode(), "rumours", count, self._changes)
         for peer in self.world.peers.values():
             if not peer.up:
                 continue
@@ -39,6 +53,7 @@ class Bounded(Checker):
             self._check(peer.name, "attempts", len(ledger.tally._floors), settings.microbatches)
             self._check(peer.name, "counting", len(ledger.tally._counting), settings.microbatches)
             self._check(peer.name, "contacts", len(ledger._contacts), 256)
+            self._check(peer.name, "spreaders", len(ledger._gossip.spreaders), 16)
             self._check(peer.name, "journeys", len(trainer.journeys), ids)
             self._check(peer.name, "calls", len(trainer._calls), ids * (1 + len(trainer._view)))
             self._check(peer.name, "replay", len(peer.stage.replay), 8)

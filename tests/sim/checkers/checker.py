@@ -69,6 +69,9 @@ class Checker:
     def died(self, peer: SimPeer) -> None:
         """A peer lost what it had in memory."""
 
+    def expelled(self, peer: SimPeer) -> None:
+        """A peer finds that it is no member any more, or gives up being one; its ledger is still the old one."""
+
     def gave_up(self, peer: SimPeer) -> None:
         """A peer drops its stage's state, because a record let it leave or moved it."""
 

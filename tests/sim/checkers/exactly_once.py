@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from protocols.ids import PeerID
 from protocols.ledger.view import Record, ids_of, unpack_ids
 from tests.sim.checkers.checker import Checker
 
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class ExactlyOnce(Checker):
-    """Looks at what the record claims, and at what was really summed."""
+    """Looks at what the record claims, and at what was really summed.
+
+    A member that lies may claim what its gradient does not hold: what honest members claim is in the sum once all the same.
+    """
 
     promise = "exactly once"
 
@@ -30,10 +34,21 @@ class ExactlyOnce(Checker):
     def step_applied(
         self, peer: SimPeer, stage: int, record: Record, content: Counter[int]
     ) -> None:
-        self._check(content, f"{peer.name} at stage {stage} in step {record.step}")
+        liars = self.world.liars
+        wanted = set(range(self.world.settings.microbatches))
+        for entry in record.tallies:
+            if entry.peer in liars and self._stage_of(entry.peer, record) == stage:
+                wanted -= set(ids_of(unpack_ids(entry.counted)))
+        honest = content - self.world.false_parts.get((record.index, stage), Counter[int]())
+        self._check(honest, f"{peer.name} at stage {stage} in step {record.step}", wanted)
 
-    def _check(self, counted: Counter[int], who: str) -> None:
-        wanted = Counter(range(self.world.settings.microbatches))
+    def _stage_of(self, peer: PeerID, record: Record) -> int:
+        """Return what a peer hosted when the step was counted."""
+        before = self.world.records[record.index - 1]
+        return next(member.stage for member in before.members if member.peer == peer)
+
+    def _check(self, counted: Counter[int], who: str, ids: set[int] | None = None) -> None:
+        wanted = Counter(range(self.world.settings.microbatches) if ids is None else ids)
         if counted != wanted:
             repeated, missing = sorted(counted - wanted), sorted(wanted - counted)
             raise self.broken(f"{who} counts {repeated} too often and misses {missing}")

@@ -121,7 +121,8 @@ class SwarmNode:
 
     async def _look_for_contacts(self) -> None:
         while True:
-            if self.peer.ledger.member is None and not self.left.is_set():
+            outsider = self.peer.ledger.member is None and not self.left.is_set()
+            if outsider and not self.swarm.directory_is_out:
                 self.peer.contacts_found(self.swarm.others(self))
             await trio.sleep(_CONTACTS_S)
 
@@ -192,6 +193,7 @@ class SmallSwarm:
         self.network = network
         self.nursery = nursery
         self.nodes: list[SwarmNode] = []
+        self.directory_is_out = False
         self.records: dict[int, Record] = {}
         self._news = trio.Event()
         self._seeds = 0
