@@ -171,15 +171,23 @@ class LyingMember:
         record = peer.ledger.record
         if not peer.up or peer.stopped or record is None or peer.ledger.member is None:
             return
-        if peer.ledger.lead is not None:
+        if peer.ledger.lead_peer == peer.peer_id:
             return  # what a lead says unasked it says as the lead
         if self._does("hollow") and not peer.ledger.tally.frozen:
             peer.ledger.tally.counted |= self._some(self._full)
             peer.handle(TallyChanged(peer.now_s))
         habit = self._does("heartbeats", "leases", "floods", "answers", "stuck")
-        others = [member.peer for member in record.members if member.peer != peer.peer_id]
+        others = [
+            member.peer
+            for member in record.members
+            if member.peer != peer.peer_id and not self._is_followed_by(member.peer)
+        ]
         if habit is not None and others:
             self._tell(habit, record, self._rng.choice(others), others)
+
+    def _is_followed_by(self, peer: PeerID) -> bool:
+        """Tell whether a peer takes it for the lead: a lead that lies is not simulated."""
+        return self._world.peers[peer].ledger.lead_peer == self._peer.peer_id
 
     def _tell(self, habit: str, record: Record, victim: PeerID, others: list[PeerID]) -> None:
         later = record.index + self._rng.choice((0, 0, 1, 50, 2**29))
