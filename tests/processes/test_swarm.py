@@ -34,7 +34,7 @@ def holding_work(swarm: ProcessSwarm, *, but: Daemon) -> Daemon:
     found: list[Daemon] = []
 
     def look() -> bool:
-        found[:] = [n for n in swarm.others(but) if pipeline(n)["microbatches_counted_in_step"]]
+        found[:] = [n for n in swarm.living(but) if pipeline(n)["microbatches_counted_in_step"]]
         return bool(found)
 
     swarm.wait(look)
@@ -100,7 +100,7 @@ def test_sigterm_hands_over_and_exits_in_time(swarm: ProcessSwarm) -> None:
 
 
 def test_all_that_are_left_may_leave_at_once(swarm: ProcessSwarm) -> None:
-    left = [node for node in swarm.nodes.values() if node.process.poll() is None]
+    left = swarm.living()
     began_s = time.monotonic()
     for node in left:
         node.family()
