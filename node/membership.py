@@ -6,6 +6,7 @@ again), the key of a private run, and the addresses that answered lately.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Final
 import msgpack
 
 from node.config import NodeConfig
-from node.errors import ConfigError
+from node.errors import ConfigError, PermissionRefusedError
 from node.files import write_atomically
 from node.paths import Paths, make_private_dir
 from node.runfile import read_run_file
@@ -31,6 +32,8 @@ from protocols.invite import (
     invite_from_text,
 )
 from protocols.run import RunSpec, run_from_canonical_bytes_untrusted
+
+log = logging.getLogger(__name__)
 
 REMEMBERED_MAX: Final = 64
 """Addresses kept; any one that answers is enough to be back in."""
@@ -56,7 +59,7 @@ class Membership:
     def learn(self, canonical: bytes) -> RunSpec:
         """Check and keep the run a peer sent. Raises RemoteProtocolError when it is another one."""
         self.spec = run_from_canonical_bytes_untrusted(canonical, self.run_id)
-        write_atomically(self.folder / "run.msgpack", canonical)
+        self._keep("run.msgpack", canonical)
         return self.spec
 
     def remember(self, address: str) -> None:
@@ -65,7 +68,14 @@ class Membership:
             return
         rest = [known for known in self.remembered if known != address]
         self.remembered = [address, *rest][:REMEMBERED_MAX]
-        write_atomically(self.folder / "peers.msgpack", bytes(msgpack.packb(self.remembered)))
+        self._keep("peers.msgpack", bytes(msgpack.packb(self.remembered)))
+
+    def _keep(self, name: str, data: bytes) -> None:
+        """Write a file for the next start. A disk that is full now must not keep us out of the swarm."""
+        try:
+            write_atomically(self.folder / name, data)
+        except PermissionRefusedError as error:
+            log.warning("not kept for the next start: %s", error)
 
     def targets(self, own: PeerID) -> list[str]:
         """Return everybody to dial, each once, ourselves left out."""

@@ -77,6 +77,7 @@ class PipelineService:
         self._held_out: float | None = None
         self._step_s: float | None = None
         self._seconds_per_step: float | None = None
+        self._journal_problem = ""
         self._journal = Journal(Path(node.membership.folder) / "records.msgpack")
         self._founder = node.membership.first
 
@@ -132,6 +133,7 @@ class PipelineService:
             "held_out_loss": self._held_out,
             "tokens_per_second": self._tokens_per_second(),
             "data_problem": self._data_problem or None,
+            "journal_problem": self._journal_problem or None,
         }
         if self._opened is None:
             return status
@@ -284,10 +286,17 @@ class PipelineService:
             self._last_step = record
             if record.held_out_loss is not None:
                 self._held_out = record.held_out_loss
+        self._write_down(record)
+
+    def _write_down(self, record: Record) -> None:
+        """Keep a record in the journal. Training does not need it: on a full disk it goes on and says so."""
         try:
             self._journal.append(record)
         except OSError as error:
+            self._journal_problem = f"records are not written to the journal: {error.strerror}"
             log.error("record not written to the journal: %s", error.strerror)
+        else:
+            self._journal_problem = ""
 
     def _tokens_per_second(self) -> float | None:
         if self._seconds_per_step is None:

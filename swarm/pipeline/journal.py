@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,18 +19,39 @@ JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 class Journal:
-    """Appends records to a file. Used from one thread."""
+    """Appends records to a file, each of them whole. Used from one thread."""
 
     def __init__(self, path: Path, *, bytes_max: int = JOURNAL_BYTES_MAX) -> None:
         self._path = path
         self._bytes_max = bytes_max
+        self._is_whole = False
 
     def append(self, record: Record) -> None:
-        """Write one record. Raises OSError, as on a full disk."""
+        """Write one record, or raise OSError and write nothing of it, as on a full disk."""
+        if not self._is_whole and self._path.exists():
+            # What a crash cut off would hide all that comes after it.
+            os.truncate(self._path, _whole_bytes(self._path))
+        self._is_whole = True
         if self._path.exists() and self._path.stat().st_size > self._bytes_max // 2:
             self._path.replace(self._path.with_suffix(".old"))
-        with self._path.open("ab") as file:
-            file.write(msgpack.packb(encode(record)))
+        data = msgpack.packb(encode(record))
+        with self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(data) != len(data):  # a disk that fills up takes what fits
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _whole_bytes(path: Path) -> int:
+    """Return the length of the records at `path` but for one that is cut off."""
+    whole = 0
+    with path.open("rb") as file:
+        unpacker = msgpack.Unpacker(file)
+        with suppress(msgpack.OutOfData, ValueError):  # ValueError: not msgpack at all
+            while True:
+                unpacker.skip()
+                whole = unpacker.tell()
+    return whole
 
 
 def read_journal(path: Path) -> Iterator[Record]:
