@@ -78,8 +78,8 @@ class PipelineService:
         self._step_s: float | None = None
         self._seconds_per_step: float | None = None
         self._journal_problem = ""
-        self._journal = Journal(Path(node.membership.folder) / "records.msgpack")
-        self._founder = node.membership.first
+        self._journal = Journal(node.membership.journal)
+        self._begun = False
 
     # --- Service ---
 
@@ -88,8 +88,10 @@ class PipelineService:
         # One who joins learns only now how many stages there are. It must not host another one than was asked for.
         check_stage(self._run, config.stage)
         node.life.needs_state(self.name, "loading torch")
+        await node.founding_known.wait()
         options = PeerOptions(
-            founder=self._founder,
+            # A restarted service joins the run that it began.
+            founder=node.membership.first and not self._begun,
             observer=not config.host,
             stage=config.stage,
             threads=config.compute_threads,
@@ -102,7 +104,7 @@ class PipelineService:
         ):
             self._opened = opened
             self._was_member = False
-            self._founder = False  # a restarted service joins the run it began
+            self._begun = True
             nursery.start_soon(self._prepare_data, opened.peer)
             nursery.start_soon(self._keep_announced, opened.peer)
             nursery.start_soon(self._find_contacts, opened.peer)
