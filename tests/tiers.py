@@ -26,10 +26,10 @@ TIERS = (
     Tier("format", ("-m", "ruff", "format", "--check", "."), 10),
     Tier("lint", ("-m", "ruff", "check", "."), 10),
     Tier("types", ("-m", "mypy"), 90),
-    Tier("pure", (*_PYTEST, "-m", "not trio and not sim and not process and not soak"), 80),
+    Tier("pure", (*_PYTEST, "-m", "not trio and not sim and not process"), 80),
     Tier("simulator", (*_PYTEST, "-m", "sim"), 110),
     Tier("trio", (*_PYTEST, "-m", "trio"), 120),
-    Tier("processes", (*_PYTEST, "-m", "process"), 180),
+    Tier("processes", (*_PYTEST, "-m", "process and not soak"), 180),
 )
 
 

@@ -6,16 +6,16 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from node.errors import NodeError
-from protocols.ledger.view import Record, View, coverage_problem
+from protocols.ledger.view import Record
 from swarm.pipeline.journal import read_journal
 from swarm.pipeline.text import read_text
 from tests.node.processes import Daemon, daemons
 from tests.processes.forked import ForkedDaemon
+from tests.processes.history import check_counted_once, check_same_states, one_history
 from tests.processes.points import done_in_step, states
 
 TEXT_BYTES = 200_000
@@ -174,21 +174,9 @@ class ProcessSwarm:
         There is one history, in it every step counts every microbatch once, and who applied a step has the state that
         everybody else has.
         """
-        history: dict[int, Record] = {}
-        for name, node in self.nodes.items():
-            for record in self.records(node):
-                known = history.setdefault(record.index, record)
-                assert known == record, f"{name} has another record {record.index}"
-        ordered = [history[index] for index in sorted(history)]
-        for before, record in pairwise(ordered):
-            assert before.index + 1 != record.index or record.previous == before.digest()
-        seen: dict[tuple[int, int], set[str]] = {}
-        for node in self.nodes.values():
-            for at, hashes in states(node.witness).items():
-                seen.setdefault(at, set()).update(hashes)
-        differing = {at: hashes for at, hashes in seen.items() if len(hashes) != 1}
-        assert not differing, f"(stage, step) with more than one state: {differing}"
-        return check_counted_once(ordered)
+        journals = {name: self.records(node) for name, node in self.nodes.items()}
+        check_same_states(states(node.witness) for node in self.nodes.values())
+        return check_counted_once(one_history(journals), microbatches=MICROBATCHES, stages=STAGES)
 
 
 def pipeline(node: Daemon) -> dict[str, Any]:
@@ -203,20 +191,6 @@ def pipeline(node: Daemon) -> dict[str, Any]:
 def _serves(node: Daemon) -> bool:
     found = pipeline(node)
     return bool(found["member"] and found["synced"])
-
-
-def check_counted_once(records: list[Record]) -> int:
-    """Check every step whose record and the one before it are known; return how many there were."""
-    checked = 0
-    by_index = {record.index: record for record in records}
-    for record in records:
-        before = by_index.get(record.index - 1)
-        if not record.commits_step or before is None:
-            continue
-        view = View(before.members)
-        assert coverage_problem(record, view, microbatches=MICROBATCHES, stages=STAGES) is None
-        checked += 1
-    return checked
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from node.identity import Identity
 from tests.processes.links import Links, open_links
 from tests.processes.swarm import ProcessSwarm, pipeline, process_swarm
 
+pytestmark = pytest.mark.process
+
 NAMES = ("first", "second", "third", "fourth")
 
 
@@ -33,8 +35,7 @@ def start_all(swarm: ProcessSwarm, links: Links) -> None:
 
 @pytest.mark.parametrize(
     "attempt",
-    [pytest.param(0, marks=pytest.mark.process)]
-    + [pytest.param(k, marks=pytest.mark.soak) for k in range(1, 10)],
+    [0, *(pytest.param(k, marks=pytest.mark.soak) for k in range(1, 10))],
 )
 def test_four_nodes_started_at_the_same_instant_form_one_swarm(
     attempt: int, links: Links, tmp_path_factory: pytest.TempPathFactory
@@ -46,7 +47,6 @@ def test_four_nodes_started_at_the_same_instant_form_one_swarm(
         assert [swarm.records(node)[0].index for node in swarm.living()].count(0) == 1
 
 
-@pytest.mark.process
 def test_a_first_node_that_is_killed_comes_back_into_the_run_it_began(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from node import exit_codes
 from tests.node.processes import Daemon
 from tests.processes.points import done_in_step, order
-from tests.processes.swarm import ProcessSwarm, check_counted_once, child, pipeline, process_swarm
+from tests.processes.swarm import ProcessSwarm, child, pipeline, process_swarm
 
 pytestmark = pytest.mark.process
 
@@ -50,7 +50,7 @@ def test_a_member_killed_in_the_middle_of_a_step_costs_no_microbatch(swarm: Proc
     assert victim.left_behind() == set()
     swarm.wait_members(3, seen_by=first)
     swarm.wait_steps(3, seen_by=first)
-    assert check_counted_once(swarm.records(first)) >= swarm.step(first) - 1 > began
+    assert swarm.check_history() >= swarm.step(first) - 1 > began
     swarm.start(victim.paths.state_dir.name)
     swarm.wait_whole()
 
@@ -65,7 +65,7 @@ def test_a_member_that_is_stopped_is_removed_and_joins_again(swarm: ProcessSwarm
         victim.process.send_signal(signal.SIGCONT)
     swarm.wait_whole()
     assert pipeline(victim)["expulsions"] == 1
-    assert check_counted_once(swarm.records(victim)) > 0
+    assert swarm.check_history() > 0
 
 
 def test_a_lead_that_is_stopped_in_the_middle_of_agreeing_is_replaced_and_decides_nothing_afterwards(
@@ -86,7 +86,9 @@ def test_a_lead_that_is_stopped_in_the_middle_of_agreeing_is_replaced_and_decide
     assert swarm.check_history() > 0
 
 
-@pytest.mark.parametrize("point", ["loss wanted", "backward wanted"])
+@pytest.mark.parametrize(
+    "point", ["backward wanted", pytest.param("loss wanted", marks=pytest.mark.soak)]
+)
 def test_what_a_trainer_that_is_stopped_or_killed_had_leased_is_done_by_others(
     swarm: ProcessSwarm, point: str
 ) -> None:
@@ -102,8 +104,8 @@ def test_what_a_trainer_that_is_stopped_or_killed_had_leased_is_done_by_others(
     order(trainer.witness, point, step=swarm.step(first) + 2)
     died = swarm.wait_died(trainer)
     swarm.wait(lambda: swarm.step(first) >= died + 3)
-    assert len(pipeline(first)["members"]) == 4
     assert swarm.check_history() > died
+    swarm.wait_whole()
 
 
 def test_a_member_whose_p2pd_is_killed_recovers(swarm: ProcessSwarm) -> None:
@@ -185,7 +187,7 @@ def test_sigterm_hands_over_and_exits_in_time(swarm: ProcessSwarm) -> None:
     assert leaver.left_behind() == set()
     assert len(pipeline(first)["members"]) == 3
     swarm.wait_steps(2, seen_by=first)
-    assert check_counted_once(swarm.records(first)) > 0
+    assert swarm.check_history() > 0
 
 
 def test_all_that_are_left_may_leave_at_once(swarm: ProcessSwarm) -> None:
