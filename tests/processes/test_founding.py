@@ -71,3 +71,27 @@ def test_a_first_node_that_is_killed_comes_back_into_the_run_it_began(
         swarm.wait(lambda: pipeline(again)["member"])
         swarm.wait_whole()
         assert swarm.check_history() > 0
+
+
+@pytest.mark.soak
+def test_four_nodes_that_lose_their_power_together_begin_the_run_again_as_one_swarm(
+    links: Links, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What they had learned is gone with their memory; that nobody holds it any more they find out by asking."""
+    with process_swarm(tmp_path_factory.mktemp("power")) as swarm:
+        start_all(swarm, links)
+        swarm.wait_whole()
+        lost = swarm.step(swarm.nodes["first"])
+        for node in swarm.living():
+            node.family()
+        for node in swarm.living():
+            node.kill()
+        start_all(swarm, links)
+        swarm.wait_whole()
+        assert {record.step for record in swarm.records(swarm.nodes["first"])} >= {0, 1, lost}
+        begun = [
+            name
+            for name in NAMES
+            if [record.index for record in swarm.records(swarm.nodes[name])].count(0) == 2
+        ]
+        assert len(begun) == 1
