@@ -73,9 +73,13 @@ class ProcessSwarm:
         self.run_file = write_run_file(folder, replicas=replicas)
         self._started = started
 
-    def start(self, name: str, *flags: str) -> ForkedDaemon:
-        """Start a node, or again one that ended, with its identity and folder. Only the first is waited for."""
-        entry = ["--join", self.invite(but=name)] if self.nodes else ["--run", str(self.run_file)]
+    def start(self, name: str, *flags: str, doomed: Daemon | None = None) -> ForkedDaemon:
+        """Start a node, or again one that ended, with its identity and folder. Only the first is waited for.
+
+        Args:
+          doomed: is not to invite it, being about to die: nobody else's address might be in its invite.
+        """
+        entry = ["--join", self.invite(doomed)] if self.nodes else ["--run", str(self.run_file)]
         node = self.launch(name, *entry, *flags)
         if len(self.nodes) == 1:
             node.wait_ready()
@@ -88,15 +92,14 @@ class ProcessSwarm:
         self.nodes[name] = node
         return node
 
-    def invite(self, *, but: str = "") -> str:
+    def invite(self, *but: Daemon | None) -> str:
         """Return the invite of a node that runs."""
         found: list[str] = []
 
         def ask() -> bool:
-            for node in self.living(self.nodes.get(but)):
-                found.append(node.ask("invite")["invite"])
-                return True
-            return False
+            inviter = next(iter(self.living(*but)))
+            found.append(inviter.ask("invite")["invite"])
+            return True
 
         self.wait(ask)
         return found[-1]

@@ -63,7 +63,9 @@ def test_a_node_killed_anywhere_in_a_step_costs_no_microbatch(
     victim.family()
     ordered = swarm.step(witness) + 2
     order(victim.witness, point, step=ordered)
-    swarm.start(f"after {point}")  # it comes in whenever it does: before, during or after the loss
+    swarm.start(
+        f"after {point}", doomed=victim
+    )  # it comes in whenever it does: before, during or after the loss
     died = swarm.wait_died(victim)
     assert died >= ordered
     swarm.wait(lambda: swarm.step(witness) >= died + 3)

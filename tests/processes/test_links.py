@@ -63,6 +63,7 @@ def test_a_node_that_is_cut_off_decides_nothing_and_is_back_when_its_links_are(
     swarm: ProcessSwarm, links: Links
 ) -> None:
     first, victim = swarm.nodes["first"], swarm.nodes["fourth"]
+    expulsions = pipeline(victim)["expulsions"]
     links.cut("fourth")
     try:
         swarm.wait_members(3, seen_by=first)
@@ -73,7 +74,7 @@ def test_a_node_that_is_cut_off_decides_nothing_and_is_back_when_its_links_are(
     finally:
         links.restore("fourth")
     swarm.wait_whole()
-    assert pipeline(victim)["expulsions"] == 1
+    assert pipeline(victim)["expulsions"] > expulsions
 
 
 def test_the_lead_cut_off_is_replaced_and_comes_back_as_a_member(

@@ -57,6 +57,7 @@ def test_a_member_killed_in_the_middle_of_a_step_costs_no_microbatch(swarm: Proc
 
 def test_a_member_that_is_stopped_is_removed_and_joins_again(swarm: ProcessSwarm) -> None:
     first, victim = swarm.nodes["first"], swarm.nodes["third"]
+    expulsions = pipeline(victim)["expulsions"]
     victim.process.send_signal(signal.SIGSTOP)
     try:
         swarm.wait_members(3, seen_by=first)
@@ -64,7 +65,7 @@ def test_a_member_that_is_stopped_is_removed_and_joins_again(swarm: ProcessSwarm
     finally:
         victim.process.send_signal(signal.SIGCONT)
     swarm.wait_whole()
-    assert pipeline(victim)["expulsions"] == 1
+    assert pipeline(victim)["expulsions"] > expulsions
     assert swarm.check_history() > 0
 
 
@@ -73,6 +74,7 @@ def test_a_lead_that_is_stopped_in_the_middle_of_agreeing_is_replaced_and_decide
 ) -> None:
     lead = swarm.lead()
     witness = swarm.living(lead)[0]
+    expulsions = pipeline(lead)["expulsions"]
     ordered = swarm.step(witness) + 2
     order(lead.witness, "accept sent", step=ordered, number=signal.SIGSTOP)
     swarm.wait(lambda: done_in_step(lead.witness))
@@ -82,7 +84,7 @@ def test_a_lead_that_is_stopped_in_the_middle_of_agreeing_is_replaced_and_decide
     finally:
         lead.process.send_signal(signal.SIGCONT)
     swarm.wait_whole()
-    assert pipeline(lead)["expulsions"] >= 1
+    assert pipeline(lead)["expulsions"] > expulsions
     assert swarm.check_history() > 0
 
 
