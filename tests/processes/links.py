@@ -114,7 +114,11 @@ class Links:
     async def relay(self, name: str, near: trio.SocketStream) -> None:
         """Relay one connection to a node, until one of the two ends it."""
         async with near:
-            dialler = await self._dialler(near.socket.getpeername()[1], self._nodes[name].port)
+            try:
+                port = near.socket.getpeername()[1]
+            except OSError:
+                return  # it has hung up already
+            dialler = await self._dialler(port, self._nodes[name].port)
             if dialler is None:
                 return
             link = self.between(dialler, name)
