@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test format clean
+.PHONY: help setup demo test soak format clean
 
 help: ## Say what each target does.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,10 @@ demo: setup ## Train a model on this machine with six nodes, killing some on the
 
 test: setup ## Formatting, lint, types, and every tier of tests with its time budget.
 	$(BIN)/python -m tests.tiers
+
+soak: setup ## All that happens to real nodes, then MINUTES (30) of nodes that come and go.
+	$(BIN)/python -m pytest -q -m process tests/processes
+	$(BIN)/python -m tests.soak
 
 format: setup ## Format and sort imports in place.
 	$(BIN)/ruff format .

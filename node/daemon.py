@@ -74,10 +74,11 @@ def run_daemon(effective: Effective) -> None:
     with exclusive(paths.lock):
         be_nice(config.nice)
         cap_library_threads(config.compute_threads)
+        identity = Identity.load_or_create(paths.identity)
         startup = Startup(
             effective=effective,
-            identity=Identity.load_or_create(paths.identity),
-            membership=resolve(config, paths),
+            identity=identity,
+            membership=resolve(config, paths, identity.peer_id),
             descriptors_max=raise_descriptor_limit(),
         )
         try:

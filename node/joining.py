@@ -19,6 +19,7 @@ from node.clock import unix_s
 from node.node import Dialled, Node
 from node.services import backoff_s
 from protocols.errors import RemoteProtocolError
+from protocols.founding import Founding, founder_of, founding
 from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID
 from protocols.invite import InviteError, check_address
@@ -83,6 +84,8 @@ class Joining:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._members_known = 0
+        self._in_run: dict[PeerID, bool] = {}
+        """Who has answered in this round of dialling -> whether it knows a record of the run."""
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Join, then keep watch until cancelled."""
@@ -90,6 +93,15 @@ class Joining:
         node = self._node
         if node.membership.first:
             node.life.joined("first node of a new swarm")
+        if node.membership.first or founder_of(node.membership.named) != node.peer_id:
+            node.founding_known.set()
+        elif node.membership.was_with_others:
+            log.info("begins the run anew only if nobody who was named is in it any more")
+        if not node.membership.first and not node.membership.targets(node.peer_id):
+            log.warning(
+                "others were in this run when this node left it, and none of their addresses is known: waiting to be"
+                " dialled; --bootstrap ADDRESS reaches one, --new-swarm begins the run again"
+            )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._count_peers)
             nursery.start_soon(self._redial_when_asked)
@@ -107,6 +119,9 @@ class Joining:
         now_s = trio.current_time()
         return {
             "members_known": self._members_known,
+            "founder": str(founder)
+            if (founder := founder_of(self._node.membership.named))
+            else None,
             "dialled": [
                 {
                     "address": dialled.address,
@@ -123,18 +138,42 @@ class Joining:
         return f"{self._node.membership.run_id}/members"
 
     async def _join(self) -> None:
-        """Dial until somebody has answered and the run is known."""
+        """Dial until somebody has answered and the run is known, or until it is for us to begin it."""
+        node = self._node
         failures = 0
-        while not await self._dial_all():
+        while True:
+            is_in = await self._dial_all()
+            if not node.founding_known.is_set():
+                self._decide_founding()
+            if node.membership.first or (is_in and node.founding_known.is_set()):
+                return
             failures += 1
-            with trio.move_on_after(backoff_s(failures, self._node.rng)):
-                await self._node.life.redial.wait()
+            with trio.move_on_after(backoff_s(failures, node.rng)):
+                await node.life.redial.wait()
+
+    def _decide_founding(self) -> None:
+        """After a round of dialling: begin the run, or leave that to others, or ask again."""
+        node = self._node
+        membership = node.membership
+        decision = founding(
+            node.peer_id,
+            membership.named,
+            self._in_run,
+            was_with_others=membership.was_with_others,
+        )
+        if decision is Founding.WAIT:
+            return
+        if decision is Founding.BEGIN:
+            membership.first = True
+            node.life.joined("begins the run: nobody who was named is in it")
+        node.founding_known.set()
 
     async def _dial_all(self) -> bool:
         """Dial everybody we know at once, and greet who has dialled us. True when we are in: a member answered and the
         run is known."""
         node = self._node
         limiter = trio.CapacityLimiter(DIALS_AT_ONCE)
+        self._in_run.clear()
         async with trio.open_nursery() as nursery:
             for address in node.membership.targets(node.peer_id):
                 nursery.start_soon(self._dial, address, limiter)
@@ -185,6 +224,7 @@ class Joining:
         sent_s = unix_s()
         answer = await node.caller.call(peer, STATUS_SERVICE, {}, deadline_s=ASK_S)
         status = public_status_untrusted(answer.message)
+        self._in_run[peer] = status.step is not None
         node.skew.observe(
             peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
         )
@@ -236,6 +276,11 @@ class Joining:
                 announced = addresses
             records = await node.directory.look_up(self._key)
             self._members_known = len(records)
+            node.membership.note_members(
+                addresses[0]
+                for record in records
+                if record.peer != node.peer_id and (addresses := _addresses_untrusted(record))
+            )
             await self._meet(records)
             await trio.sleep(pause_s * node.rng.uniform(0.8, 1.2))
             pause_s = min(2 * pause_s, REFRESH_EVERY_S)

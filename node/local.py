@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from node.control.client import ControlClient
 from node.errors import NodeError
@@ -30,6 +30,19 @@ READY_S: Final = 60.0
 ASK_S: Final = 30.0
 """Several nodes that import torch at once on a small machine may each be late by seconds; people are not so patient."""
 _POLL_S: Final = 0.05
+
+
+class Process(Protocol):
+    """What is used of subprocess.Popen."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
 
 
 class LocalNode:
@@ -54,17 +67,24 @@ class LocalNode:
         self.log = state_dir / "log"
         self.out = state_dir / "out"
         self.started_s = time.monotonic()
+        self._command = command
         self._pids: set[int] = set()
         self._notify = _notification_socket(state_dir / "notify")
         listen = () if "--listen" in flags else LOOPBACK
+        arguments = ("run", "--state-dir", str(state_dir), *listen, *flags)
+        environ = {**(os.environ if environ is None else environ)}
+        environ["NOTIFY_SOCKET"] = str(state_dir / "notify")
+        self.process: Process = self._spawn(arguments, environ)
+
+    def _spawn(self, arguments: Sequence[str], environ: Mapping[str, str]) -> Process:
+        """Start the program with standard output in `out` and its log in `log`, to which it is added."""
         with self.log.open("ab") as log, self.out.open("wb") as out:
-            self.process = subprocess.Popen(
-                [*command, "run", "--state-dir", str(state_dir), *listen, *flags],
+            return subprocess.Popen(
+                [*self._command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
-                env={**(os.environ if environ is None else environ)}
-                | {"NOTIFY_SOCKET": str(state_dir / "notify")},
+                env=environ,
             )
 
     def wait_ready(self, timeout_s: float = READY_S) -> float:

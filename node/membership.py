@@ -6,8 +6,9 @@ again), the key of a private run, and the addresses that answered lately.
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 import msgpack
 
 from node.config import NodeConfig
-from node.errors import ConfigError
+from node.errors import ConfigError, PermissionRefusedError
 from node.files import write_atomically
 from node.paths import Paths, make_private_dir
 from node.runfile import read_run_file
@@ -31,7 +32,12 @@ from protocols.invite import (
     invite_from_text,
 )
 from protocols.run import RunSpec, run_from_canonical_bytes_untrusted
+from protocols.schema import SchemaError
+from swarm.pipeline.journal import last_record
 
+log = logging.getLogger(__name__)
+
+JOURNAL: Final = "records.msgpack"
 REMEMBERED_MAX: Final = 64
 """Addresses kept; any one that answers is enough to be back in."""
 
@@ -50,13 +56,22 @@ class Membership:
     """Where to join: the invite's and the person's own."""
     first: bool
     """This node begins the swarm, so there is nobody to look for."""
+    named: frozenset[PeerID] = frozenset()
+    """With a run file: the bootstraps, of whom one begins the run when nobody is in it (protocols.founding)."""
+    was_with_others: bool = False
+    """When this node was last in the run, others were too: they may go on without it."""
     remembered: list[str] = field(default_factory=list)
     """Addresses that answered lately, the latest first."""
+
+    @property
+    def journal(self) -> Path:
+        """Where the records of the run are written down."""
+        return self.folder / JOURNAL
 
     def learn(self, canonical: bytes) -> RunSpec:
         """Check and keep the run a peer sent. Raises RemoteProtocolError when it is another one."""
         self.spec = run_from_canonical_bytes_untrusted(canonical, self.run_id)
-        write_atomically(self.folder / "run.msgpack", canonical)
+        self._keep("run.msgpack", canonical)
         return self.spec
 
     def remember(self, address: str) -> None:
@@ -65,7 +80,21 @@ class Membership:
             return
         rest = [known for known in self.remembered if known != address]
         self.remembered = [address, *rest][:REMEMBERED_MAX]
-        write_atomically(self.folder / "peers.msgpack", bytes(msgpack.packb(self.remembered)))
+        self._keep("peers.msgpack", bytes(msgpack.packb(self.remembered)))
+
+    def note_members(self, addresses: Iterable[str]) -> None:
+        """Keep addresses of members that we have not dialled: those who came to us are a way back, too."""
+        new = [address for address in addresses if address not in self.remembered]
+        if new and len(self.remembered) < REMEMBERED_MAX:
+            self.remembered = [*self.remembered, *new][:REMEMBERED_MAX]
+            self._keep("peers.msgpack", bytes(msgpack.packb(self.remembered)))
+
+    def _keep(self, name: str, data: bytes) -> None:
+        """Write a file for the next start. A disk that is full now must not keep us out of the swarm."""
+        try:
+            write_atomically(self.folder / name, data)
+        except PermissionRefusedError as error:
+            log.warning("not kept for the next start: %s", error)
 
     def targets(self, own: PeerID) -> list[str]:
         """Return everybody to dial, each once, ourselves left out."""
@@ -82,8 +111,12 @@ class Membership:
         return Invite(run=self.run_id, addresses=chosen, run_key=self.run_key or b"")
 
 
-def resolve(config: NodeConfig, paths: Paths) -> Membership:
-    """Work out the run from the settings and what is kept from before. Raises ConfigError."""
+def resolve(config: NodeConfig, paths: Paths, me: PeerID | None = None) -> Membership:
+    """Work out the run from the settings and what is kept from before. Raises ConfigError.
+
+    Args:
+      me: None when nothing is going to be started.
+    """
     invite = _read_invite(config)
     spec = read_run_file(Path(config.run).expanduser()) if config.run else None
     if spec is None and invite is None:
@@ -106,13 +139,17 @@ def resolve(config: NodeConfig, paths: Paths) -> Membership:
         write_atomically(folder / "run.msgpack", spec.canonical_bytes())
     addresses = (*(invite.addresses if invite else ()), *config.bootstrap)
     remembered = [] if config.new_swarm else _kept_addresses(folder)
+    others = not config.new_swarm and _last_members(folder) - {me}
+    named = config.bootstrap if config.run and not config.new_swarm else ()
     return Membership(
         run_id=run_id,
         folder=folder,
         spec=spec,
         run_key=_key(folder, invite, private=config.private),
         addresses=() if config.new_swarm else addresses,
-        first=config.new_swarm or not (addresses or remembered),
+        first=config.new_swarm or not (addresses or remembered or others),
+        named=frozenset(map(check_address, named)),
+        was_with_others=bool(others),
         remembered=remembered,
     )
 
@@ -163,6 +200,15 @@ def _kept_addresses(folder: Path) -> list[str]:
         return []
     known = data[:REMEMBERED_MAX] if isinstance(data, list) else []
     return [address for address in known if isinstance(address, str) and _is_address(address)]
+
+
+def _last_members(folder: Path) -> set[PeerID]:
+    """Return the members of the last record that was written down; a journal that cannot be read names nobody."""
+    try:
+        record = last_record(folder / JOURNAL)
+    except (OSError, SchemaError):
+        return set()
+    return {member.peer for member in record.members} if record is not None else set()
 
 
 def _is_address(address: str) -> bool:

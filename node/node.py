@@ -69,6 +69,9 @@ class Node:
     run_known: trio.Event = field(default_factory=trio.Event)
     """Set once `membership.spec` is there; services of training are built then."""
 
+    founding_known: trio.Event = field(default_factory=trio.Event)
+    """Set once it is known whether this node begins the run (`membership.first`) or joins it."""
+
     @property
     def peer_id(self) -> PeerID:
         return self.signer.peer_id

@@ -71,7 +71,8 @@ def unhealthy_reasons(node: Node) -> list[str]:
     reasons += [
         problem
         for member in node.services.members
-        if (problem := member.service.status().get("data_problem"))
+        for key in ("data_problem", "journal_problem")
+        if (problem := member.service.status().get(key))
     ]
     reasons += [
         f"service {member.service.name} is down: {member.last_error}"

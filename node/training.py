@@ -77,8 +77,9 @@ class PipelineService:
         self._held_out: float | None = None
         self._step_s: float | None = None
         self._seconds_per_step: float | None = None
-        self._journal = Journal(Path(node.membership.folder) / "records.msgpack")
-        self._founder = node.membership.first
+        self._journal_problem = ""
+        self._journal = Journal(node.membership.journal)
+        self._begun = False
 
     # --- Service ---
 
@@ -87,8 +88,10 @@ class PipelineService:
         # One who joins learns only now how many stages there are. It must not host another one than was asked for.
         check_stage(self._run, config.stage)
         node.life.needs_state(self.name, "loading torch")
+        await node.founding_known.wait()
         options = PeerOptions(
-            founder=self._founder,
+            # A restarted service joins the run that it began.
+            founder=node.membership.first and not self._begun,
             observer=not config.host,
             stage=config.stage,
             threads=config.compute_threads,
@@ -101,7 +104,7 @@ class PipelineService:
         ):
             self._opened = opened
             self._was_member = False
-            self._founder = False  # a restarted service joins the run it began
+            self._begun = True
             nursery.start_soon(self._prepare_data, opened.peer)
             nursery.start_soon(self._keep_announced, opened.peer)
             nursery.start_soon(self._find_contacts, opened.peer)
@@ -132,6 +135,7 @@ class PipelineService:
             "held_out_loss": self._held_out,
             "tokens_per_second": self._tokens_per_second(),
             "data_problem": self._data_problem or None,
+            "journal_problem": self._journal_problem or None,
         }
         if self._opened is None:
             return status
@@ -284,10 +288,17 @@ class PipelineService:
             self._last_step = record
             if record.held_out_loss is not None:
                 self._held_out = record.held_out_loss
+        self._write_down(record)
+
+    def _write_down(self, record: Record) -> None:
+        """Keep a record in the journal. Training does not need it: on a full disk it goes on and says so."""
         try:
             self._journal.append(record)
         except OSError as error:
+            self._journal_problem = f"records are not written to the journal: {error.strerror}"
             log.error("record not written to the journal: %s", error.strerror)
+        else:
+            self._journal_problem = ""
 
     def _tokens_per_second(self) -> float | None:
         if self._seconds_per_step is None:

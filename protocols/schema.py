@@ -71,7 +71,7 @@ def encode(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     names = _field_names(typing.cast("Any", kind))
-    if names:
+    if names is not None:  # a message may have no fields at all
         return {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
@@ -83,10 +83,10 @@ def encode(value: Any) -> Any:
 
 
 @functools.cache
-def _field_names(shape: type) -> tuple[str, ...]:
-    """Name the fields of a dataclass; none of any other type."""
+def _field_names(shape: type) -> tuple[str, ...] | None:
+    """Name the fields of a dataclass; None for any other type."""
     if not dataclasses.is_dataclass(shape):
-        return ()
+        return None
     return tuple(field.name for field in dataclasses.fields(shape))
 
 

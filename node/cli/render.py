@@ -14,7 +14,7 @@ _SHOWN: Final = {
     "directory": ("state", "dht_peers", "records_stored"),
     "pipeline": (
         *("stage", "step", "steps", "loss", "held_out_loss", "tokens_per_second"),
-        *("members_by_stage", "waiting_for", "data_problem"),
+        *("members_by_stage", "waiting_for", "data_problem", "journal_problem"),
     ),
 }
 """Of these services, what a person looks for; --json has everything. Of others, every plain fact."""

@@ -240,10 +240,10 @@ class PipelinePeer:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             nursery.start_soon(self.state.run)
             if self._founder:
                 await self._found()
+            self._nursery = nursery
             self._caller.on_unreachable = self.peer_unreachable
             task_status.started()
             await self._keep_time()
@@ -318,6 +318,8 @@ class PipelinePeer:
             self._do(effect)
 
     def _take(self, peer: PeerID, message: Message) -> None:
+        if self._founder:
+            return
         now_s = trio.current_time()
         if isinstance(message, Lease) and peer in self.ledger.view:
             self.feed(LeaseReceived(now_s, peer, message))
@@ -415,6 +417,7 @@ class PipelinePeer:
         )
 
     async def _found(self) -> None:
+        """Begin the run. Whoever knocks before it has begun is not heard, and knocks again."""
         await self.state.found(self._wanted_stage or 0)
         self._founder = False
         for effect in self.ledger.start():

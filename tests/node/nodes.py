@@ -81,10 +81,11 @@ def make_startup(state_dir: Path, **flags: Any) -> Startup:
     flags = {"state_dir": str(state_dir), **flags}
     effective = load(flags, environ={"HOME": str(state_dir)})
     effective.paths.prepare()
+    identity = Identity.load_or_create(effective.paths.identity)
     return Startup(
         effective=effective,
-        identity=Identity.load_or_create(effective.paths.identity),
-        membership=resolve(effective.config, effective.paths),
+        identity=identity,
+        membership=resolve(effective.config, effective.paths, identity.peer_id),
         descriptors_max=1024,
     )
 

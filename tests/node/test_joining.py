@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -13,13 +14,15 @@ import trio.testing
 from node.node import Node
 from node.public import public_status
 from node.status import unhealthy_reasons
+from protocols.ledger.view import Member, Record
 from protocols.life import LifeState
 from protocols.ports import StreamClosedError
 from protocols.public import STATUS_SERVICE, public_status_untrusted
 from protocols.replies import Hello
 from swarm.calls import Caller, CallError
+from swarm.pipeline.journal import Journal
 from tests.fakes.signer import SeededSigner
-from tests.node.nodes import RUN_TOML, World, invite_of, open_world
+from tests.node.nodes import RUN_TOML, World, invite_of, make_startup, open_world
 
 pytestmark = pytest.mark.trio
 
@@ -43,6 +46,29 @@ def hold_state(*nodes: Node) -> None:
     """Say for the absent training services that they have what they need."""
     for node in nodes:
         node.life.has_state("test", "nothing to fetch")
+
+
+class PlayedService:
+    """A service of training that says which step it is at."""
+
+    name = "pipeline"
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def drain(self, deadline_s: float) -> None:
+        pass
+
+    def status(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+
+def play_service(world: World, node: Node, *, step: int) -> None:
+    world.nursery.start_soon(node.services.keep_running, PlayedService(step))
 
 
 def test_the_first_node_is_in_its_swarm_at_once(tmp_path: Path) -> None:
@@ -102,13 +128,14 @@ def test_what_only_looks_like_an_address_is_a_reason_and_not_an_end(tmp_path: Pa
 
     async def scene(world: World) -> None:
         first = await world.node(run=world.run_file())
-        stranger = await world.node("stranger", join=invite_of(first))
+        invite = invite_of(first)
+        stranger = await world.node("stranger", join=invite)
         await stranger.run_known.wait()
         await trio.sleep(5)
         nonsense = f"/x/y/z/p2p/{stranger.peer_id}"
         record = msgpack.packb({"addresses": [nonsense]})
         await stranger.directory.announce(f"{stranger.membership.run_id}/members", record, 600.0)
-        joiner = await world.node("joiner", join=invite_of(first))
+        joiner = await world.node("joiner", join=invite)
         await trio.sleep(300)
         assert state(joiner) is LifeState.SYNCING
         assert "not an address" in joiner.dialled[nonsense].reason
@@ -187,6 +214,106 @@ def test_a_node_that_was_in_comes_back_through_those_it_remembers(tmp_path: Path
         assert state(returning) is LifeState.SYNCING
 
     play(tmp_path, scene)
+
+
+def test_a_first_node_that_dialled_nobody_comes_back_through_those_who_came_to_it(
+    tmp_path: Path,
+) -> None:
+    """Or else it would found a second swarm beside its own."""
+
+    async def scene(world: World) -> None:
+        first = await world.node("first", run=world.run_file())
+        await world.node(join=invite_of(first))
+        await trio.sleep(200)
+        world.network.crash(first.peer_id)
+        first = await world.node("first", run=world.run_file())
+        assert not first.membership.first
+        await trio.sleep(60)
+        assert state(first) is LifeState.SYNCING
+
+    play(tmp_path, scene)
+
+
+def named_nodes(tmp_path: Path, count: int) -> tuple[list[str], list[str]]:
+    """Return names and addresses of nodes that have not been started; the first may begin the run."""
+    (tmp_path / "run.toml").write_text(RUN_TOML)
+    startups = {
+        f"n{k}": make_startup(tmp_path / f"n{k}", run=str(tmp_path / "run.toml"))
+        for k in range(count)
+    }
+    names = sorted(startups, key=lambda name: startups[name].identity.peer_id)
+    return names, [f"/memory/1/p2p/{startups[name].identity.peer_id}" for name in names]
+
+
+def test_of_nodes_started_at_once_with_each_others_names_one_begins_the_run(
+    tmp_path: Path,
+) -> None:
+    async def scene(world: World) -> None:
+        run_file = world.run_file()
+        names, addresses = named_nodes(tmp_path, 4)
+        nodes = [await world.node(name, run=run_file, bootstrap=addresses) for name in names]
+        for node in nodes:
+            await node.founding_known.wait()
+        await trio.sleep(60)
+        assert [node.membership.first for node in nodes] == [True, False, False, False]
+        assert {state(node) for node in nodes} == {LifeState.SYNCING}
+
+    play(tmp_path, scene)
+
+
+def test_the_founder_that_comes_back_without_its_memory_joins_those_who_are_in(
+    tmp_path: Path,
+) -> None:
+    async def scene(world: World) -> None:
+        run_file = world.run_file()
+        names, addresses = named_nodes(tmp_path, 2)
+        other = await world.node(names[1], run=run_file, bootstrap=addresses)
+        play_service(world, other, step=3)
+        founder = await world.node(names[0], run=run_file, bootstrap=addresses)
+        await founder.founding_known.wait()
+        assert not founder.membership.first
+
+    play(tmp_path, scene)
+
+
+def test_the_founder_that_was_in_with_others_waits_for_all_who_were_named(
+    tmp_path: Path,
+) -> None:
+    """They may be in the run still, and only cut off."""
+
+    async def scene(world: World) -> None:
+        run_file = world.run_file()
+        names, addresses = named_nodes(tmp_path, 2)
+        others = [Member(SeededSigner(k).peer_id, 1, 0, 0) for k in (1, 2)]
+        startup = make_startup(tmp_path / names[0], run=run_file)
+        Journal(startup.membership.journal).append(
+            Record(index=7, step=7, lead=others[0].peer, members=tuple(others))
+        )
+        founder = await world.node(names[0], run=run_file, bootstrap=addresses)
+        await trio.sleep(600)
+        assert not founder.founding_known.is_set()
+        await world.node(names[1], run=run_file, bootstrap=addresses)
+        await founder.founding_known.wait()
+        assert founder.membership.first  # it has lost the run as well
+
+    play(tmp_path, scene)
+
+
+def test_a_first_node_that_left_others_behind_does_not_begin_the_run_again_by_itself(
+    tmp_path: Path,
+) -> None:
+    run_file = tmp_path / "run.toml"
+    run_file.write_text(RUN_TOML)
+    startup = make_startup(tmp_path / "first", run=str(run_file))
+    assert startup.membership.first
+    journal = Journal(startup.membership.journal)
+    alone = Member(startup.identity.peer_id, 1, 0, 0)
+    journal.append(Record(index=0, step=0, lead=alone.peer, members=(alone,)))
+    assert make_startup(tmp_path / "first", run=str(run_file)).membership.first
+    other = Member(SeededSigner(1).peer_id, 1, 0, 0)
+    journal.append(Record(index=1, step=0, lead=alone.peer, members=(alone, other)))
+    assert not make_startup(tmp_path / "first", run=str(run_file)).membership.first
+    assert make_startup(tmp_path / "first", run=str(run_file), new_swarm=True).membership.first
 
 
 def test_a_private_run_is_closed_to_those_without_its_key(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.errors import ConfigError
+from node.errors import ConfigError, PermissionRefusedError
 from node.membership import REMEMBERED_MAX, Membership
 from protocols.errors import RemoteProtocolError
 from protocols.invite import Invite, invite_from_text
@@ -120,3 +120,19 @@ def test_an_invite_prefers_addresses_that_others_can_reach(tmp_path: Path) -> No
     assert found.invite([LOOPBACK, FAR]).addresses == (FAR,)
     assert found.invite([LOOPBACK]).addresses == (LOOPBACK,)
     assert isinstance(found.invite([]), Invite)
+
+
+def test_a_full_disk_costs_only_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = membership(tmp_path, run=run_file(tmp_path))
+    assert found.spec is not None
+
+    def full(path: Path, data: bytes) -> None:
+        raise PermissionRefusedError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("node.membership.write_atomically", full)
+    found.remember(FAR)
+    assert found.targets(SeededSigner(2).peer_id) == [FAR]
+    assert found.learn(found.spec.canonical_bytes()) == found.spec
+    assert "not kept for the next start: cannot write" in caplog.text

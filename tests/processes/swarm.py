@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from node.errors import NodeError
-from protocols.ledger.view import Record, View, coverage_problem
+from protocols.ledger.view import Record
 from swarm.pipeline.journal import read_journal
 from swarm.pipeline.text import read_text
 from tests.node.processes import Daemon, daemons
+from tests.processes.forked import ForkedDaemon
+from tests.processes.history import check_counted_once, check_same_states, one_history
+from tests.processes.points import done_in_step, states
 
 TEXT_BYTES = 200_000
 STAGES = 2
@@ -62,29 +66,60 @@ def write_run_file(
 class ProcessSwarm:
     """Daemons of one run. Whoever asks for something waits for it; nothing waits without a bound."""
 
-    def __init__(self, folder: Path, started: list[Daemon]) -> None:
+    def __init__(self, folder: Path, started: list[Daemon], *, replicas: int = 2) -> None:
         self.folder = folder
-        self.nodes: dict[str, Daemon] = {}
+        self.nodes: dict[str, ForkedDaemon] = {}
+        """By name, the present life of each."""
+        self.run_file = write_run_file(folder, replicas=replicas)
         self._started = started
-        self._run_file = write_run_file(folder)
 
-    def start(self, name: str) -> Daemon:
-        """Start a node, or again one that ended, with its identity and folder. Only the first is waited for."""
-        first = next(iter(self.nodes.values()), None)
-        if first is None:
-            flags = ["--run", str(self._run_file)]
-        else:
-            flags = ["--join", (self.folder / "invite").read_text()]
-        node = Daemon(self.folder / name, *flags, "--threads", "1", "--nice", "0")
-        self._started.append(node)
-        self.nodes[name] = node
-        if first is None:
+    def start(self, name: str, *flags: str, doomed: Daemon | None = None) -> ForkedDaemon:
+        """Start a node, or again one that ended, with its identity and folder. Only the first is waited for.
+
+        Args:
+          doomed: is not to invite it, being about to die: nobody else's address might be in its invite.
+        """
+        entry = ["--join", self.invite(doomed)] if self.nodes else ["--run", str(self.run_file)]
+        node = self.launch(name, *entry, *flags)
+        if len(self.nodes) == 1:
             node.wait_ready()
-            (self.folder / "invite").write_text(node.command("invite").stdout.strip())
         return node
 
-    def others(self, *but: Daemon) -> list[Daemon]:
-        return [node for node in self.nodes.values() if node not in but]
+    def launch(self, name: str, *flags: str) -> ForkedDaemon:
+        """Start a node with these flags, which say how it gets into the run."""
+        node = ForkedDaemon(self.folder / name, *flags, "--threads", "1", "--nice", "0")
+        self._started.append(node)
+        self.nodes[name] = node
+        return node
+
+    def invite(self, *but: Daemon | None) -> str:
+        """Return the invite of a node that runs."""
+        found: list[str] = []
+
+        def ask() -> bool:
+            inviter = next(iter(self.living(*but)))
+            found.append(inviter.ask("invite")["invite"])
+            return True
+
+        self.wait(ask)
+        return found[-1]
+
+    def living(self, *but: Daemon | None) -> list[ForkedDaemon]:
+        """Return the nodes that run, in the order of their first start."""
+        return [
+            node for node in self.nodes.values() if node not in but and node.process.poll() is None
+        ]
+
+    def lead(self) -> ForkedDaemon:
+        """Return the node that leads, by its own account."""
+        found: list[ForkedDaemon] = []
+
+        def look() -> bool:
+            found[:] = [node for node in self.living() if pipeline(node)["leading"]]
+            return len(found) == 1
+
+        self.wait(look)
+        return found[0]
 
     def step(self, node: Daemon) -> int:
         return int(pipeline(node)["step"] or 0)
@@ -94,11 +129,11 @@ class ProcessSwarm:
         self.wait(lambda: len(pipeline(seen_by)["members"]) == count)
 
     def wait_whole(self) -> None:
-        """Wait until every node is a member that has its stage's state, and steps are committed."""
-        self.wait(lambda: all(_serves(node) for node in self.nodes.values()))
-        first = next(iter(self.nodes.values()))
-        self.wait_members(len(self.nodes), seen_by=first)
-        self.wait_steps(2, seen_by=first)
+        """Wait until every node that runs is a member that has its stage's state, and steps are committed."""
+        living = self.living()
+        self.wait(lambda: all(_serves(node) for node in living))
+        self.wait_members(len(living), seen_by=living[0])
+        self.wait_steps(2, seen_by=living[0])
 
     def wait_steps(self, count: int, *, seen_by: Daemon) -> None:
         """Wait until so many further steps are committed."""
@@ -114,15 +149,37 @@ class ProcessSwarm:
                     return
             except NodeError:
                 pass
-            time.sleep(0.1)
+            time.sleep(0.05)
         raise AssertionError(
             "\n\n".join(f"{name}: {node.tail(12)}" for name, node in self.nodes.items())
         )
 
+    def wait_died(self, victim: ForkedDaemon) -> int:
+        """Wait until a node has done what it was ordered; return the step it was in. It leaves nothing behind."""
+        self.wait(lambda: victim.process.poll() is not None)
+        assert victim.process.returncode == -signal.SIGKILL, victim.tail()
+        step = done_in_step(victim.witness)
+        assert step is not None
+        assert victim.left_behind() == set()
+        return step
+
     def records(self, node: Daemon) -> list[Record]:
         """Return what a node's journal says was decided."""
-        (path,) = node.paths.state_dir.glob("runs/*/records.msgpack")
-        return list(read_journal(path))
+        return [
+            record
+            for path in node.paths.state_dir.glob("runs/*/records.msgpack")
+            for record in read_journal(path)
+        ]
+
+    def check_history(self) -> int:
+        """Check what all nodes, the dead ones too, have written down; return how many steps were counted once.
+
+        There is one history, in it every step counts every microbatch once, and who applied a step has the state that
+        everybody else has.
+        """
+        journals = {name: self.records(node) for name, node in self.nodes.items()}
+        check_same_states(states(node.witness) for node in self.nodes.values())
+        return check_counted_once(one_history(journals), microbatches=MICROBATCHES, stages=STAGES)
 
 
 def pipeline(node: Daemon) -> dict[str, Any]:
@@ -139,25 +196,11 @@ def _serves(node: Daemon) -> bool:
     return bool(found["member"] and found["synced"])
 
 
-def check_counted_once(records: list[Record]) -> int:
-    """Check every step whose record and the one before it are known; return how many there were."""
-    checked = 0
-    by_index = {record.index: record for record in records}
-    for record in records:
-        before = by_index.get(record.index - 1)
-        if not record.commits_step or before is None:
-            continue
-        view = View(before.members)
-        assert coverage_problem(record, view, microbatches=MICROBATCHES, stages=STAGES) is None
-        checked += 1
-    return checked
-
-
 @contextmanager
-def process_swarm(folder: Path) -> Iterator[ProcessSwarm]:
+def process_swarm(folder: Path, *, replicas: int = 2) -> Iterator[ProcessSwarm]:
     """Collect daemons; at the end none of them, nor a child of theirs, is left."""
     with daemons() as started:
-        yield ProcessSwarm(folder, started)
+        yield ProcessSwarm(folder, started, replicas=replicas)
 
 
 def child(node: Daemon, of: str) -> int:

@@ -68,6 +68,16 @@ def test_what_is_encoded_decodes_to_the_same() -> None:
     assert decode(Outer, encode(FULL)) == FULL
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One that says all by its name."""
+
+
+def test_a_message_without_fields_is_an_empty_map() -> None:
+    assert encode(Question()) == {}
+    assert decode(Question, {}) == Question()
+
+
 def test_a_subclass_of_bytes_is_built_and_checked() -> None:
     peer = decode(Outer, {"name": "x", "peer": b"12"}).peer
     assert isinstance(peer, PeerID)

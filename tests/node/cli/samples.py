@@ -57,6 +57,7 @@ STATUS: dict[str, Any] = {
     "services": {
         "joining": {
             "members_known": 3,
+            "founder": None,
             "dialled": [
                 {
                     "address": f"/ip4/198.51.100.9/tcp/4001/p2p/{PEER}",

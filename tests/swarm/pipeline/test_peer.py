@@ -29,6 +29,7 @@ from protocols.ledger.messages import (
 from protocols.ledger.view import Ballot, Member, MemberTally, Record, pack_ids
 from protocols.schema import encode
 from swarm.calls import CallError
+from swarm.pipeline.stage_state import StageState
 from tests.swarm.pipeline.small_swarm import open_swarm, small_run
 from tests.swarm.pipeline.strangers import STRANGER_ID, Stranger, stranger_at
 
@@ -285,5 +286,31 @@ def test_replicas_that_step_together_hold_the_same_bits() -> None:
                 assert hosted is not None
                 by_stage.setdefault(hosted.stage, []).append(hosted._flat)
             assert all(torch.equal(*pair) for pair in by_stage.values())
+
+    trio.run(main)
+
+
+def test_a_founder_that_is_asked_before_its_stage_is_built_tells_its_records_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nodes that are started at once knock while the founder still builds; the last record it tells must be the newest."""
+    found = StageState.found
+
+    async def slowly(self: StageState, stage: int) -> None:
+        await trio.sleep(1.0)
+        await found(self, stage)
+
+    monkeypatch.setattr(StageState, "found", slowly)
+
+    async def main() -> None:
+        async with open_swarm(small_run(replicas=1)) as swarm:
+            swarm.nursery.start_soon(swarm.node)
+            await trio.sleep(0.1)
+            await swarm.node()
+            await swarm.until(lambda: swarm.records and swarm.step >= 1)
+            for node in swarm.nodes:
+                told = [record.index for record in node.journal]
+                assert told == sorted(told)
+            swarm.nursery.cancel_scope.cancel()
 
     trio.run(main)
