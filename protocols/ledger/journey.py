@@ -80,8 +80,10 @@ class Journey:
     gradients: set[int] = field(default_factory=set)
     counted: dict[int, CountedAt] = field(default_factory=dict)
     unsettled: dict[int, Unsettled] = field(default_factory=dict)
+    voided: set[int] = field(default_factory=set)
+    """Stages whose count of us was void once."""
     doubtful: dict[int, set[PeerID]] = field(default_factory=dict)
-    """Stages whose count of us was void, and the replicas to ask first whether they have us: another trainer may have
+    """Stages whose count of us was void again, and the replicas to ask first whether they have us: another trainer may have
     been given us meanwhile, and counting twice would have one of the two fenced again."""
     evaluated: float | None = None
     asking: int | None = None

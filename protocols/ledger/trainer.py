@@ -345,9 +345,12 @@ class Trainer:
         return effects
 
     def _doubt(self, journey: Journey, stage: int) -> None:
-        """What we thought was counted is not: find out who else may have done it before it is done again."""
+        """What we thought was counted is not. The first time it is done again: most often the member is gone. Should it be so
+        again, another trainer may have it as well: find out who else has counted it before it is done once more."""
         journey.counted.pop(stage, None)
-        journey.doubtful[stage] = {member.peer for member in self._view.replicas(stage)}
+        if stage in journey.voided:
+            journey.doubtful[stage] = {member.peer for member in self._view.replicas(stage)}
+        journey.voided.add(stage)
 
     def _forget_call(self, number: int) -> _Call | None:
         call = self._calls.pop(number, None)
