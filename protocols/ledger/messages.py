@@ -6,6 +6,7 @@ Tags are part of the wire form: adding a message adds a tag, an old tag never ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgpack
@@ -22,6 +23,7 @@ from protocols.ledger.view import (
     Loss,
     MemberTally,
     Record,
+    unpack_ids,
 )
 from protocols.schema import Natural, Range, SchemaError, Size, decode, encode
 
@@ -112,7 +114,7 @@ class Promise:
     report: TallyReport
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reduce:
     """Lead -> members: stop counting, reduce these tallies within your stage."""
 
@@ -120,6 +122,11 @@ class Reduce:
     ballot: Ballot
     step: Natural
     tallies: Annotated[tuple[MemberTally, ...], Size(0, MEMBERS_MAX)]
+
+    @cached_property
+    def counted(self) -> dict[PeerID, int]:
+        """The microbatches that each member's gradient is to contribute."""
+        return {entry.peer: unpack_ids(entry.counted) for entry in self.tallies}
 
 
 @dataclass(frozen=True, slots=True)

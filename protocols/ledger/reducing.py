@@ -11,7 +11,7 @@ from protocols.ids import PeerID
 from protocols.ledger.events import ReduceFailed, ReduceFinished, StartReduce
 from protocols.ledger.messages import Reduce, Reduced
 from protocols.ledger.tally import Tally
-from protocols.ledger.view import Ballot, View, unpack_ids
+from protocols.ledger.view import Ballot, View
 
 
 class Reducing:
@@ -41,7 +41,7 @@ class Reducing:
         self, message: Reduce, me: PeerID, stage: int, view: View, tally: Tally
     ) -> StartReduce | None:
         """Freeze and begin; None when the lead does not know what we have counted, and must ask again."""
-        assigned = {entry.peer: unpack_ids(entry.counted) for entry in message.tallies}
+        assigned = message.counted
         if message.step != tally.step or tally.busy or assigned.get(me, 0) != tally.counted:
             return None
         tally.frozen = True
