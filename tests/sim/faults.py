@@ -73,6 +73,8 @@ class Faults:
     """Share of what a busy shell reports to the cores a moment late: how a reduction or a call ended."""
     stage_wishes: float = 0.0
     """Share of the peers that ask for a certain stage."""
+    hushed_leads: int = 0
+    """Leads that are cut off in the moment in which they have decided: nobody else knows of it."""
     lying_members: int = 0
     """Members that lie about what they counted and reduced."""
     topic_loss: float = 0.0
@@ -127,6 +129,7 @@ class Faults:
             forgers=count("forgers", 2),
             late_reports=share("late_reports", 0.5),
             stage_wishes=share("stage_wishes", 1.0),
+            hushed_leads=count("hushed_leads", 3),
             lying_members=count("lying_members", 1),
             topic_loss=share("topic_loss", 1.0),
             topic_repeats=share("topic_repeats", 0.5),
@@ -165,6 +168,10 @@ class Injector:
             self._some_time(self._slow, peer)
         for _ in range(faults.joins):
             self._some_time(world.add_peer)
+        moments = _source(world.seed, "when leads are hushed")
+        for _ in range(faults.hushed_leads):
+            at_s = moments.uniform(0, self._until_s)
+            world.clock.after(at_s, world.at_next_decision, self._hush)
         if faults.unavailable_directory:
             self._some_time(self._directory_outage)
         self._plan_deaths(peers)
@@ -261,6 +268,14 @@ class Injector:
         links = self._links_of_a_side(one_way=one_way)
         self._world.network.cut(links)
         self._for_a_while(10.0, self._world.network.join, links)
+
+    def _hush(self, lead: SimPeer) -> None:
+        """Cut the way out of one that has just decided a record, before it tells anybody; it still hears."""
+        others = (peer for peer in self._world.peers if peer != lead.peer_id)
+        links = [(lead.peer_id, peer) for peer in others]
+        self._world.log(f"hush {lead.name}")
+        self._world.network.cut(links)
+        self._world.clock.after(5 * self._world.settings.silence_s, self._world.network.join, links)
 
     def _flap(self) -> None:
         links = self._links_of_a_side(one_way=self._rng.random() < 0.5)

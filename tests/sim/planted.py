@@ -495,7 +495,7 @@ SUITE: Final = (
             ((coverage.Coverage, "dispute", _nothing),)),
     Planted("claims that contradict each other are both committed", ExactlyOnce,
             ((coverage.Coverage, "add", _add_without_dispute), (member, "coverage_problem", _no_problem))),
-    Planted("leases are taken from anybody", VoidIsKept,
+    Planted("leases are taken from anybody", Bounded,
             ((trainer_core.Trainer, "_take_lease", _take_any_lease),)),
     Planted("a ballot is promised to whoever names it", WorkIsRedone,
             ((member.Ledger, "_heartbeat", _follow_any_ballot),)),

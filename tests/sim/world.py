@@ -133,6 +133,7 @@ class World:
         """Honest but for what they are made to send, which nobody believes."""
         self.goal = 0
         self._healed_s: float | None = None
+        self._interrupt: Callable[[SimPeer], None] | None = None
         self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
         """Who, in which life of its state, must hold a stage's state of a step."""
         self.checkers = [checker(self) for checker in checkers]
@@ -216,9 +217,16 @@ class World:
                 f"record {record.index} step {record.step} lead {record.lead.decode()} {_names(record)}"
             )
             self.watch.decided(record, before)
+            interrupt, self._interrupt = self._interrupt, None
+            if interrupt is not None and self._healed_s is None:
+                interrupt(peer)
             if self._healed_s is not None and record.step >= self.goal:
                 self.clock.stopped = True
         peer.later(0.0, self.watch.settled, peer, record)
+
+    def at_next_decision(self, interrupt: Callable[[SimPeer], None]) -> None:
+        """Do something to the one that decides the next record, in that moment."""
+        self._interrupt = interrupt
 
     def damages(self, peer: SimPeer) -> bool:
         """Tell whether what this peer reduces now ends with other bytes than it should."""

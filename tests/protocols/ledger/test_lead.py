@@ -103,6 +103,21 @@ def test_a_late_claim_to_what_is_being_reduced_is_left_out_of_the_step() -> None
     assert record.tallies == (MemberTally(me, ALL),)
 
 
+def test_a_step_that_lacks_what_a_late_claim_put_in_doubt_is_not_proposed() -> None:
+    """As above, but what the other one had counted before is part of the step."""
+    driver = Driver(2)
+    other, me = driver.ids
+    driver.report(other, 0b0001)
+    driver.report(me, 0b1110)
+    assert driver.lead.phase is Phase.REDUCING
+    driver.effects = driver.lead.tick(100.0)
+    driver.now_s = 101.0
+    driver.report(other, 0b0011)
+    for peer in driver.ids:
+        driver.reduced(peer)
+    assert driver.fenced() == [other]
+
+
 def test_who_claims_what_another_one_claimed_first_is_fenced() -> None:
     driver = Driver(3)
     liar, honest, _ = driver.ids

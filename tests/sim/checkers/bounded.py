@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.ledger.history import HISTORY_RECORDS
+from protocols.ledger.leases import first_generation
+from protocols.ledger.trainer import AskStage
 from protocols.ledger.view import Record
 from tests.sim.checkers.checker import Checker
 
 if TYPE_CHECKING:
+    from protocols.ledger.trainer import AskClaim, AskSettle
     from protocols.ledger.view import Record
+    from tests.sim.peer import SimPeer
     from tests.sim.world import World
 
 _ALLOWANCE = 40
@@ -19,7 +23,8 @@ _AT_ONCE = 8
 
 
 class Bounded(Checker):
-    """Reads the sizes of the cores' tables, now and then, and counts records. A topic is silent while members stay as they are."""
+    """Reads the sizes of the cores' tables, now and then, and counts records. A topic is silent while members stay as they
+    are, and nobody works under a lease that no lead can have dealt yet."""
 
     promise = "bounded"
 
@@ -37,6 +42,12 @@ class Bounded(Checker):
         self._decided_s = now_s
         if self._at_once > _AT_ONCE:
             raise self.broken(f"{record.lead.decode()} has record follow record, without end")
+
+    def asked(self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim) -> None:
+        newest = self.world.newest_record
+        if isinstance(ask, AskStage) and newest is not None:
+            no_lead_yet = first_generation(newest.index + 2, 0)
+            self._check(trainer.name, "for its generation", ask.attempt.generation, no_lead_yet)
 
     def looked(self) -> None:
         settings = self.world.settings
