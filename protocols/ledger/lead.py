@@ -57,6 +57,8 @@ _MEMBER_COST_S: Final = 0.005
 """What a record costs per member, about: three messages. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
 _MANY_MEMBERS: Final = 128
+_FENCE_DOUBLINGS_MAX: Final = 2
+"""What a member claims in vain is done by nobody until it is fenced: its trainer believes it (seed 51)."""
 
 
 LeadMessage: TypeAlias = (
@@ -99,7 +101,7 @@ class Lead:
         self._newcomers: dict[PeerID, JoinWanted] = {}
         self._patience = Patience(settings.silence_s)
         self._fetch_patience = Patience(settings.silence_s)
-        self._fences = Patience(settings.silence_s)
+        self._fences = Patience(settings.silence_s, doublings_max=_FENCE_DOUBLINGS_MAX)
         self._reduced: dict[PeerID, Reduced] = {}
         self._stuck: dict[PeerID, PeerID] = {}
         self._reduce_since_s = 0.0
@@ -348,6 +350,10 @@ class Lead:
             return []  # its gradient stands still now: what says otherwise is late, or a lie
         if before == report:
             return []  # nothing new, so nothing to decide; time alone is reviewed by the tick
+        if counted and not report.synced:
+            # Believed, it could commit a step that nobody applied (seed 513).
+            self._coverage.dispute(member)
+            return [Blame(peer, "counted without the state of its stage"), *self._review(now_s)]
         taken_back = unpack_ids(before.counted) & ~counted if before is not None else 0
         if taken_back and before is not None:
             # Tallies only grow between fences. A smaller one was overtaken on the way; one that has something else instead is false.
@@ -426,7 +432,10 @@ class Lead:
         if self.phase is Phase.PROPOSING or self._collects_changes(now_s):
             return []
         gone = self._unresponsive(now_s)
-        if gone and not self._view.is_quorum([p for p in self._view if p not in gone]):
+        late = self._late_reducers() if self._reduces_for_too_long(now_s) else set()
+        if self._can_do_without(gone | late):
+            gone, late = gone | late, set()
+        elif not self._can_do_without(gone):
             # They cannot all be gone and decide it. If they are not, but cut off, to remove them would end the run.
             self._heard_too_few = True
             return []
@@ -434,7 +443,7 @@ class Lead:
         let_go: set[PeerID] = set()
         if self.phase is Phase.DEALING:
             let_go = self._leaving_now(gone)
-        fenced = self._to_fence(now_s)
+        fenced = self._to_fence(now_s) | (late - gone)
         moved: dict[PeerID, int] = {}
         if self.phase is Phase.DEALING:
             moved = self._to_move(gone | let_go)
@@ -497,7 +506,7 @@ class Lead:
         return dict([move]) if move is not None else {}
 
     def _unresponsive(self, now_s: float) -> set[PeerID]:
-        """Members to remove now: silent, stuck in a reduction for too long, or back without their memory."""
+        """Members to remove now: silent, or back without their memory."""
         gone = {
             member.peer
             for member in self._view.members
@@ -505,9 +514,10 @@ class Lead:
         }
         if self._newcomers:
             gone |= {p for p in self._newcomers if p in self._view}
-        if self._reduces_for_too_long(now_s):
-            gone |= self._late_reducers()
         return gone
+
+    def _can_do_without(self, peers: Collection[PeerID]) -> bool:
+        return not peers or self._view.is_quorum([p for p in self._view if p not in peers])
 
     def _reduces_for_too_long(self, now_s: float) -> bool:
         late = now_s - self._reduce_since_s > self.settings.reduce_s
@@ -538,10 +548,11 @@ class Lead:
         return {peer for peer in free if not self._reports[peer].counted}
 
     def _late_reducers(self) -> set[PeerID]:
-        """Whom to remove when a reduction does not end: whom the others are stuck on, else who has not answered.
+        """Whom a reduction that does not end has to do without: whom the others are stuck on, else who has not answered.
 
         That one member cannot get something of another that has reduced itself may as well be its own fault; of the late
-        ones those whose claims were left out have no part in it.
+        ones those whose claims were left out have no part in it. Where too few would be left to decide without them, they
+        start the step again: what they are asked to reduce may be what they never counted (seed 478).
         """
         late = {
             m.peer for m in self._view.members if m.peer not in self._reduced and m.peer != self.me
@@ -552,10 +563,7 @@ class Lead:
         believed.discard(self.me)
         if believed:
             return {max(believed, key=lambda peer: (votes[peer], peer))}
-        taking_part = late - self._coverage.disputed
-        if taking_part or self._view.is_quorum([p for p in self._view if p not in late]):
-            return taking_part or late
-        return set()  # nobody can remove those left out, but they can be fenced
+        return late - self._coverage.disputed or late
 
     def _propose_view(
         self,

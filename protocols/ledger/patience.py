@@ -27,12 +27,14 @@ class Patience:
 
     Args:
       wait_s: before the second time.
+      doublings_max: how often that may become twice as long.
     """
 
-    __slots__ = ("_let_in", "_wait_s")
+    __slots__ = ("_doublings_max", "_let_in", "_wait_s")
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, wait_s: float, *, doublings_max: int = _DOUBLINGS_MAX) -> None:
         self._wait_s = wait_s
+        self._doublings_max = doublings_max
         self._let_in: dict[PeerID, _LetIn] = {}
 
     def let_in(self, now_s: float, peer: PeerID) -> None:
@@ -50,4 +52,4 @@ class Patience:
         return before is None or now_s - before.at_s >= self._wait_after(before)
 
     def _wait_after(self, before: _LetIn) -> float:
-        return float(self._wait_s * 2 ** min(before.times - 1, _DOUBLINGS_MAX))
+        return float(self._wait_s * 2 ** min(before.times - 1, self._doublings_max))

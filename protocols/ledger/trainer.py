@@ -18,6 +18,7 @@ from typing import Final, TypeAlias, assert_never
 from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
 from protocols.ledger.journey import Backoff, CountedAt, Journey, Kind, Leg, Unsettled
+from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Evaluated, Lease, WorkWanted
 from protocols.ledger.tally import Attempt, Settled
 from protocols.ledger.view import Record, View, ids_of, mask_of, pack_ids, unpack_ids
@@ -28,6 +29,8 @@ BACKWARD_SIZE: Final = 2.5
 """A backward call costs this many forward ones (the authors' backward_task_size_multiplier)."""
 _PAUSE_S: Final = 0.05
 """Before asking the same question again of the same peer."""
+_AHEAD_MAX: Final = 64
+"""A lease may come before the records that lead to it, this many."""
 
 
 # --- events ---
@@ -366,7 +369,7 @@ class Trainer:
 
     def _take_lease(self, now_s: float, peer: PeerID, lease: Lease) -> list[TrainerEffect]:
         """Take what the lead deals. A forged lease would have us count under a generation that no real one ever outranks."""
-        if lease.step != self.step or peer != self.lead:
+        if lease.step != self.step or peer != self.lead or not self._can_be_dealt(lease):
             return []
         if lease.ids:
             self._seen = max(self._seen, lease.generation)
@@ -381,6 +384,12 @@ class Trainer:
             peers = {member.peer for member in self._view.members}
             self._claims.append(_Claim(training, lease.generation, peers, {}, before))
         return lost + effects + self._advance_all(now_s)
+
+    def _can_be_dealt(self, lease: Lease) -> bool:
+        """Tell whether its generation belongs to its record, and that to the present: an outsider may take a liar for the lead."""
+        assert self._record is not None
+        first, end = first_generation(lease.index, 0), first_generation(lease.index + 1, 0)
+        return lease.index <= self._record.index + _AHEAD_MAX and first <= lease.generation < end
 
     def _drop(self, ids: int) -> list[TrainerEffect]:
         """Another trainer has been given these."""

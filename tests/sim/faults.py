@@ -107,16 +107,16 @@ class Faults:
             reordering=share("reordering", 8.0),
             heavy_tail=share("heavy_tail", 0.05),
             slow_peers=count("slow_peers", 2),
-            silent_peers=count("silent_peers", 3),
-            partitions=count("partitions", 2),
-            one_way_partitions=count("one_way_partitions", 2),
-            flapping_partitions=count("flapping_partitions", 2),
+            silent_peers=count("silent_peers", 6),
+            partitions=count("partitions", 4),
+            one_way_partitions=count("one_way_partitions", 4),
+            flapping_partitions=count("flapping_partitions", 4),
             crashes=count("crashes", 2),
-            restarts_without_state=count("restarts_without_state", 2),
-            restarts_with_state=count("restarts_with_state", 2),
+            restarts_without_state=count("restarts_without_state", 4),
+            restarts_with_state=count("restarts_with_state", 4),
             mass_preemption=present("mass_preemption", 0.3),
             shutdown=present("shutdown", 0.2),
-            joins=count("joins", 3),
+            joins=count("joins", 4),
             leaves=count("leaves", 2),
             observers=count("observers", 2),
             stale_directory=present("stale_directory"),
@@ -129,7 +129,7 @@ class Faults:
             forgers=count("forgers", 2),
             late_reports=share("late_reports", 0.5),
             stage_wishes=share("stage_wishes", 1.0),
-            hushed_leads=count("hushed_leads", 3),
+            hushed_leads=count("hushed_leads", 5),
             lying_members=count("lying_members", 1),
             topic_loss=share("topic_loss", 1.0),
             topic_repeats=share("topic_repeats", 0.5),
@@ -188,7 +188,7 @@ class Injector:
             LyingMember(world, peer).start()
 
     def _plan_deaths(self, peers: Sequence[SimPeer]) -> None:
-        """Crashes, restarts, leaves and the mass preemption; each peer is the victim of one of them at most."""
+        """Crashes, restarts, leaves and the mass preemption; who crashes or leaves for good is not restarted before."""
         faults = self._world.faults
         victims = self._rng.sample(list(peers), len(peers))
         may_die = (len(peers) - 1) // 2
@@ -200,8 +200,8 @@ class Injector:
             (False, faults.restarts_without_state),
             (True, faults.restarts_with_state),
         ):
-            for _ in range(min(wanted, len(victims) - 1)):
-                self._some_time(self._crash_and_restart, victims.pop(), keeps_state)
+            for _ in range(wanted):
+                self._some_time(self._crash_and_restart, self._rng.choice(victims), keeps_state)
         if faults.mass_preemption:
             start_s = self._rng.uniform(0, self._until_s)
             notice = self._rng.random() < 0.7

@@ -33,7 +33,7 @@ from protocols.ledger.messages import (
 )
 from protocols.ledger.tally import Attempt
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage
-from protocols.ledger.view import Ballot, Member, Record
+from protocols.ledger.view import Ballot, Member, Record, ids_of
 from tests.sim.stage import MakeEvent
 
 if TYPE_CHECKING:
@@ -153,13 +153,17 @@ class RogueTrainer:
         last = member.stage == world.settings.stages - 1
         ask = AskStage(
             0, member.peer, "loss" if last else "backward", record.step + 1,
-            self._microbatch(), member.stage, count=True,
+            self._microbatch(victim), member.stage, count=True,
             attempt=Attempt(generation, self._rng.randrange(8)), deadline_s=1.0,
         )  # fmt: skip
         victim.stage.serve(ask, _Unheard())
 
-    def _microbatch(self) -> int:
+    def _microbatch(self, victim: SimPeer) -> int:
+        """Choose any, or one that the victim has counted: to have it counted again."""
         some = self._rng.randrange(self._world.settings.microbatches)
+        counted = ids_of(victim.ledger.tally.counted)
+        if counted and self._rng.random() < 0.5:
+            some = self._rng.choice(counted)
         return self._rng.choice((some, some, some, self._world.settings.microbatches, _HUGE))
 
 

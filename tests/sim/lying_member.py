@@ -41,7 +41,7 @@ _ZERO: Final = bytes(32)
 _FLOOD: Final = 20
 _HABITS: Final = (
     "claims all", "claims some", "copies", "shrinks", "wrong step", "out of range", "broken",
-    "answers", "old answers", "reduces", "stuck", "hollow", "heartbeats", "leases", "floods",
+    "answers", "old answers", "reduces", "stuck", "hollow", "heartbeats", "later", "leases", "floods",
 )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ class LyingMember:
         if self._does("hollow") and not peer.ledger.tally.frozen:
             peer.ledger.tally.counted |= self._some(self._full)
             peer.handle(TallyChanged(peer.now_s))
-        habit = self._does("heartbeats", "leases", "floods", "answers", "stuck")
+        habit = self._does("heartbeats", "later", "leases", "floods", "answers", "stuck")
         others = [
             member.peer
             for member in record.members
@@ -198,8 +198,8 @@ class LyingMember:
                 lambda: Heartbeat(later, record.digest(), Ballot(0, record.lead), pace=16),
                 lambda: Heartbeat(later, _ZERO, Ballot(0, record.lead), stay=True),
                 lambda: Heartbeat(record.index, record.digest(), forged),
-                lambda: Records((), later, cut=True),
             ],
+            "later": [lambda: Records((), record.index + 1 + rng.choice((0, 50, 2**29)), cut=True)],
             "leases": [
                 lambda: Lease(record.index, step, _HUGE, pack_ids(self._full), fresh=True),
                 lambda: Lease(record.index, step, _HUGE, b"", fresh=True, lost=pack_ids(self._full)),

@@ -77,7 +77,6 @@ class SimPeer:
         self.stopped = False
         self.left = False
         self.draining = False
-        self.draining_since_s = 0.0
         self._waking = False
         self._beats = 0
         self.life = 0
@@ -221,7 +220,6 @@ class SimPeer:
             self.later(0.0, self.drain)
             return
         self.draining = True
-        self.draining_since_s = self.world.clock.now_s
         self.trainer.paused = True
         self.handle(DrainWanted(self.now_s))
         if self.ledger.member is None:

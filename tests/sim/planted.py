@@ -362,6 +362,11 @@ def _heartbeat_beside_claims(self: member.Ledger, now_s: float, peer: Any, messa
     return effects
 
 
+def _left_behind_by_any_claim(self: member.Ledger, now_s: float) -> bool:
+    waited_s = now_s - self._behind_since_s
+    return bool(self._claimants) and waited_s > 4 * self.settings.silence_s
+
+
 def _step_blamed_late(self: lead.Lead, now_s: float, peer: Any, report: Any) -> list[Any]:
     """A report of another step is taken for a lie, also one that was late."""
     if peer in self._view and report.step != self._record.step + 1:
@@ -500,7 +505,8 @@ SUITE: Final = (
     Planted("a ballot is promised to whoever names it", WorkIsRedone,
             ((member.Ledger, "_heartbeat", _follow_any_ballot),)),
     Planted("one member's claim to later records is enough to leave", PlaceIsKept,
-            ((member.Ledger, "_heartbeat", _heartbeat_beside_claims),)),
+            ((member.Ledger, "_heartbeat", _heartbeat_beside_claims),
+             (member.Ledger, "_is_left_behind", _left_behind_by_any_claim))),
     Planted("late reports of the step before are taken for lies", NobodyHonestBlamed,
             ((lead.Lead, "_take_report", _step_blamed_late),)),
     Planted("overtaken reports are taken for lies", NobodyHonestBlamed,

@@ -465,5 +465,5 @@ def run_seed(
     world = draw_world(seed, detailed=detailed, checkers=checkers)
     if on_world is not None:
         on_world(world)
-    world.run(safety_s=60.0, steps_after=3, liveness_s=180.0)
+    world.run(safety_s=160.0, steps_after=3, liveness_s=180.0)
     return world

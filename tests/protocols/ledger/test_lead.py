@@ -173,6 +173,27 @@ def test_who_takes_back_what_it_counted_is_blamed_and_fenced() -> None:
     assert driver.blamed() == driver.fenced() == [liar]
 
 
+def test_who_counts_without_the_state_of_its_stage_is_blamed_and_fenced() -> None:
+    """Believed, it commits a step that nobody can apply (seed 513)."""
+    driver = Driver(2)
+    liar = driver.ids[0]
+    driver.report(liar, 0b1111, synced=False)
+    assert driver.blamed() == driver.fenced() == [liar]
+    assert not driver.lead._done_everywhere()
+
+
+def test_who_does_not_reduce_and_cannot_be_removed_starts_again() -> None:
+    """It may be asked to reduce what it never counted (seed 478)."""
+    driver = Driver(2)
+    other, me = driver.ids
+    driver.report(other, 0b1111)
+    driver.reduced(me)
+    driver.pass_time(SETTINGS.reduce_s)
+    assert driver.proposed() is None
+    driver.pass_time(1.0)
+    assert driver.fenced() == [other]
+
+
 def test_a_report_that_was_overtaken_is_no_lie() -> None:
     driver = Driver(2)
     other, _ = driver.ids

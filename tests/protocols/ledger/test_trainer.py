@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Evaluated, Lease, WorkWanted
 from protocols.ledger.tally import Attempt, Settled
 from protocols.ledger.trainer import (
@@ -71,9 +72,12 @@ class Driver:
         self.learn()
 
     def lease(self, ids: int, generation: int = 100, *, fresh: bool = True) -> None:
-        self.handle(
-            LeaseReceived(self.now_s, LEAD, Lease(self.index, 1, generation, pack_ids(ids), fresh))
-        )
+        lease = Lease(self.index, 1, self.dealt(generation), pack_ids(ids), fresh)
+        self.handle(LeaseReceived(self.now_s, LEAD, lease))
+
+    def dealt(self, number: int) -> int:
+        """Return a generation that the lead deals under the present record."""
+        return first_generation(self.index, 0) + number
 
     def handle(self, event: TrainerEvent) -> list[TrainerEffect]:
         effects = self.trainer.handle(event)
@@ -154,7 +158,7 @@ def test_attempts_of_one_microbatch_have_growing_numbers_under_their_lease() -> 
     driver.lease(0b0001, generation=7)
     attempts = [driver.done().attempt for _ in range(3)]
     assert attempts == sorted(attempts)
-    assert {attempt.generation for attempt in attempts} == {7}
+    assert {attempt.generation for attempt in attempts} == {driver.dealt(7)}
 
 
 def test_a_trainer_asks_for_as_much_as_it_has_room_for() -> None:
@@ -162,7 +166,7 @@ def test_a_trainer_asks_for_as_much_as_it_has_room_for() -> None:
     assert driver.wanted()[-1].slots == 3
     driver.lease(0b0011)
     driver.pass_time(1.0)
-    assert driver.wanted()[-1] == WorkWanted(1, 1, b"\x03", 100)
+    assert driver.wanted()[-1] == WorkWanted(1, 1, b"\x03", driver.dealt(100))
 
 
 def test_a_paused_trainer_keeps_what_it_holds_and_asks_for_no_more() -> None:
@@ -170,7 +174,7 @@ def test_a_paused_trainer_keeps_what_it_holds_and_asks_for_no_more() -> None:
     driver.lease(0b0001)
     driver.trainer.paused = True
     driver.pass_time(1.0)
-    assert driver.wanted()[-1] == WorkWanted(1, 0, b"\x01", 100)
+    assert driver.wanted()[-1] == WorkWanted(1, 0, b"\x01", driver.dealt(100))
 
 
 def test_a_refused_request_goes_to_another_replica() -> None:
@@ -373,7 +377,7 @@ def test_a_newer_lease_of_what_is_held_begins_it_again_with_its_tensors() -> Non
     for _ in range(3):
         driver.claimed()
     ask = driver.stage_ask()
-    assert (ask.kind, ask.attempt) == ("loss", Attempt(200, 1))
+    assert (ask.kind, ask.attempt) == ("loss", Attempt(driver.dealt(200), 1))
 
 
 def test_a_repeated_lease_changes_nothing() -> None:
@@ -386,7 +390,7 @@ def test_a_repeated_lease_changes_nothing() -> None:
 
 def test_a_lease_of_another_step_is_ignored() -> None:
     driver = Driver()
-    driver.handle(LeaseReceived(0.0, LEAD, Lease(5, 9, 100, b"\x01", True)))
+    driver.handle(LeaseReceived(0.0, LEAD, Lease(5, 9, first_generation(5, 0), b"\x01", True)))
     assert driver.trainer.journeys == {}
 
 
@@ -399,7 +403,7 @@ def test_a_new_step_ends_everything() -> None:
     assert {CancelCall(call) for call in calls} <= set(driver.effects)
     assert ReleaseTensors(None) in driver.effects
     assert driver.trainer.journeys == {}
-    assert driver.wanted()[-1] == WorkWanted(2, 4, b"", 100)
+    assert driver.wanted()[-1] == WorkWanted(2, 4, b"", first_generation(driver.index - 1, 0) + 100)
 
 
 def test_a_held_out_microbatch_is_only_evaluated_and_its_loss_repeated_until_the_step_ends() -> (
@@ -448,7 +452,7 @@ def test_an_older_record_is_no_news() -> None:
 def test_work_that_another_trainer_has_by_now_is_given_up() -> None:
     driver = Driver()
     driver.lease(0b0011, generation=100)
-    lost = Lease(driver.index, 1, 150, b"", True, lost=b"\x01")
+    lost = Lease(driver.index, 1, driver.dealt(150), b"", True, lost=b"\x01")
     driver.handle(LeaseReceived(driver.now_s, LEAD, lost))
     assert list(driver.trainer.journeys) == [1]
     assert ReleaseTensors(0) in driver.effects
@@ -458,7 +462,7 @@ def test_work_that_another_trainer_has_by_now_is_given_up() -> None:
 def test_what_was_leased_anew_since_is_not_given_up() -> None:
     driver = Driver()
     driver.lease(0b0001, generation=200)
-    late = Lease(driver.index, 1, 150, b"", True, lost=b"\x01")
+    late = Lease(driver.index, 1, driver.dealt(150), b"", True, lost=b"\x01")
     driver.handle(LeaseReceived(driver.now_s, LEAD, late))
     assert list(driver.trainer.journeys) == [0]
 
@@ -489,7 +493,24 @@ def test_a_lease_from_anybody_but_the_lead_is_ignored() -> None:
     forged = Lease(driver.index, 1, 2**62, pack_ids(0b1111), True)
     assert driver.handle(LeaseReceived(driver.now_s, BACK, forged)) == []
     driver.lease(0b1)
-    assert driver.stage_ask().attempt.generation == 100
+    assert driver.stage_ask().attempt.generation == driver.dealt(100)
+
+
+def test_a_lease_that_no_lead_can_have_dealt_is_ignored() -> None:
+    """Whoever is taken for the lead: an outsider may take a liar for it (seed 265)."""
+    driver = Driver()
+    later = driver.index + 2**20
+    for index, generation in (
+        (driver.index, 2**62),
+        (driver.index, first_generation(driver.index + 1, 0)),
+        (driver.index, first_generation(driver.index, 0) - 1),
+        (later, first_generation(later, 0)),
+    ):
+        forged = Lease(index, 1, generation, pack_ids(0b1111), True)
+        assert driver.handle(LeaseReceived(driver.now_s, LEAD, forged)) == []
+    ahead = Lease(driver.index + 1, 1, first_generation(driver.index + 1, 0), b"\x01", True)
+    driver.handle(LeaseReceived(driver.now_s, LEAD, ahead))
+    assert driver.stage_ask().attempt.generation == ahead.generation
 
 
 def test_work_that_was_overtaken_is_not_asked_for_before_the_next_beat() -> None:

@@ -33,18 +33,14 @@ class LastCopyStays(Checker):
         if record is None or not stage.loaded or stage.step == 0 or stage.step < record.step:
             return
         staying = [m for m in record.members if not self.world.peers[m.peer].draining]
+        # One that wants to leave, too, is held to the same, and looked at when it is let go.
         holders = [
             m
             for m in record.members
             if m.stage == stage.stage and (stage.stage, m.peer) in self._loaded
         ]
-        if staying and all(self._is_leaving(self.world.peers[m.peer]) for m in holders):
+        if staying and not holders:
             raise self.broken(f"{peer.name} was let go with the last copy of stage {stage.stage}")
-
-    def _is_leaving(self, peer: SimPeer) -> bool:
-        """Whether a peer leaves, and the lead has had the time to hear of it: one that leaves after the others must stay."""
-        told_s = self.world.clock.now_s - peer.draining_since_s
-        return peer.draining and told_s > self.world.settings.silence_s
 
     def ended(self) -> None:
         record = self.world.newest_record

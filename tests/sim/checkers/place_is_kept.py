@@ -1,6 +1,7 @@
 """A member gives up its place only for records that exist and that it lacks, whatever another one claims to know.
 
-Among three or fewer, one that lies may be the only other one there is to hear.
+Among three or fewer, and where no other member has been heard for long, one that lies may be the only other one there is
+to hear.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from tests.sim.checkers.checker import Checker
 
 if TYPE_CHECKING:
+    from protocols.ledger.view import Record
     from tests.sim.peer import SimPeer
 
 
@@ -26,7 +28,15 @@ class PlaceIsKept(Checker):
         assert known is not None
         assert newest is not None
         gave_up = peer.ledger.member is not None and len(known.members) > _FEW
-        if gave_up and known.index >= newest.index:
+        if gave_up and known.index >= newest.index and self._hears_an_honest_one(peer, known):
             raise self.broken(
                 f"{peer.name} gave up its place after record {known.index}, which is the newest"
             )
+
+    def _hears_an_honest_one(self, peer: SimPeer, known: Record) -> bool:
+        pulse, now_s = peer.ledger._pulse, peer.now_s
+        return any(
+            pulse.silence(now_s, member.peer) <= pulse.silence_s
+            for member in known.members
+            if member.peer != peer.peer_id and member.peer not in self.world.liars
+        )
