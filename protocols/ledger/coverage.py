@@ -10,7 +10,7 @@ Kept up to date report by report: a lead of thousands takes thousands of reports
 from __future__ import annotations
 
 from protocols.ids import PeerID
-from protocols.ledger.view import Member
+from protocols.ledger.view import Member, MemberTally, pack_ids
 
 
 class Coverage:
@@ -53,6 +53,15 @@ class Coverage:
             counts[member.peer] = counted
             self._by_stage[member.stage] |= new
             self._add_up()
+
+    def holders(self, ids: int) -> tuple[MemberTally, ...]:
+        """Name who has counted which of these."""
+        return tuple(
+            MemberTally(peer, pack_ids(counted & ids))
+            for counts in self._counted
+            for peer, counted in counts.items()
+            if counted & ids
+        )
 
     def dispute(self, member: Member) -> None:
         """Leave out all that a member says it counted."""

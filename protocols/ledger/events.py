@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from protocols.ids import PeerID
 from protocols.ledger.messages import Message, Rumour
 from protocols.ledger.view import Ballot, Record
+
+FAREWELLS_MAX: Final = 64
+"""How many members a node that was let go tells the record by which it goes: perhaps nobody else can, but they can tell the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

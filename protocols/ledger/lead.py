@@ -312,6 +312,7 @@ class Lead:
             pack_ids(ids),
             fresh,
             pack_ids(lost),
+            () if fresh else self._coverage.holders(ids & self.full),
         )
         return [Send(trainer, lease)]
 
@@ -411,6 +412,7 @@ class Lead:
     def _reset_phase(self) -> None:
         self.phase = Phase.DEALING
         self._reduced, self._stuck, self._accepted = {}, {}, set()
+        self._given_up: set[PeerID] = set()
         self._proposal = None
         self._reports = {
             peer: report
@@ -440,6 +442,13 @@ class Lead:
             self._heard_too_few = True
             return []
         self._heard_too_few = False
+        if self.phase is Phase.REDUCING:
+            removed = gone if self._can_staff_without(gone) else set()
+            if self._have_reduced_but(removed):
+                return self._conclude(now_s, removed)
+            if gone and not self._are_missed(now_s, gone):
+                self._given_up = gone
+                return []
         let_go: set[PeerID] = set()
         if self.phase is Phase.DEALING:
             let_go = self._leaving_now(gone)
@@ -632,22 +641,49 @@ class Lead:
             return []
         self._reduced[peer] = message
         self._stuck.pop(peer, None)
-        if len(self._reduced) < len(self._view):
+        if len(self._reduced) + len(self._given_up) < len(self._view):
             return []
+        return self._review(now_s)
+
+    def _can_staff_without(self, gone: Collection[PeerID]) -> bool:
+        stages = {m.stage for m in self._view.members if m.peer not in gone}
+        return len(stages) == self.settings.stages
+
+    def _have_reduced_but(self, gone: Collection[PeerID]) -> bool:
+        """Tell whether all have reduced but those that are gone: what these contributed the others hold by now.
+
+        Where there are replicas, two have to agree on the bytes.
+        """
+        if len(self._reduced) + len(gone) < len(self._view):
+            return False
+        if any(peer not in self._reduced for peer in self._view if peer not in gone):
+            return False
+        return not gone or all(
+            len(self._reduced_at(stage)) >= min(2, len(self._view.replicas(stage)))
+            for stage in range(self.settings.stages)
+        )
+
+    def _are_missed(self, now_s: float, gone: Collection[PeerID]) -> bool:
+        """Tell whether a reduction waits for somebody who is gone. Most often the others have what they need of it already."""
+        late = now_s - self._reduce_since_s > self.settings.silence_s
+        return late or any(peer in gone for peer in self._stuck.values())
+
+    def _conclude(self, now_s: float, gone: set[PeerID]) -> list[Effect]:
+        """End a reduction: commit the step, without those that are gone, unless a gradient turned out to be of no use."""
         useless = self._broken() | self._starved(now_s) | self._in_disagreement()
         if not self._coverage.complete:  # somebody claims by now what another one had claimed
             useless |= self._coverage.disputed
         if useless:
-            return self._propose_view(set(), useless, {}, set())
-        return self._propose(self._step_record())
+            return self._propose_view(gone, useless - gone, {}, set())
+        return self._propose(self._step_record(gone))
 
     def _in_disagreement(self) -> set[PeerID]:
         """Members of stages whose replicas report different bytes, damaged on the way: all of them start the step again."""
         first: dict[int, Reduced] = {}
         split = set()
         for member in self._view.members:
-            reduced = self._reduced[member.peer]
-            if not _alike(reduced, first.setdefault(member.stage, reduced)):
+            reduced = self._reduced.get(member.peer)
+            if reduced is not None and not _alike(reduced, first.setdefault(member.stage, reduced)):
                 split.add(member.stage)
         return {m.peer for m in self._view.members if m.stage in split}
 
@@ -660,18 +696,18 @@ class Lead:
             self._stuck[peer] = message.peer
         return []
 
-    def _step_record(self) -> Record:
-        """Build the record that commits the step that all members have reduced."""
+    def _step_record(self, gone: set[PeerID]) -> Record:
+        """Build the record that commits the step that all members but those gone have reduced."""
         stages = []
         for stage in range(self.settings.stages):
-            held = [self._reduced[member.peer] for member in self._view.replicas(stage)]
+            held = self._reduced_at(stage)
             state_hash = next((reduced.state_hash for reduced in held if reduced.state_hash), b"")
             stages.append(StageCommit(held[0].gradient_hash, held[0].squared_norm, state_hash))
         index = self._record.index + 1
         losses = self.evaluated.values() if self._evaluating() else ()
         # Nobody else can build the state of this step, as everybody can that of step 0.
-        let_go = set(self._free_to_leave(gone=(), step=self._record.step + 1))
-        members = self._members_after_step(index, let_go)
+        let_go = set(self._free_to_leave(gone=gone, step=self._record.step + 1))
+        members = self._members_after_step(index, gone | let_go)
         return Record(
             index=index,
             epoch=self._record.epoch,
@@ -687,10 +723,14 @@ class Lead:
             previous=self._digest,
         )
 
+    def _reduced_at(self, stage: int) -> list[Reduced]:
+        replicas = self._view.replicas(stage)
+        return [self._reduced[m.peer] for m in replicas if m.peer in self._reduced]
+
     def _mean_loss(self) -> float:
         """Per token; held within what a record can say, whatever the last stage's members report."""
-        last = self._view.replicas(self.settings.stages - 1)
-        mean = sum(self._reduced[m.peer].loss_sum for m in last) / self.settings.microbatches
+        last = self._reduced_at(self.settings.stages - 1)
+        mean = sum(reduced.loss_sum for reduced in last) / self.settings.microbatches
         return max(-LOSS_MAX, min(LOSS_MAX, mean))
 
     def _members_after_step(self, index: int, gone: set[PeerID]) -> tuple[Member, ...]:

@@ -150,6 +150,8 @@ class Ledger:
         self._reducing = Reducing()
         self._behind_since_s = -math.inf
         self._claimants: set[PeerID] = set()
+        self._early: tuple[PeerID, Reduce] | None = None
+        """What we are asked to reduce after a record that we have not learned yet; most often it is on its way."""
         """Who says, since then, that there are records we lack."""
         self._followed_s: dict[PeerID, float] = {}
         """While somebody says that there are later records: when members reported to us, as the lead, that they know of none."""
@@ -270,6 +272,8 @@ class Ledger:
         if self.record is None or self.member is None:
             return self._asked_as_outsider(peer, message.index)
         if message.index > self.record.index + 1:
+            if isinstance(message, Reduce) and peer in self.view:
+                self._early = peer, message
             return self._fall_behind(now_s, peer)
         if message.index <= self.record.index:
             # A late answer needs no reply; a late question comes from someone who lacks the record.
@@ -467,6 +471,10 @@ class Ledger:
         if record.lead == self.me:
             return effects + self._go_on_leading(now_s, record)
         self.lead = None
+        early, self._early = self._early, None
+        if early is not None and early[1].index == record.index + 1:
+            # The others would wait for us until the lead asks again.
+            return effects + self._about_next_record(now_s, *early)
         same_lead = last is not None and last.lead == record.lead
         if same_lead and not record.commits_step and member == before and not self.leaving:
             return effects  # it knows what we have counted, and asks again with its next heartbeat

@@ -204,6 +204,8 @@ class Lease:
     """Nobody can have worked on them before: the members need not be asked."""
     lost: IdSet = b""
     """These, which you say you hold, another trainer has by now: stop working on them."""
+    counted: Annotated[tuple[MemberTally, ...], Size(0, MEMBERS_MAX)] = ()
+    """Of what is not fresh: who said that it counted it."""
 
 
 @dataclass(frozen=True, slots=True)

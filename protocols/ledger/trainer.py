@@ -22,7 +22,7 @@ from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Evaluated, Lease, WorkWanted
 from protocols.ledger.tally import Attempt, Settled
 from protocols.ledger.view import Record, View, ids_of, mask_of, pack_ids, unpack_ids
-from protocols.ledger.wiring import Wiring
+from protocols.ledger.wiring import Wiring, neighbours
 from protocols.replies import ErrorCode
 
 BACKWARD_SIZE: Final = 2.5
@@ -181,7 +181,7 @@ class _Call:
 
 @dataclass(slots=True)
 class _Claim:
-    """A lease that is not fresh: every member of the view is asked before its microbatches start."""
+    """A lease that is not fresh: whoever may have counted its microbatches is asked before they start."""
 
     ids: int
     generation: int
@@ -228,7 +228,8 @@ class Trainer:
         self._calls: dict[int, _Call] = {}
         self._next_call = 0
         self._wirings = [
-            Wiring(rng, floor_s=floor_s, ceiling_s=ceiling_s) for _ in range(settings.stages)
+            Wiring(rng, most=neighbours(settings.stages), floor_s=floor_s, ceiling_s=ceiling_s)
+            for _ in range(settings.stages)
         ]
         self._wired_at = [-1] * settings.stages
         self._floor_s = floor_s
@@ -381,9 +382,24 @@ class Trainer:
             self._start(ids, lease.generation, {}, before)
         else:
             self._start(ids & ~training, lease.generation, {}, before)
-            peers = {member.peer for member in self._view.members}
-            self._claims.append(_Claim(training, lease.generation, peers, {}, before))
+            self._claims.append(self._claim(lease, training, before))
         return lost + effects + self._advance_all(now_s)
+
+    def _claim(self, lease: Lease, ids: int, before: dict[int, Journey]) -> _Claim:
+        """Have the members asked, at the stages at which the lead knows of nobody who has counted."""
+        counted: dict[tuple[int, int], CountedAt] = {}
+        for tally in lease.counted:
+            member = self._view.find(tally.peer)
+            if member is not None and lease.index >= member.since:
+                for index in ids_of(unpack_ids(tally.counted) & ids):
+                    counted[index, member.stage] = CountedAt(tally.peer, lease.index)
+        waiting = {
+            member.peer
+            for stage in range(self.settings.stages)
+            if any((index, stage) not in counted for index in ids_of(ids))
+            for member in self._view.replicas(stage)
+        }
+        return _Claim(ids, lease.generation, waiting, counted, before)
 
     def _can_be_dealt(self, lease: Lease) -> bool:
         """Tell whether its generation belongs to its record, and that to the present: an outsider may take a liar for the lead."""

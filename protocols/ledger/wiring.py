@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
@@ -26,8 +25,15 @@ EMA_ALPHA: Final = 0.1
 _RECENT: Final = 16
 WINDOW_MAX: Final = 64.0
 """Requests of one trainer at one replica: more than any trainer has in flight unless it was told to."""
-NEIGHBOURS_MAX: Final = 32
-"""Replicas of one stage that one trainer works with."""
+_CONNECTIONS: Final = 256
+_NEIGHBOURS_MIN: Final = 8
+
+
+def neighbours(stages: int) -> int:
+    """How many replicas of one stage a trainer works with: it cannot hold a connection to each of thousands."""
+    return max(_NEIGHBOURS_MIN, _CONNECTIONS // stages)
+
+
 _DOUBLINGS_MAX: Final = 16
 
 
@@ -42,7 +48,7 @@ class _Replica:
     window: float = WINDOW_MAX
     timeouts: int = 0
     """In a row."""
-    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    recent_s: list[float] = field(default_factory=list)
 
     @property
     def seconds_per_size(self) -> float | None:
@@ -57,11 +63,13 @@ class Wiring:
 
     Args:
       rng: breaks ties, so that trainers do not all start with the same replica.
+      most: replicas to work with.
       floor_s, ceiling_s: bounds of the deadline of one request.
     """
 
-    def __init__(self, rng: random.Random, *, floor_s: float, ceiling_s: float) -> None:
+    def __init__(self, rng: random.Random, *, most: int, floor_s: float, ceiling_s: float) -> None:
         self._rng = rng
+        self._most = most
         self._floor_s = floor_s
         self._ceiling_s = ceiling_s
         self._replicas: dict[PeerID, _Replica] = {}
@@ -69,7 +77,7 @@ class Wiring:
     def update(self, view: View, stage: int) -> None:
         """Follow the view. A newcomer starts at the smallest load: tried at once, but not given everything.
 
-        Of many replicas a trainer knows some, drawn at random: it cannot hold a connection to each of thousands.
+        Of many replicas a trainer knows some, drawn at random.
         """
         least_s = min((replica.load_s for replica in self._replicas.values()), default=0.0)
         for peer in list(self._replicas):
@@ -77,14 +85,15 @@ class Wiring:
             if member is None or member.stage != stage:
                 del self._replicas[peer]
         everybody = view.replicas(stage)
-        missing = min(len(everybody), NEIGHBOURS_MAX) - len(self._replicas)
+        missing = min(len(everybody), self._most) - len(self._replicas)
         if missing <= 0:
             return
-        others = [member.peer for member in everybody if member.peer not in self._replicas]
-        if missing < len(others):
-            others = self._rng.sample(others, missing)
-        for peer in others:
-            self._replicas[peer] = _Replica(least_s)
+        if self._replicas:
+            everybody = [member for member in everybody if member.peer not in self._replicas]
+        if missing < len(everybody):
+            everybody = self._rng.sample(everybody, missing)
+        for member in everybody:
+            self._replicas[member.peer] = _Replica(least_s)
 
     def choose(self, now_s: float, size: float) -> PeerID | None:
         """Pick a replica for a request of `size` (samples, backward counted 2.5 times) and charge it."""
@@ -128,6 +137,7 @@ class Wiring:
         replica.timeouts = 0
         replica.window = min(WINDOW_MAX, replica.window + 1 / replica.window)
         replica.recent_s.append(now_s - started_s)
+        del replica.recent_s[:-_RECENT]
 
     def bar(self, now_s: float, peer: PeerID, pause_s: float) -> None:
         """Leave a replica alone for a while, longer each time: it said busy, or failed."""

@@ -21,6 +21,7 @@ import trio
 from protocols.errors import RemoteProtocolError
 from protocols.ids import PeerID
 from protocols.ledger.events import (
+    FAREWELLS_MAX,
     Admitted,
     ApplyStep,
     Blame,
@@ -475,7 +476,10 @@ class PipelinePeer:
         """Make sure that those we were with know the record by which we go: perhaps nobody else can tell them."""
         with trio.move_on_after(_FAREWELL_S):
             async with trio.open_nursery() as nursery:
-                for peer in self._companions if self._last is not None else ():
+                companions = sorted(self._companions) if self._last is not None else []
+                if len(companions) > FAREWELLS_MAX:
+                    companions = self._rng.sample(companions, FAREWELLS_MAX)
+                for peer in companions:
                     nursery.start_soon(self._tell_last_record, peer)
         self.hooks.left()
 

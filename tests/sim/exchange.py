@@ -33,6 +33,8 @@ class Exchanges:
     def __init__(self, world: World) -> None:
         self._world = world
         self._complete: set[_Asked] = set()
+        self._missing: dict[tuple[PeerID, ...], PeerID] = {}
+        """Of these contributors, the one that was missing last: most often it still is."""
         self._sums: dict[_Asked, tuple[Gradient, bytes]] = {}
 
     def changed(self) -> None:
@@ -48,19 +50,24 @@ class Exchanges:
         key = (asked.index, asked.ballot, asked.contributors)
         if same_for_all and key in self._complete:
             return None
+        looked_at = self._missing.get(asked.contributors)
+        if looked_at is not None and not self._gives(looked_at, asker, asked):
+            return looked_at
         for peer_id in asked.contributors:
-            if peer_id == asker:
-                continue
-            peer = self._world.peers[peer_id]
-            if (
-                peer.stopped
-                or not peer.stage.offers(asked.index, asked.ballot)
-                or not network.reaches(peer_id, asker)
-            ):
+            if not self._gives(peer_id, asker, asked):
+                self._missing[asked.contributors] = peer_id
                 return peer_id
+        self._missing.pop(asked.contributors, None)
         if same_for_all:
             self._complete.add(key)
         return None
+
+    def _gives(self, peer_id: PeerID, asker: PeerID, asked: StartReduce) -> bool:
+        if peer_id == asker:
+            return True
+        peer = self._world.peers[peer_id]
+        offers = not peer.stopped and peer.stage.offers(asked.index, asked.ballot)
+        return offers and self._world.network.reaches(peer_id, asker)
 
     def sum(self, asked: StartReduce) -> tuple[Gradient, bytes]:
         """Add up the contributors' gradients as they are by now, and hash the sum. Nobody may change it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from protocols.ids import PeerID
 from protocols.ledger.events import (
+    FAREWELLS_MAX,
     Admitted,
     ApplyStep,
     Blame,
@@ -235,7 +236,10 @@ class SimPeer:
         """Stay a moment, no member any more, until the others know by which record we left."""
         record = self.ledger.record
         if record is not None:
-            for member in record.members:
+            members = record.members
+            if len(members) > FAREWELLS_MAX:
+                members = tuple(self.rng.sample(members, FAREWELLS_MAX))
+            for member in members:
                 self.world.deliver(self, Send(member.peer, Records((record,), record.index)))
         self.later(self.world.scaled(_FAREWELL_S) * self.rng.random(), self._leave)
 

@@ -210,7 +210,7 @@ def _propose_when_half_reduced(self: lead.Lead, now_s: float, peer: Any, message
         return effects
     for entry in self._view.members:
         self._reduced.setdefault(entry.peer, by_stage[entry.stage])
-    return self._propose(self._step_record())
+    return self._propose(self._step_record(set()))
 
 
 def _review_while_proposing(self: lead.Lead, now_s: float) -> list[Any]:

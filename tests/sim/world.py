@@ -197,7 +197,7 @@ class World:
         call = trainer.calls[ask.call] = Call(self, trainer, ask)
         self.network.cast(trainer.peer_id, ask.peer, call.arrive)
         if self.network.reaches(trainer.peer_id, ask.peer):
-            in_s = ask.deadline_s if isinstance(ask, AskStage) else self.settings.silence_s
+            in_s = ask.deadline_s if isinstance(ask, AskStage) else self.deadlines_s[0]
         else:
             in_s = 0.05
             trainer.later(_PROBE_S, trainer.notice_down, ask.peer)

@@ -44,6 +44,7 @@ class Driver:
         self.report(self.me, 0)
 
     def hear(self, peer: PeerID, message: LeadMessage) -> None:
+        self.pulse.heard(self.now_s, peer)
         self.effects = self.lead.received(self.now_s, peer, message)
 
     def report(self, peer: PeerID, counted: int, **changes: int | bool) -> None:

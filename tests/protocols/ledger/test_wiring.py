@@ -9,13 +9,14 @@ import pytest
 
 from protocols.ids import PeerID
 from protocols.ledger.view import Member, View
-from protocols.ledger.wiring import NEIGHBOURS_MAX, Wiring
+from protocols.ledger.wiring import Wiring, neighbours
 
 FAST, SLOW, NEW = (PeerID(name) for name in (b"fast", b"slow", b"new"))
+MOST = 32
 
 
 def wiring(*peers: PeerID) -> Wiring:
-    made = Wiring(random.Random(1), floor_s=2.0, ceiling_s=60.0)
+    made = Wiring(random.Random(1), most=MOST, floor_s=2.0, ceiling_s=60.0)
     made.update(view(*peers), 0)
     return made
 
@@ -52,15 +53,19 @@ def test_a_newcomer_is_tried_at_once_and_not_given_everything() -> None:
 
 
 def test_of_many_replicas_some_are_known_and_those_that_leave_are_replaced() -> None:
-    many = [PeerID(b"%03d" % number) for number in range(4 * NEIGHBOURS_MAX)]
+    many = [PeerID(b"%03d" % number) for number in range(4 * MOST)]
     made = wiring(*many)
-    first = {made.choose(0.0, 1.0) for _ in range(10 * NEIGHBOURS_MAX)}
-    assert len(first) == NEIGHBOURS_MAX
-    remaining = [peer for peer in many if peer not in list(first)[: NEIGHBOURS_MAX // 2]]
+    first = {made.choose(0.0, 1.0) for _ in range(10 * MOST)}
+    assert len(first) == MOST
+    remaining = [peer for peer in many if peer not in list(first)[: MOST // 2]]
     made.update(view(*remaining), 0)
-    second = {made.choose(0.0, 1.0) for _ in range(10 * NEIGHBOURS_MAX)}
-    assert len(second) == NEIGHBOURS_MAX
-    assert len(first & second) == NEIGHBOURS_MAX // 2
+    second = {made.choose(0.0, 1.0) for _ in range(10 * MOST)}
+    assert len(second) == MOST
+    assert len(first & second) == MOST // 2
+
+
+def test_the_more_stages_a_run_has_the_fewer_replicas_of_each_a_trainer_works_with() -> None:
+    assert [neighbours(stages) for stages in (1, 8, 32, 512)] == [256, 32, 8, 8]
 
 
 def test_a_replica_that_moved_to_another_stage_is_not_asked() -> None:

@@ -11,6 +11,7 @@ from tests.sim.checkers.checker import Checker
 
 if TYPE_CHECKING:
     from tests.sim.peer import SimPeer
+    from tests.sim.world import World
 
 
 class ExactlyOnce(Checker):
@@ -20,6 +21,11 @@ class ExactlyOnce(Checker):
     """
 
     promise = "exactly once"
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._right: dict[int, Counter[int]] = {}
+        """Stage -> the content that was found right last."""
 
     def decided(self, record: Record, before: Record | None) -> None:
         if not record.commits_step or before is None:
@@ -35,6 +41,11 @@ class ExactlyOnce(Checker):
         self, peer: SimPeer, stage: int, record: Record, content: Counter[int]
     ) -> None:
         liars = self.world.liars
+        if not liars:
+            if self._right.get(stage) is not content:  # most replicas share it
+                self._check(content, f"{peer.name} at stage {stage} in step {record.step}")
+                self._right[stage] = content
+            return
         wanted = set(range(self.world.settings.microbatches))
         for entry in record.tallies:
             if entry.peer in liars and self._stage_of(entry.peer, record) == stage:
@@ -49,6 +60,6 @@ class ExactlyOnce(Checker):
 
     def _check(self, counted: Counter[int], who: str, ids: set[int] | None = None) -> None:
         wanted = Counter(range(self.world.settings.microbatches) if ids is None else ids)
-        if counted != wanted:
+        if not dict.__eq__(counted, wanted) and counted != wanted:  # a Counter compares slowly
             repeated, missing = sorted(counted - wanted), sorted(wanted - counted)
             raise self.broken(f"{who} counts {repeated} too often and misses {missing}")
