@@ -164,7 +164,7 @@ class Lead:
         self._reset_phase()
         if inherited is not None:
             return self._propose(inherited)
-        return self._heartbeats()
+        return self._heartbeats() if elected else []  # otherwise the record itself says that we lead
 
     def _open_step(self, now_s: float, step: int, *, elected: bool) -> None:
         trainers = self.leases.trainers()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Gradient: TypeAlias = Counter[int]
 """How often each microbatch was added."""
 _Asked: TypeAlias = tuple[int, Ballot, tuple[PeerID, ...]]
+_SUMS_MAX = 256
+"""More than the stages of any swarm that is simulated."""
 
 
 def digest_of(content: Gradient) -> bytes:
@@ -35,13 +37,13 @@ class Exchanges:
         self._complete: set[_Asked] = set()
         self._missing: dict[tuple[PeerID, ...], PeerID] = {}
         """Of these contributors, the one that was missing last: most often it still is."""
-        self._sums: dict[_Asked, tuple[Gradient, bytes]] = {}
+        self._sums: dict[_Asked, tuple[int, Gradient, bytes]] = {}
+        """With how often the contributors' gradients had changed by then."""
 
     def changed(self) -> None:
         """A gradient, or what somebody reduces, is another one than before; or a peer came, went or was stopped."""
         if self._complete:
             self._complete.clear()
-            self._sums.clear()
 
     def missing(self, asker: PeerID, asked: StartReduce) -> PeerID | None:
         """Name the first contributor whose gradient `asker` cannot have now; None when it can have them all."""
@@ -71,13 +73,15 @@ class Exchanges:
 
     def sum(self, asked: StartReduce) -> tuple[Gradient, bytes]:
         """Add up the contributors' gradients as they are by now, and hash the sum. Nobody may change it."""
+        stages = [self._world.peers[contributor].stage for contributor in asked.contributors]
+        changes = sum(stage.gradient_changes for stage in stages)
         key = (asked.index, asked.ballot, asked.contributors)
         found = self._sums.get(key)
-        if found is None:
+        if found is None or found[0] != changes:
             content: Gradient = Counter()
-            for contributor in asked.contributors:
-                content.update(self._world.peers[contributor].stage.gradient)
-            found = content, digest_of(content)
-            if key in self._complete:
-                self._sums[key] = found
-        return found
+            for stage in stages:
+                content.update(stage.gradient)
+            found = self._sums[key] = changes, content, digest_of(content)
+            if len(self._sums) > _SUMS_MAX:
+                del self._sums[next(iter(self._sums))]
+        return found[1:]

@@ -122,12 +122,12 @@ class SimPeer:
         self.calls: dict[int, Call] = {}
         self._join(saved[0] if saved is not None else None)
         self._founder = False
+        self._announce(self.life)
         self._beat(self.life)
 
     def _join(self, holds: HeldState | None) -> None:
         """Begin as an outsider: at the start, and again whenever we are expelled."""
         self.record_index = -1
-        self._announce_at_s = 0.0
         self.ledger = Ledger(
             self.peer_id,
             self.rng.getrandbits(32),
@@ -163,8 +163,6 @@ class SimPeer:
             self._beats += 1
             if self.ledger.member is None or self._beats % 8 == 0:
                 self.handle(ContactsFound(now_s, self.world.directory.members()))
-            if self.ledger.member is not None:
-                self._announce()
             self.handle(Tick(now_s))
             lead = self.ledger.lead_peer
             if lead is not None:
@@ -172,11 +170,14 @@ class SimPeer:
             self.train(TrainerTick(now_s))
         self.world.clock.after(settings.heartbeat_s, self._beat, life)
 
-    def _announce(self) -> None:
-        directory, now_s = self.world.directory, self.world.clock.now_s
-        if now_s >= self._announce_at_s:
-            self._announce_at_s = now_s + directory.announce_s
+    def _announce(self, life: int) -> None:
+        """Tell the directory that we are a member, again and again."""
+        if not self.up or life != self.life:
+            return
+        directory = self.world.directory
+        if not self.stopped and self.ledger.member is not None:
             directory.announce(self.peer_id)
+        self.world.clock.after(directory.announce_s, self._announce, life)
 
     def crash(self) -> None:
         """Die without a word. Those who talk to us find that the connection is gone."""

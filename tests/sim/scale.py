@@ -31,11 +31,11 @@ HOUR_S: Final = 3600.0
 CHURN: Final = 0.1
 """Share of the peers that goes within an hour, and is replaced."""
 ANNOUNCE_S: Final = 30.0
-SILENCE_S: Final = 120.0
+SILENCE_S: Final = 240.0
 """Hearts beat every quarter of it."""
 COMPUTE_S: Final = 0.5
 """What a forward through one stage takes, on an average peer."""
-REDUCE_S: Final = 5.0
+REDUCE_S: Final = 3.0
 DEADLINES_S: Final = (10.0, 40.0)
 WEATHER: Final = Faults(loss=0.0002, reordering=1.0, heavy_tail=0.0005)
 SLOWEST_STEP_S: Final = 900.0
