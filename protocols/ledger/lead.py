@@ -164,7 +164,9 @@ class Lead:
         self._reset_phase()
         if inherited is not None:
             return self._propose(inherited)
-        return self._heartbeats() if elected else []  # otherwise the record itself says that we lead
+        return (
+            self._heartbeats() if elected else []
+        )  # otherwise the record itself says that we lead
 
     def _open_step(self, now_s: float, step: int, *, elected: bool) -> None:
         trainers = self.leases.trainers()
@@ -440,6 +442,7 @@ class Lead:
         elif not self._can_do_without(gone):
             # They cannot all be gone and decide it. If they are not, but cut off, to remove them would end the run.
             self._heard_too_few = True
+            self._reduce_since_s = now_s  # whoever comes back gets the time to reduce
             return []
         self._heard_too_few = False
         if self.phase is Phase.REDUCING:

@@ -44,7 +44,6 @@ class Driver:
         self.report(self.me, 0)
 
     def hear(self, peer: PeerID, message: LeadMessage) -> None:
-        self.pulse.heard(self.now_s, peer)
         self.effects = self.lead.received(self.now_s, peer, message)
 
     def report(self, peer: PeerID, counted: int, **changes: int | bool) -> None:
@@ -53,6 +52,7 @@ class Driver:
         self.hear(peer, replace(report, **changes))  # type: ignore[arg-type]
 
     def reduced(self, peer: PeerID, **changes: float | bytes) -> None:
+        self.pulse.heard(self.now_s, peer)
         message = Reduced(self.record.index + 1, self.ballot, HASH, 1.0, 1.0)
         self.hear(peer, replace(message, **changes))  # type: ignore[arg-type]
 
