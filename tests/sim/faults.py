@@ -3,8 +3,9 @@
 A new fault:
   - a field of `Faults` (0 or False: absent), and its share in `draw`. Every field is drawn from a random source of its
     own, so a new one changes no seed's other faults;
-  - if something happens at some time: a method of `Injector` that plans it; if messages suffer: tests.sim.network's
-    Weather; if a peer is another one than it should be: tests.sim.peer, or tests.sim.liar for a stranger;
+  - if something happens at some time: a method of `Injector` that does it, planned with a `_source` of its own; if
+    messages suffer: tests.sim.network's Weather; if a peer is another one than it should be: tests.sim.peer, or
+    tests.sim.lying_member; if it is a stranger: tests.sim.liar;
   - its end in `World._heal`: a run must be able to go on then;
   - a planted fault in the cores (tests.sim.planted) that shows only where this one happens.
 

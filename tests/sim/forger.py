@@ -1,7 +1,7 @@
 """Forged decisions: a member that sends, beside what its honest core sends, what every other member must refuse.
 
 Each forgery breaks one rule of records, ballots or reports, so nobody may act on it; what it costs the forger is blame.
-Lies that members cannot see through are not among them: protocols/ledger/README.md says what is not defended yet.
+Lies that members cannot see through are not among them; those about work are in tests.sim.lying_member.
 """
 
 from __future__ import annotations

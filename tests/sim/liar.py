@@ -1,7 +1,7 @@
 """Strangers that lie: authenticated, no members, and they send whatever might do harm to everybody they know.
 
-What they must not achieve is what the checkers watch; that they are a nuisance is allowed. Members that lie are not
-defended against yet (protocols/ledger/README.md says so), so none is simulated.
+What they must not achieve is what the checkers watch; that they are a nuisance is allowed. Members that lie are in
+tests.sim.lying_member and tests.sim.forger.
 """
 
 from __future__ import annotations

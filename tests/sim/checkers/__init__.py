@@ -1,7 +1,7 @@
 """The promises, each as a checker that sees everything. A checker that cannot fail is worth nothing: see tests.sim.planted.
 
 A new checker: a module with a class named after its promise, derived from `Checker`, listed in `ALL`, with at least one
-planted fault that only it is there to catch.
+planted fault that it catches alone.
 """
 
 from __future__ import annotations
