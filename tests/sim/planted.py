@@ -340,6 +340,10 @@ def _waiting_for_what_is_done(self: lead.Lead) -> str:
     return f"{done} microbatches" if said.endswith("microbatches") else said
 
 
+def _can_be_dealt_at_any_time(self: trainer_core.Trainer, lease: Any) -> bool:
+    return True
+
+
 def _take_any_lease(self: trainer_core.Trainer, now_s: float, peer: Any, lease: Any) -> list[Any]:
     """Whoever deals a lease is taken for the lead."""
     assert self.lead is not None
@@ -501,7 +505,8 @@ SUITE: Final = (
     Planted("claims that contradict each other are both committed", ExactlyOnce,
             ((coverage.Coverage, "add", _add_without_dispute), (member, "coverage_problem", _no_problem))),
     Planted("leases are taken from anybody", Bounded,
-            ((trainer_core.Trainer, "_take_lease", _take_any_lease),)),
+            ((trainer_core.Trainer, "_take_lease", _take_any_lease),
+             (trainer_core.Trainer, "_can_be_dealt", _can_be_dealt_at_any_time))),
     Planted("a ballot is promised to whoever names it", WorkIsRedone,
             ((member.Ledger, "_heartbeat", _follow_any_ballot),)),
     Planted("one member's claim to later records is enough to leave", PlaceIsKept,

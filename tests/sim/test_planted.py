@@ -9,7 +9,7 @@ import pytest
 from tests.sim.checkers import ALL
 from tests.sim.planted import PROCESSES, SUITE, Catch, catch
 
-SEEDS_MAX = 60
+SEEDS_MAX = 100
 pytestmark = pytest.mark.sim
 
 
