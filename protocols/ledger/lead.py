@@ -104,6 +104,8 @@ class Lead:
         self._fences = Patience(settings.silence_s, doublings_max=_FENCE_DOUBLINGS_MAX)
         self._reduced: dict[PeerID, Reduced] = {}
         self._stuck: dict[PeerID, PeerID] = {}
+        self._given_up: set[PeerID] = set()
+        """Who is gone while the others go on reducing."""
         self._reduce_since_s = 0.0
         self._proposal: Record | None = None
         self._accepted: set[PeerID] = set()
@@ -164,9 +166,8 @@ class Lead:
         self._reset_phase()
         if inherited is not None:
             return self._propose(inherited)
-        return (
-            self._heartbeats() if elected else []
-        )  # otherwise the record itself says that we lead
+        # Who was not elected leads by the record itself, which is on its way to all.
+        return self._heartbeats() if elected else []
 
     def _open_step(self, now_s: float, step: int, *, elected: bool) -> None:
         trainers = self.leases.trainers()
@@ -355,16 +356,13 @@ class Lead:
             return []  # nothing new, so nothing to decide; time alone is reviewed by the tick
         if counted and not report.synced:
             # Believed, it could commit a step that nobody applied (seed 513).
-            self._coverage.dispute(member)
-            return [Blame(peer, "counted without the state of its stage"), *self._review(now_s)]
+            return self._dispute(now_s, member, "counted without the state of its stage")
         taken_back = unpack_ids(before.counted) & ~counted if before is not None else 0
         if taken_back and before is not None:
             # Tallies only grow between fences. A smaller one was overtaken on the way; one that has something else instead is false.
             if not counted & ~unpack_ids(before.counted):
                 return []
-            self._coverage.dispute(member)
-            blame = Blame(peer, "takes back what it said it had counted")
-            return [blame, *self._review(now_s)]
+            return self._dispute(now_s, member, "takes back what it said it had counted")
         self._reports[peer] = report
         self._coverage.add(member, counted)
         self._staffing.put(self._standing(member))
@@ -372,6 +370,11 @@ class Lead:
         if report.leaving and peer != self.me and self.must_stay(peer):
             effects.append(Send(peer, self._heartbeat(stay=True)))
         return effects + (self._review(now_s) if self._is_news(before, report) else [])
+
+    def _dispute(self, now_s: float, member: Member, reason: str) -> list[Effect]:
+        """Leave out what a member claims, and have it fenced."""
+        self._coverage.dispute(member)
+        return [Blame(member.peer, reason), *self._review(now_s)]
 
     def _is_news(self, before: TallyReport | None, report: TallyReport) -> bool:
         """Tell whether a report may ask for a decision. Most say that a member counted more, or that it is there as before."""
@@ -414,7 +417,7 @@ class Lead:
     def _reset_phase(self) -> None:
         self.phase = Phase.DEALING
         self._reduced, self._stuck, self._accepted = {}, {}, set()
-        self._given_up: set[PeerID] = set()
+        self._given_up = set()
         self._proposal = None
         self._reports = {
             peer: report

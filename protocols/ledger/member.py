@@ -150,9 +150,9 @@ class Ledger:
         self._reducing = Reducing()
         self._behind_since_s = -math.inf
         self._claimants: set[PeerID] = set()
+        """Who says, since then, that there are records we lack."""
         self._early: tuple[PeerID, Reduce] | None = None
         """What we are asked to reduce after a record that we have not learned yet; most often it is on its way."""
-        """Who says, since then, that there are records we lack."""
         self._followed_s: dict[PeerID, float] = {}
         """While somebody says that there are later records: when members reported to us, as the lead, that they know of none."""
         self._asked_around_s = now_s

@@ -27,14 +27,12 @@ WINDOW_MAX: Final = 64.0
 """Requests of one trainer at one replica: more than any trainer has in flight unless it was told to."""
 _CONNECTIONS: Final = 256
 _NEIGHBOURS_MIN: Final = 8
+_DOUBLINGS_MAX: Final = 16
 
 
 def neighbours(stages: int) -> int:
     """How many replicas of one stage a trainer works with: it cannot hold a connection to each of thousands."""
     return max(_NEIGHBOURS_MIN, _CONNECTIONS // stages)
-
-
-_DOUBLINGS_MAX: Final = 16
 
 
 @dataclass(slots=True)

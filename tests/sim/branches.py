@@ -37,7 +37,7 @@ EXCUSED: Final = {
     "pulse.Pulse.heard: if len(self._heard_s) > PEERS_MAX: yes": _TOO_MANY,
     "lead.Lead._collects_changes: if self.phase is not Phase.DEALING or now_s >= self._changes_from_s: no":
         "only from 128 members on; runs of many seeds are smaller",
-    "wiring.Wiring.update: if missing < len(everybody): yes": "only from 33 replicas of a stage on; there is a unit test",
+    "wiring.Wiring.update: if missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
     "lead.Lead._conclude: if not self._coverage.complete: yes":
         "a claim that comes so late is fenced at once, but by a lead that hears too few and is then told all at one blow",
     "member.Ledger._learn: if self.me in record.view: yes": _LYING_LEAD,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Gradient: TypeAlias = Counter[int]
 """How often each microbatch was added."""
 _Asked: TypeAlias = tuple[int, Ballot, tuple[PeerID, ...]]
-_SUMS_MAX = 256
+_KEPT_MAX = 256
 """More than the stages of any swarm that is simulated."""
 
 
@@ -41,9 +41,10 @@ class Exchanges:
         """With how often the contributors' gradients had changed by then."""
 
     def changed(self) -> None:
-        """A gradient, or what somebody reduces, is another one than before; or a peer came, went or was stopped."""
-        if self._complete:
-            self._complete.clear()
+        """What somebody reduces is another thing than before; or a peer came, went or was stopped."""
+        self._complete.clear()
+        if len(self._missing) > _KEPT_MAX:
+            self._missing.clear()
 
     def missing(self, asker: PeerID, asked: StartReduce) -> PeerID | None:
         """Name the first contributor whose gradient `asker` cannot have now; None when it can have them all."""
@@ -82,6 +83,6 @@ class Exchanges:
             for stage in stages:
                 content.update(stage.gradient)
             found = self._sums[key] = changes, content, digest_of(content)
-            if len(self._sums) > _SUMS_MAX:
+            if len(self._sums) > _KEPT_MAX:
                 del self._sums[next(iter(self._sums))]
         return found[1:]

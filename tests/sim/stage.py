@@ -104,8 +104,7 @@ class SimStage:
 
     def forget_work(self) -> None:
         """Drop the gradient and all exchanges, keep the state: what an expelled peer does."""
-        self.gradient: Gradient = Counter()
-        self.gradient_changes += 1
+        self._reset_gradient()
         self.finished: dict[bytes, Gradient] = {}
         self.replay: list[tuple[Record, Gradient]] = []
         self._reduction: _Reduction | None = None
@@ -128,23 +127,19 @@ class SimStage:
         def ended(computed: bool) -> None:
             gradient.clear()
             self.discarding -= 1
-            self._gradient_changed()
+            self.gradient_changes += 1
 
         self.compute.submit(0.0, lambda: True, ended)
 
-    def _take_gradient(self, gradient: Gradient) -> None:
-        self.gradient = gradient
-        self._gradient_changed()
-
-    def _gradient_changed(self) -> None:
+    def _reset_gradient(self) -> None:
+        self.gradient: Gradient = Counter()
         self.gradient_changes += 1
-        self.world.exchanges.changed()
 
     def apply(self, record: Record) -> None:
         """Apply the reduced gradient the record names, or keep it until the state is here."""
         assert self.stage is not None
         content = self.finished[record.stages[self.stage].gradient_hash]
-        self._take_gradient(Counter())
+        self._reset_gradient()
         self.world.watch.step_applied(self.peer, self.stage, record, content)
         if self.loaded:
             self._advance(record, content)
@@ -169,7 +164,7 @@ class SimStage:
     # --- state transfer ---
 
     def admitted(self, asked: Admitted) -> None:
-        self._take_gradient(Counter())
+        self._reset_gradient()
         self.replay.clear()
         self._fetch = None
         if asked.synced and asked.record.step > 0:
@@ -388,7 +383,7 @@ class SimStage:
                 if work is Work.COUNT and computed:
                     # As the compute thread does, whatever was decided meanwhile.
                     gradient[ask.microbatch] += 1
-                    self._gradient_changed()
+                    self.gradient_changes += 1
                 self._count(ask, call, tally, counting=work is Work.COUNT, computed=computed)
 
             self.compute.submit(self._seconds(_BACKWARD), call.wanted, ended)
