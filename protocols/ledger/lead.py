@@ -57,6 +57,8 @@ _MEMBER_COST_S: Final = 0.005
 """What a record costs per member, about: three messages. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
 _MANY_MEMBERS: Final = 128
+_REPEAT_S: Final = 5.0
+"""Who has not reduced by then is asked again, and then each time after twice as long: one lost message must not hold up all the others."""
 _FENCE_DOUBLINGS_MAX: Final = 2
 """What a member claims in vain is done by nobody until it is fenced: its trainer believes it (seed 51)."""
 
@@ -107,6 +109,7 @@ class Lead:
         self._given_up: set[PeerID] = set()
         """Who is gone while the others go on reducing."""
         self._reduce_since_s = 0.0
+        self._repeat_at_s = math.inf
         self._proposal: Record | None = None
         self._accepted: set[PeerID] = set()
         self._decided: Record | None = None
@@ -120,6 +123,11 @@ class Lead:
     def calm(self) -> bool:
         """Nobody works and nothing is to be decided."""
         return self.phase is Phase.DEALING and not (self.leases.held() or self._newcomers)
+
+    @property
+    def wake_at_s(self) -> float:
+        """When something is to be repeated before the next heartbeat; never, if inf."""
+        return self._repeat_at_s if self.phase is Phase.REDUCING else math.inf
 
     @property
     def full(self) -> int:
@@ -223,7 +231,8 @@ class Lead:
             if self._trainers.suspects(now_s, trainer):
                 self._forget_trainer(trainer)
         effects = self._beat(now_s)
-        if self.phase is Phase.REDUCING:
+        if self.phase is Phase.REDUCING and now_s >= self._repeat_at_s:
+            self._repeat_at_s = now_s + self._pause_s(now_s)
             message = self._reduce()
             effects += [
                 Send(m.peer, message) for m in self._view.members if m.peer not in self._reduced
@@ -455,19 +464,25 @@ class Lead:
             if gone and not self._are_missed(now_s, gone):
                 self._given_up = gone
                 return []
-        let_go: set[PeerID] = set()
-        if self.phase is Phase.DEALING:
-            let_go = self._leaving_now(gone)
         fenced = self._to_fence(now_s) | (late - gone)
+        let_go: set[PeerID] = set()
         moved: dict[PeerID, int] = {}
+        joining = False
         if self.phase is Phase.DEALING:
+            if self._ready() and not (fenced or self._contribute(gone)):
+                # Whoever else comes or goes can do so by the record of the step, or right after it.
+                return self._start_reduce(now_s)
+            let_go = self._leaving_now(gone)
             moved = self._to_move(gone | let_go)
-        joining = self._newcomers and self.phase is Phase.DEALING
+            joining = bool(self._newcomers)
         if gone or let_go or fenced or moved or joining:
             return self._propose_view(gone, fenced, moved, let_go)
-        if self.phase is Phase.DEALING and self._ready():
-            return self._start_reduce(now_s)
         return []
+
+    def _contribute(self, gone: set[PeerID]) -> bool:
+        """Tell whether the step needs some of these, for what they counted or for their stage."""
+        counted = any(p in gone and report.counted for p, report in self._reports.items())
+        return counted or not self._can_staff_without(gone)
 
     def _collects_changes(self, now_s: float) -> bool:
         """Tell whether the members were changed so lately that the next change can wait for others; a finished step cannot."""
@@ -635,8 +650,13 @@ class Lead:
     def _start_reduce(self, now_s: float) -> list[Effect]:
         self.phase = Phase.REDUCING
         self._reduce_since_s = now_s
+        self._repeat_at_s = now_s + self._pause_s(now_s)
         message = self._reduce()
         return [Send(member.peer, message) for member in self._view.members]
+
+    def _pause_s(self, now_s: float) -> float:
+        """How long to wait for those that have not reduced before they are asked again."""
+        return min(self.settings.heartbeat_s, max(_REPEAT_S, now_s - self._reduce_since_s))
 
     def _take_reduced(self, now_s: float, peer: PeerID, message: Reduced) -> list[Effect]:
         if (

@@ -346,7 +346,8 @@ class Ledger:
         """Learn what our lead half has decided, and tell it."""
         assert self.lead is not None
         if not self.lead.calm:  # what it has asked for may have to be repeated
-            self._next_beat_s = min(self._next_beat_s, now_s + self.settings.heartbeat_s)
+            again_s = min(self.lead.wake_at_s, now_s + self.settings.heartbeat_s)
+            self._next_beat_s = min(self._next_beat_s, again_s)
         decided = self.lead.take_decided()
         if decided is None:
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, assert_never
@@ -56,6 +57,8 @@ _FAREWELL_S = 5.0
 """The longest that a node stays to tell the others by which record it left."""
 _LATE_S = 1.0
 _STOPPED_POLL_S = 0.1
+_ALMOST = 0.95
+"""Of a heartbeat: nobody wakes twice because two clocks differ a little."""
 
 
 class SimPeer:
@@ -80,6 +83,8 @@ class SimPeer:
         self.draining = False
         self._waking = False
         self._beats = 0
+        self._look_at_s = math.inf
+        """When the ledger is looked at next, by our own clock: with the next heartbeat, or before, as it wishes."""
         self.life = 0
         """Raised by each crash: what was planned before then does not happen, what was known is lost."""
         self.state_life = 0
@@ -158,6 +163,7 @@ class SimPeer:
         if not self.up or life != self.life:
             return
         settings = self.world.settings
+        self._expect_beat()
         if not self.stopped:
             now_s = self.now_s
             self._beats += 1
@@ -169,6 +175,13 @@ class SimPeer:
                 self.trainer.rewire(lead)
             self.train(TrainerTick(now_s))
         self.world.clock.after(settings.heartbeat_s, self._beat, life)
+
+    def _expect_beat(self) -> None:
+        self._look_at_s = self.now_s + _ALMOST * self.world.settings.heartbeat_s
+
+    def _look(self) -> None:
+        self._expect_beat()
+        self.handle(Tick(self.now_s))
 
     def _announce(self, life: int) -> None:
         """Tell the directory that we are a member, again and again."""
@@ -254,7 +267,11 @@ class SimPeer:
     def handle(self, event: Event) -> None:
         """Let the ledger take an event, and do what it says."""
         self.world.handled += 1
-        self._perform_all(self.ledger.handle(event))
+        ledger = self.ledger
+        self._perform_all(ledger.handle(event))
+        if ledger.wake_at_s < self._look_at_s and ledger.member is not None:
+            self._look_at_s = ledger.wake_at_s
+            self.later(max(0.0, self._look_at_s - self.now_s) + 0.001, self._look)
 
     def report(self, tell: Callable[..., None], *args: object) -> None:
         """Pass on what came of something; a busy shell does so a little later, when it may be news of the past."""

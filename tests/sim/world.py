@@ -201,7 +201,7 @@ class World:
         else:
             in_s = 0.05
             trainer.later(_PROBE_S, trainer.notice_down, ask.peer)
-        self.clock.after(in_s, call.fail)
+        call.deadline = self.clock.after(in_s, call.fail)
 
     def learned(self, peer: SimPeer, record: Record) -> None:
         """A peer takes a record: the first one to do so shows it to the checkers."""
@@ -365,7 +365,7 @@ def _names(record: Record) -> str:
 class Call:
     """One question on its way, and its one answer."""
 
-    __slots__ = ("ask", "ended", "life", "trainer", "world")
+    __slots__ = ("ask", "deadline", "ended", "life", "trainer", "world")
 
     def __init__(
         self, world: World, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim
@@ -375,6 +375,8 @@ class Call:
         self.ask = ask
         self.life = trainer.life
         self.ended = False
+        self.deadline = 0
+        """Of the clock's plans, the one that fails this call."""
 
     def arrive(self) -> None:
         target = self.world.peers[self.ask.peer]
@@ -399,18 +401,25 @@ class Call:
 
     def cancel(self) -> None:
         """The trainer does not wait any more."""
-        self.ended = True
+        if not self.ended:
+            self.ended = True
+            self.world.clock.cancel(self.deadline)
 
     def fail(self) -> None:
-        if not self.ended:
-            self.end(lambda now_s: CallFailed(now_s, self.ask.call, None))
+        self._end(lambda now_s: CallFailed(now_s, self.ask.call, None))
 
     def end(self, make: MakeEvent) -> None:
+        """The answer is here."""
+        if self._end(make):
+            self.world.clock.cancel(self.deadline)
+
+    def _end(self, make: MakeEvent) -> bool:
         trainer = self.trainer
         if self.ended or not trainer.up or trainer.life != self.life:
-            return
+            return False
         self.ended = True
         trainer.report(self._tell, make)
+        return True
 
     def _tell(self, make: MakeEvent) -> None:
         event = make(self.trainer.now_s)
