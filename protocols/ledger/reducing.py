@@ -46,8 +46,8 @@ class Reducing:
             return None
         tally.frozen = True
         self._asked = message
-        group = tuple(replica.peer for replica in view.replicas(stage))
-        contributors = tuple(peer for peer in group if assigned.get(peer, 0))
+        group = tuple([replica.peer for replica in view.replicas(stage)])
+        contributors = tuple([peer for peer in group if assigned.get(peer)])
         return StartReduce(message.index, message.ballot, message.step, group, contributors)
 
     def finished(self, event: ReduceFinished) -> Reduced | None:

@@ -93,6 +93,13 @@ class TrainerTick:
     now_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class NodeLeaves:
+    """This node is no member any more and will soon be gone: what it holds is for others."""
+
+    now_s: float
+
+
 TrainerEvent: TypeAlias = (
     RecordLearned
     | LeaseReceived
@@ -101,6 +108,7 @@ TrainerEvent: TypeAlias = (
     | SettleAnswered
     | ClaimAnswered
     | TrainerTick
+    | NodeLeaves
 )
 
 
@@ -252,6 +260,8 @@ class Trainer:
                 return self._claimed(event)
             case TrainerTick():
                 return self._tick(event.now_s)
+            case NodeLeaves():
+                return self._leave(event.now_s)
             case _:
                 assert_never(event)
 
@@ -291,6 +301,11 @@ class Trainer:
         if record is None or self.journeys or self._claims:
             return False
         return record.step >= self.settings.steps or not self._view.staffed(self.settings.stages)
+
+    def _leave(self, now_s: float) -> list[TrainerEffect]:
+        """Give all back at once: a finished microbatch may be needed again, and nobody would be dealt it before the lease is overdue."""
+        self.paused = True
+        return self._start_step(self.step) + self._want_work(now_s, repeat=True)
 
     # --- records ---
 

@@ -66,6 +66,7 @@ from protocols.ledger.trainer import (
     CancelCall,
     ClaimAnswered,
     LeaseReceived,
+    NodeLeaves,
     RecordLearned,
     ReleaseTensors,
     SettleAnswered,
@@ -110,7 +111,7 @@ _CALL_FAILURES: Final = (
 )  # fmt: skip
 
 _TRAINER_EVENTS: Final = (
-    RecordLearned, LeaseReceived, CallAnswered, CallFailed, SettleAnswered, ClaimAnswered, TrainerTick,
+    RecordLearned, LeaseReceived, CallAnswered, CallFailed, SettleAnswered, ClaimAnswered, TrainerTick, NodeLeaves,
 )  # fmt: skip
 AnyEvent: TypeAlias = Event | TrainerEvent
 
@@ -466,6 +467,7 @@ class PipelinePeer:
             self._events.append(DrainWanted(now_s))
 
     def _leave(self) -> None:
+        self.feed(NodeLeaves(trio.current_time()))
         if self._nursery is None:
             self.hooks.left()
         elif not self._saying_farewell:

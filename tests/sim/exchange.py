@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from protocols.ids import PeerID
@@ -24,6 +25,15 @@ _KEPT_MAX = 256
 """More than the stages of any swarm that is simulated."""
 
 
+@dataclass(slots=True)
+class _Sum:
+    content: Gradient
+    digest: bytes
+    of_all: int = 0
+    """How often any gradient had changed by then: as often, and nothing has to be looked at."""
+    of_contributors: int = 0
+
+
 def digest_of(content: Gradient) -> bytes:
     """Hash a reduced gradient, as the real one's bytes are."""
     return hashlib.sha256(repr(sorted(content.items())).encode()).digest()
@@ -37,8 +47,9 @@ class Exchanges:
         self._complete: set[_Asked] = set()
         self._missing: dict[tuple[PeerID, ...], PeerID] = {}
         """Of these contributors, the one that was missing last: most often it still is."""
-        self._sums: dict[_Asked, tuple[int, Gradient, bytes]] = {}
-        """With how often the contributors' gradients had changed by then."""
+        self._sums: dict[_Asked, _Sum] = {}
+        self.gradient_changes = 0
+        """How often any gradient became another one than before."""
 
     def changed(self) -> None:
         """What somebody reduces is another thing than before; or a peer came, went or was stopped."""
@@ -74,15 +85,18 @@ class Exchanges:
 
     def sum(self, asked: StartReduce) -> tuple[Gradient, bytes]:
         """Add up the contributors' gradients as they are by now, and hash the sum. Nobody may change it."""
-        stages = [self._world.peers[contributor].stage for contributor in asked.contributors]
-        changes = sum(stage.gradient_changes for stage in stages)
         key = (asked.index, asked.ballot, asked.contributors)
         found = self._sums.get(key)
-        if found is None or found[0] != changes:
+        if found is not None and found.of_all == self.gradient_changes:
+            return found.content, found.digest
+        stages = [self._world.peers[contributor].stage for contributor in asked.contributors]
+        changes = sum(stage.gradient_changes for stage in stages)
+        if found is None or found.of_contributors != changes:
             content: Gradient = Counter()
             for stage in stages:
                 content.update(stage.gradient)
-            found = self._sums[key] = changes, content, digest_of(content)
+            found = self._sums[key] = _Sum(content, digest_of(content))
             if len(self._sums) > _KEPT_MAX:
                 del self._sums[next(iter(self._sums))]
-        return found[1:]
+        found.of_all, found.of_contributors = self.gradient_changes, changes
+        return found.content, found.digest

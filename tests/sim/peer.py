@@ -37,6 +37,7 @@ from protocols.ledger.trainer import (
     AskStage,
     CancelCall,
     LeaseReceived,
+    NodeLeaves,
     RecordLearned,
     ReleaseTensors,
     Trainer,
@@ -44,6 +45,7 @@ from protocols.ledger.trainer import (
     TrainerEvent,
     TrainerTick,
 )
+from protocols.ledger.view import Record
 from tests.sim.stage import SimStage
 
 if TYPE_CHECKING:
@@ -248,6 +250,7 @@ class SimPeer:
 
     def _say_farewell(self) -> None:
         """Stay a moment, no member any more, until the others know by which record we left."""
+        self.train(NodeLeaves(self.now_s))
         record = self.ledger.record
         if record is not None:
             members = record.members
@@ -319,11 +322,11 @@ class SimPeer:
         lead = self.ledger.lead_peer or record.lead
         self.later(0.0, self._after_record, record, lead)
 
-    def _after_record(self, record: object, lead: PeerID) -> None:
+    def _after_record(self, record: Record, lead: PeerID) -> None:
         """The trainer hears of a record once the ledger has done everything it says."""
-        newest = self.ledger.record
-        if newest is not None and newest is record:
-            self.train(RecordLearned(self.now_s, newest, lead))
+        self.world.watch.settled(self, record)
+        if self.ledger.record is record:
+            self.train(RecordLearned(self.now_s, record, lead))
 
     def _expelled(self, effect: Expelled) -> None:
         self.world.log(f"{self.name} is out: {effect.reason}")

@@ -127,13 +127,17 @@ class SimStage:
         def ended(computed: bool) -> None:
             gradient.clear()
             self.discarding -= 1
-            self.gradient_changes += 1
+            self._gradient_changed()
 
         self.compute.submit(0.0, lambda: True, ended)
 
     def _reset_gradient(self) -> None:
         self.gradient: Gradient = Counter()
+        self._gradient_changed()
+
+    def _gradient_changed(self) -> None:
         self.gradient_changes += 1
+        self.world.exchanges.gradient_changes += 1
 
     def apply(self, record: Record) -> None:
         """Apply the reduced gradient the record names, or keep it until the state is here."""
@@ -383,7 +387,7 @@ class SimStage:
                 if work is Work.COUNT and computed:
                     # As the compute thread does, whatever was decided meanwhile.
                     gradient[ask.microbatch] += 1
-                    self.gradient_changes += 1
+                    self._gradient_changed()
                 self._count(ask, call, tally, counting=work is Work.COUNT, computed=computed)
 
             self.compute.submit(self._seconds(_BACKWARD), call.wanted, ended)

@@ -222,7 +222,6 @@ class World:
                 interrupt(peer)
             if self._healed_s is not None and record.step >= self.goal:
                 self.clock.stopped = True
-        peer.later(0.0, self.watch.settled, peer, record)
 
     def at_next_decision(self, interrupt: Callable[[SimPeer], None]) -> None:
         """Do something to the one that decides the next record, in that moment."""

@@ -32,14 +32,11 @@ class LastCopyStays(Checker):
         stage, record = peer.stage, peer.ledger.record
         if record is None or not stage.loaded or stage.step == 0 or stage.step < record.step:
             return
-        staying = [m for m in record.members if not self.world.peers[m.peer].draining]
         # One that wants to leave, too, is held to the same, and looked at when it is let go.
-        holders = [
-            m
-            for m in record.members
-            if m.stage == stage.stage and (stage.stage, m.peer) in self._loaded
-        ]
-        if staying and not holders:
+        replicas = record.view.replicas(stage.stage) if stage.stage is not None else []
+        if any((stage.stage, m.peer) in self._loaded for m in replicas):
+            return
+        if not all(self.world.peers[m.peer].draining for m in record.members):
             raise self.broken(f"{peer.name} was let go with the last copy of stage {stage.stage}")
 
     def ended(self) -> None:
