@@ -56,6 +56,8 @@ _NEWCOMERS_MAX: Final = MEMBERS_MAX
 _MEMBER_COST_S: Final = 0.01
 """What a record costs per member, about: among ten thousand it is 1.2 MB to each, which a lead sends at 1 Gb/s. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
+_TAIL: Final = 0.02
+"""Of a step. When less than that is missing, nearly all members idle, and perhaps for some that are gone: they go sooner."""
 _MANY_MEMBERS: Final = 128
 _REPEAT_S: Final = 5.0
 """Who has not reduced by then is asked again, and then each time after twice as long: one lost message must not hold up all the others."""
@@ -114,7 +116,9 @@ class Lead:
         self._accepted: set[PeerID] = set()
         self._decided: Record | None = None
         self._deal_from_s = 0.0
-        self._changes_from_s = 0.0
+        self._changed_at_s = -math.inf
+        self._holds_back = self._urgent = False
+        """A change of the members may wait for others to come; somebody is gone, so less long."""
         self._heard_too_few = False
 
     # --- the member half asks ---
@@ -127,7 +131,9 @@ class Lead:
     @property
     def wake_at_s(self) -> float:
         """When something is to be repeated before the next heartbeat; never, if inf."""
-        return self._repeat_at_s if self.phase is Phase.REDUCING else math.inf
+        if self.phase is Phase.REDUCING:
+            return self._repeat_at_s
+        return self._changes_due_s() if self._holds_back else math.inf
 
     @property
     def full(self) -> int:
@@ -170,7 +176,7 @@ class Lead:
         self.leases.raise_generation(first_generation(record.index, ballot.round))
         self._deal_from_s = now_s + 2 * self.settings.heartbeat_s if elected else now_s
         collects = not record.commits_step and len(view) >= _MANY_MEMBERS
-        self._changes_from_s = now_s + (_MEMBER_COST_S * len(view) if collects else 0.0)
+        self._changed_at_s = now_s if collects else -math.inf
         self._reset_phase()
         if inherited is not None:
             return self._propose(inherited)
@@ -375,7 +381,8 @@ class Lead:
         effects: list[Effect] = []
         if report.leaving and peer != self.me and self.must_stay(peer):
             effects.append(Send(peer, self._heartbeat(stay=True)))
-        return effects + (self._review(now_s) if self._is_news(before, report) else [])
+        due = self._holds_back and now_s >= self._changes_due_s()
+        return effects + (self._review(now_s) if due or self._is_news(before, report) else [])
 
     def _dispute(self, now_s: float, member: Member, reason: str) -> list[Effect]:
         """Leave out what a member claims, and have it fenced."""
@@ -442,9 +449,17 @@ class Lead:
 
     def _review(self, now_s: float) -> list[Effect]:
         """Decide what is next: change the members, reduce, or go on waiting."""
-        if self.phase is Phase.PROPOSING or self._collects_changes(now_s):
+        if self.phase is Phase.PROPOSING:
+            return []
+        self._urgent = True  # for all we know before we have looked
+        self._holds_back = now_s < self._changes_due_s()
+        if self._holds_back:
             return []
         gone = self._unresponsive(now_s)
+        self._urgent = bool(gone)
+        self._holds_back = now_s < self._changes_due_s()
+        if self._holds_back:
+            return []
         late = self._late_reducers() if self._reduces_for_too_long(now_s) else set()
         if self._can_do_without(gone | late):
             gone, late = gone | late, set()
@@ -481,11 +496,14 @@ class Lead:
         counted = any(p in gone and report.counted for p, report in self._reports.items())
         return counted or not self._can_staff_without(gone)
 
-    def _collects_changes(self, now_s: float) -> bool:
-        """Tell whether the members were changed so lately that the next change can wait for others; a finished step cannot."""
-        if self.phase is not Phase.DEALING or now_s >= self._changes_from_s:
-            return False
-        return not self._ready()
+    def _changes_due_s(self) -> float:
+        """From when on the members may be changed again: a change waits for others to share its record. The less a step lacks,
+        the less those wait that are gone, which is *urgent*; once it lacks nothing, nobody does."""
+        if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf:
+            return -math.inf
+        missing = self._needed().bit_count() / (_TAIL * self.settings.microbatches)
+        share = min(1.0, missing) if self._urgent or not missing else 1.0
+        return self._changed_at_s + share * _MEMBER_COST_S * len(self._view)
 
     def _to_fence(self, now_s: float) -> set[PeerID]:
         """Whom to let start the step again now. One that was fenced lately waits a while, its claims left out, each time for

@@ -246,12 +246,12 @@ class Trainer:
     def handle(self, event: TrainerEvent) -> list[TrainerEffect]:
         """Take one event; return what to do, in order."""
         match event:
+            case CallAnswered():
+                return self._answered(event)
             case RecordLearned():
                 return self._learn(event.now_s, event.record, event.lead)
             case LeaseReceived():
                 return self._take_lease(event.now_s, event.peer, event.lease)
-            case CallAnswered():
-                return self._answered(event)
             case CallFailed():
                 return self._failed(event)
             case SettleAnswered():
@@ -268,13 +268,16 @@ class Trainer:
     @property
     def wake_at_s(self) -> float:
         """When the next TrainerTick is due: to ask again what was put off, or the lead for work; never, if inf."""
-        times = [
-            j.retry.at_s for j in self.journeys.values() if j.asking is None and not j.finished
-        ]
-        times += [claim.retry.at_s for claim in self._claims if claim.has_to_ask]
+        soonest_s = math.inf
         if self.lead is not None and self._record is not None and not self._is_silent():
-            times.append(self._want_at_s)
-        return min(times, default=math.inf)
+            soonest_s = self._want_at_s
+        for journey in self.journeys.values():
+            if journey.asking is None and not journey.finished:
+                soonest_s = min(soonest_s, journey.retry.at_s)
+        for claim in self._claims:
+            if claim.has_to_ask:
+                soonest_s = min(soonest_s, claim.retry.at_s)
+        return soonest_s
 
     def rewire(self, lead: PeerID) -> None:
         """Ask another member for work from now on: the lead changed without a record, or is silent."""
@@ -335,7 +338,9 @@ class Trainer:
         for journey in self.journeys.values():
             for stage, place in list(journey.counted.items()):
                 member = self._view.find(place.peer)
-                if member is None or member.stage != stage or place.index < member.since:
+                if member is None or member.stage != stage:
+                    del journey.counted[stage]  # lost with its member: nobody else has it
+                elif place.index < member.since:
                     self._doubt(journey, stage)
             for stage, peers in journey.doubtful.items():
                 peers.intersection_update(m.peer for m in self._view.replicas(stage))
@@ -364,8 +369,7 @@ class Trainer:
         return effects
 
     def _doubt(self, journey: Journey, stage: int) -> None:
-        """What we thought was counted is not. The first time it is done again: most often the member is gone. Should it be so
-        again, another trainer may have it as well: find out who else has counted it before it is done once more."""
+        """What we thought was counted is not, though the member is there. The first time it is done again. Should it be so again, another trainer may have it as well: find out who else has counted it before it is done once more."""
         journey.counted.pop(stage, None)
         if stage in journey.voided:
             journey.doubtful[stage] = {member.peer for member in self._view.replicas(stage)}

@@ -38,6 +38,8 @@ def neighbours(stages: int) -> int:
 @dataclass(slots=True)
 class _Replica:
     load_s: float
+    seconds_per_size: float | None = None
+    """Bias-corrected exponential mean; None before the first answer."""
     weighted_s: float = 0.0
     samples: int = 0
     updated_s: float = -math.inf
@@ -48,12 +50,11 @@ class _Replica:
     """In a row."""
     recent_s: list[float] = field(default_factory=list)
 
-    @property
-    def seconds_per_size(self) -> float | None:
-        """Bias-corrected exponential mean; None before the first answer."""
-        if not self.samples:
-            return None
-        return float(self.weighted_s / (1 - (1 - EMA_ALPHA) ** self.samples))
+    def took(self, seconds: float, size: float) -> None:
+        """Learn from one answer."""
+        self.weighted_s += EMA_ALPHA * (seconds / size - self.weighted_s)
+        self.samples += 1
+        self.seconds_per_size = self.weighted_s / (1 - (1 - EMA_ALPHA) ** self.samples)
 
 
 class Wiring:
@@ -71,6 +72,7 @@ class Wiring:
         self._floor_s = floor_s
         self._ceiling_s = ceiling_s
         self._replicas: dict[PeerID, _Replica] = {}
+        self._typical_s: float | None = None
 
     def update(self, view: View, stage: int) -> None:
         """Follow the view. A newcomer starts at the smallest load: tried at once, but not given everything.
@@ -82,6 +84,7 @@ class Wiring:
             member = view.find(peer)
             if member is None or member.stage != stage:
                 del self._replicas[peer]
+                self._typical_s = None
         everybody = view.replicas(stage)
         missing = min(len(everybody), self._most) - len(self._replicas)
         if missing <= 0:
@@ -95,19 +98,22 @@ class Wiring:
 
     def choose(self, now_s: float, size: float) -> PeerID | None:
         """Pick a replica for a request of `size` (samples, backward counted 2.5 times) and charge it."""
-        able = [
-            (r.load_s, self._rng.random(), p)
-            for p, r in self._replicas.items()
-            if r.barred.at_s <= now_s and r.outstanding < r.window
-        ]
+        least_s, able = math.inf, []
+        for peer, replica in self._replicas.items():
+            if replica.barred.at_s > now_s or replica.outstanding >= replica.window:
+                continue
+            if replica.load_s < least_s:
+                least_s, able = replica.load_s, [peer]
+            elif replica.load_s == least_s:
+                able.append(peer)
         if not able:
             return None
-        peer = min(able)[2]
-        replica = self._replicas[peer]
+        chosen = able[int(self._rng.random() * len(able))]
+        replica = self._replicas[chosen]
         speed = replica.seconds_per_size
         replica.load_s += size * (speed if speed is not None else self._typical())
         replica.outstanding += 1
-        return peer
+        return chosen
 
     def ended(self, peer: PeerID) -> None:
         """A request to this replica is over, however it ended."""
@@ -128,8 +134,8 @@ class Wiring:
         if replica is None:
             return
         interval_s = max(0.0, now_s - max(started_s, replica.updated_s))
-        replica.weighted_s += EMA_ALPHA * (interval_s / size - replica.weighted_s)
-        replica.samples += 1
+        replica.took(interval_s, size)
+        self._typical_s = None
         replica.updated_s = now_s
         replica.barred.reset()
         replica.timeouts = 0
@@ -162,5 +168,7 @@ class Wiring:
 
     def _typical(self) -> float:
         """Speed assumed of a replica never measured: that of the others, so that it gets its share."""
-        known = [s for r in self._replicas.values() if (s := r.seconds_per_size) is not None]
-        return median(known) if known else 1.0
+        if self._typical_s is None:
+            known = [s for r in self._replicas.values() if (s := r.seconds_per_size) is not None]
+            self._typical_s = median(known) if known else 1.0
+        return self._typical_s

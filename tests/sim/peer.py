@@ -96,6 +96,8 @@ class SimPeer:
         wishes = random.Random(f"wishes/{world.seed}/{self.name}")
         stage = wishes.randrange(world.settings.stages)
         self.wanted_stage = stage if wishes.random() < world.faults.stage_wishes else None
+        data = random.Random(f"data/{world.seed}/{self.name}")
+        self._has_data = data.random() < world.trainers
         self._lateness = random.Random(f"lateness/{world.seed}/{self.name}")
         skewed = world.faults.clock_skew
         self._clock_zero_s = self.rng.uniform(-1e4, 1e4) if skewed else 0.0
@@ -120,10 +122,11 @@ class SimPeer:
         self.trainer = Trainer(
             self.world.settings,
             random.Random(self.rng.getrandbits(32)),
-            in_flight=4,
+            in_flight=self.world.in_flight,
             floor_s=self.world.deadlines_s[0],
             ceiling_s=self.world.deadlines_s[1],
         )
+        self.trainer.paused = not self._has_data
         if saved is not None:
             self.stage.host(saved[0].stage, state=saved[1], step=saved[0].step)
         self.calls: dict[int, Call] = {}
@@ -278,10 +281,11 @@ class SimPeer:
 
     def report(self, tell: Callable[..., None], *args: object) -> None:
         """Pass on what came of something; a busy shell does so a little later, when it may be news of the past."""
-        late = self._lateness.random() < self.world.faults.late_reports
-        delay_s = self.world.scaled(_LATE_S) * self._lateness.random() if late else 0.0
-        if late or self.stopped:
-            self.later(delay_s, tell, *args)
+        rate = self.world.faults.late_reports
+        if rate and self._lateness.random() < rate:
+            self.later(self.world.scaled(_LATE_S) * self._lateness.random(), tell, *args)
+        elif self.stopped:
+            self.later(0.0, tell, *args)
         else:
             tell(*args)
 
@@ -373,10 +377,10 @@ class SimPeer:
 
     def _train(self, effect: TrainerEffect) -> None:
         match effect:
-            case Send():
-                self.world.deliver(self, effect)
             case AskStage() | AskSettle() | AskClaim():
                 self.world.call(self, effect)
+            case Send():
+                self.world.deliver(self, effect)
             case CancelCall():
                 self.calls.pop(effect.call).cancel()
             case ReleaseTensors():

@@ -36,6 +36,8 @@ SILENCE_S: Final = 240.0
 COMPUTE_S: Final = 0.5
 """What a forward through one stage takes, on an average peer."""
 REDUCE_S: Final = 3.0
+TRAINERS: Final = 0.04
+"""One peer in twenty-five has data, and memory for one microbatch at a time; the others host."""
 DEADLINES_S: Final = (10.0, 40.0)
 WEATHER: Final = Faults(loss=0.0002, reordering=1.0, heavy_tail=0.0005)
 SLOWEST_STEP_S: Final = 900.0
@@ -77,6 +79,8 @@ def build(size: Size, seed: int) -> World:
         reduce_s=REDUCE_S / _SCALE,
         compute_s=COMPUTE_S / _SCALE,
         announce_s=ANNOUNCE_S,
+        trainers=TRAINERS,
+        in_flight=1,
         deadlines_s=DEADLINES_S,
     )
 

@@ -66,7 +66,7 @@ def _together(calls: tuple[Callable[..., None], ...]) -> Callable[..., None]:
         for call in calls:
             call(*args)
 
-    return tell
+    return calls[0] if len(calls) == 1 else tell
 
 
 class World:
@@ -77,6 +77,8 @@ class World:
       reduce_s: what exchanging a gradient takes, of the standard run.
       compute_s: what a forward takes, of the standard run.
       announce_s: how often a member announces itself; None: once in two of the times after which a silent peer is suspected.
+      trainers: share of the peers that have data to train on; the others only host.
+      in_flight: microbatches that one of them works on at once.
       deadlines_s: floor and ceiling of a trainer's requests; None: one and ten of these times.
       detailed: trace every message, not only records and faults.
     """
@@ -93,6 +95,8 @@ class World:
         reduce_s: float = 0.0,
         compute_s: float = 0.05,
         announce_s: float | None = None,
+        trainers: float = 1.0,
+        in_flight: int = 4,
         deadlines_s: tuple[float, float] | None = None,
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
@@ -106,6 +110,7 @@ class World:
         self.rng = random.Random(f"world/{seed}")
         self.compute_s = compute_s * scale
         self.fetch_s = 0.5
+        self.trainers, self.in_flight = trainers, in_flight
         self.deadlines_s = deadlines_s or (settings.silence_s, 10 * settings.silence_s)
         self.reduce_s = reduce_s
         self.broken_gradients, self.damaged_bytes = faults.broken_gradients, faults.damaged_bytes
@@ -173,16 +178,17 @@ class World:
 
     def connected_to(self, peer: SimPeer) -> list[SimPeer]:
         """Who notices at once when this peer dies: in a small swarm everybody, in a large one those that talk to it."""
-        others = [other for other in self.peers.values() if other is not peer and other.up]
+        others = [other for other in self.peers.values() if other.up and other is not peer]
         if len(others) <= _ALL_CONNECTED:
             return others
-        leads = {peer.ledger.lead_peer, peer.peer_id}
+        follow = peer.ledger.lead is not None
+        lead, peer_id = peer.ledger.lead_peer, peer.peer_id
         return [
             other
             for other in others
-            if other.peer_id in leads
-            or other.ledger.lead_peer == peer.peer_id
-            or any(call.ask.peer == peer.peer_id for call in other.calls.values())
+            if other.peer_id == lead
+            or (follow and other.ledger.lead_peer == peer_id)
+            or (other.calls and any(call.ask.peer == peer_id for call in other.calls.values()))
         ]
 
     def received(self, peer: SimPeer, source: PeerID, send: Send) -> None:

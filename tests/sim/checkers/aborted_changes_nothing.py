@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from protocols.ledger.view import Record, ids_of
@@ -21,10 +20,10 @@ class AbortedChangesNothing(Checker):
         ledger, stage = peer.ledger, peer.stage
         if ledger.member is None or ledger.record is not record or peer.peer_id in self.world.liars:
             return
-        counted = Counter(ids_of(ledger.tally.counted))
-        if stage.gradient != counted and not stage.discarding:
+        counted = ids_of(ledger.tally.counted)
+        if dict.__ne__(stage.gradient, dict.fromkeys(counted, 1)) and not stage.discarding:
             raise self.broken(
-                f"{peer.name} says it counted {sorted(counted)} after record {record.index}, "
+                f"{peer.name} says it counted {counted} after record {record.index}, "
                 f"but its gradient holds {sorted(stage.gradient.elements())}"
             )
         if ledger.tally.step != record.step + 1:
