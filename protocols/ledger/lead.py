@@ -56,7 +56,7 @@ _NEWCOMERS_MAX: Final = MEMBERS_MAX
 _MEMBER_COST_S: Final = 0.01
 """What a record costs per member, about: among ten thousand it is 1.2 MB to each, which a lead sends at 1 Gb/s. In a large swarm somebody always comes or goes, so changes of the
 members are collected until the last one is paid for."""
-_TAIL: Final = 0.02
+_TAIL: Final = 0.002
 """Of a step. When less than that is missing, nearly all members idle, and perhaps for some that are gone: they go sooner."""
 _MANY_MEMBERS: Final = 128
 _REPEAT_S: Final = 5.0
@@ -451,14 +451,10 @@ class Lead:
         """Decide what is next: change the members, reduce, or go on waiting."""
         if self.phase is Phase.PROPOSING:
             return []
-        self._urgent = True  # for all we know before we have looked
-        self._holds_back = now_s < self._changes_due_s()
-        if self._holds_back:
+        if self._hold_back(now_s, urgent=True):  # for all we know before we have looked
             return []
         gone = self._unresponsive(now_s)
-        self._urgent = bool(gone)
-        self._holds_back = now_s < self._changes_due_s()
-        if self._holds_back:
+        if self._hold_back(now_s, urgent=bool(gone)):
             return []
         late = self._late_reducers() if self._reduces_for_too_long(now_s) else set()
         if self._can_do_without(gone | late):
@@ -495,6 +491,11 @@ class Lead:
         """Tell whether the step needs some of these, for what they counted or for their stage."""
         counted = any(p in gone and report.counted for p, report in self._reports.items())
         return counted or not self._can_staff_without(gone)
+
+    def _hold_back(self, now_s: float, *, urgent: bool) -> bool:
+        self._urgent = urgent
+        self._holds_back = now_s < self._changes_due_s()
+        return self._holds_back
 
     def _changes_due_s(self) -> float:
         """From when on the members may be changed again: a change waits for others to share its record. The less a step lacks,

@@ -369,7 +369,8 @@ class Trainer:
         return effects
 
     def _doubt(self, journey: Journey, stage: int) -> None:
-        """What we thought was counted is not, though the member is there. The first time it is done again. Should it be so again, another trainer may have it as well: find out who else has counted it before it is done once more."""
+        """What we thought was counted is not, though the member is there. The first time it is done again. Should it be so again,
+        another trainer may have it as well: find out who else has counted it before it is done once more."""
         journey.counted.pop(stage, None)
         if stage in journey.voided:
             journey.doubtful[stage] = {member.peer for member in self._view.replicas(stage)}

@@ -27,6 +27,7 @@ SHELL_ONLY: Final = ("__init__", "calls")
 _MARKS: Final = "_marks_"
 
 _TOO_MANY: Final = "needs thousands of peers; a unit test has a smaller limit"
+_MANY: Final = "only from 128 members on, as in tests.sim.scale; a unit test has a smaller limit"
 _LYING_LEAD: Final = (
     "an honest lead asks all members first, see checkers.all_prepared; the rest is a unit test"
 )
@@ -35,8 +36,9 @@ EXCUSED: Final = {
     "leases.Leases.renew: if trainer not in self._held and len(self._held) >= TRAINERS_MAX: yes": _TOO_MANY,
     "patience.Patience.let_in: if len(self._let_in) > _PEERS_MAX: yes": _TOO_MANY,
     "pulse.Pulse.heard: if len(self._heard_s) > PEERS_MAX: yes": _TOO_MANY,
-    "lead.Lead._collects_changes: if self.phase is not Phase.DEALING or now_s >= self._changes_from_s: no":
-        "only from 128 members on; runs of many seeds are smaller",
+    "lead.Lead._review: if self._hold_back(now_s, urgent=True): yes": _MANY,
+    "lead.Lead._review: if self._hold_back(now_s, urgent=bool(gone)): yes": _MANY,
+    "lead.Lead._changes_due_s: if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf: no": _MANY,
     "wiring.Wiring.update: if missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
     "lead.Lead._conclude: if not self._coverage.complete: yes":
         "a claim that comes so late is fenced at once, but by a lead that hears too few and is then told all at one blow",

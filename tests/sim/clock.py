@@ -16,7 +16,16 @@ _DRAWER_S: Final = 0.25
 class Clock:
     """Seconds that pass only when nothing is left to do at the present one."""
 
-    __slots__ = ("_cancelled", "_drawers", "_heap", "_last", "_order", "_planned", "now_s", "stopped")
+    __slots__ = (
+        "_cancelled",
+        "_drawers",
+        "_heap",
+        "_last",
+        "_order",
+        "_planned",
+        "now_s",
+        "stopped",
+    )
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -36,11 +36,11 @@ SILENCE_S: Final = 240.0
 COMPUTE_S: Final = 0.5
 """What a forward through one stage takes, on an average peer."""
 REDUCE_S: Final = 3.0
-TRAINERS: Final = 0.04
-"""One peer in twenty-five has data, and memory for one microbatch at a time; the others host."""
+TRAINERS: Final = 0.05
+"""One peer in twenty has data, and memory for one microbatch at a time; the others host."""
 DEADLINES_S: Final = (10.0, 40.0)
 WEATHER: Final = Faults(loss=0.0002, reordering=1.0, heavy_tail=0.0005)
-SLOWEST_STEP_S: Final = 900.0
+SLOWEST_STEP_S: Final = 1200.0
 """A swarm that commits fewer steps than this has stopped working; the checker of liveness says so."""
 CURVE: Final = (1_000, 3_000, 10_000)
 PLOT: Final = Path(__file__).parents[2] / "docs" / "plots" / "scale.svg"
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.scale", description=__doc__)
     parser.add_argument("--peers", type=int, default=10_000)
     parser.add_argument("--stages", type=int, default=32)
-    parser.add_argument("--microbatches", type=int, help="of one step (default: peers / 5)")
+    parser.add_argument("--microbatches", type=int, help="of one step (default: 0.7 for each peer)")
     parser.add_argument("--hours", type=float, default=1.0, help="of virtual time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--curve", action="store_true", help=f"also run smaller ones, draw {PLOT.name}")  # fmt: skip
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = []
     for peers in CURVE if options.curve else (options.peers,):
-        microbatches = options.microbatches or max(1, peers // 5)
+        microbatches = options.microbatches or peers * 7 // 10
         size = Size(peers, options.stages, microbatches, options.hours * HOUR_S)
         rows.append(run_alone(size, options.seed))
         tell(json.dumps(rows[-1]))

@@ -369,6 +369,126 @@ def test_no_more_members_are_admitted_than_a_run_may_have(monkeypatch: pytest.Mo
     assert {member.peer for each in proposed for member in each.members} <= {me, first}
 
 
+def test_a_finished_step_is_reduced_before_anybody_joins() -> None:
+    driver = Driver(3)
+    first, second, _ = driver.ids
+    newcomer = peer_ids(4)[-1]
+    driver.report(driver.me, 0b0011)
+    driver.report(first, 0b1000)
+    driver.report(second, 0b0000)
+    driver.pulse.down(second)
+    driver.report(first, 0b1100)
+    assert driver.lead.phase is Phase.REDUCING  # though one is gone: it had counted nothing
+    driver.hear(newcomer, JoinWanted(incarnation=9))
+    assert driver.lead.phase is Phase.REDUCING
+    for peer in (first, driver.me):
+        driver.reduced(peer)
+    record = driver.proposed()
+    assert record is not None
+    assert record.commits_step
+
+
+def test_a_finished_step_waits_for_the_work_of_one_that_is_gone() -> None:
+    driver = Driver(3)
+    first, second, _ = driver.ids
+    driver.report(second, 0b0100)
+    driver.report(driver.me, 0b0011)
+    driver.pulse.down(second)
+    driver.report(first, 0b1000)
+    record = driver.proposed()
+    assert record is not None
+    assert second not in record.view
+    assert not record.commits_step
+
+
+def test_who_has_not_reduced_is_asked_again_before_the_next_heartbeat() -> None:
+    settings = replace(SETTINGS, silence_s=240.0, reduce_s=960.0)
+    me, fast, slow = peer_ids(3)
+    pulse = Pulse(settings.silence_s)
+    lead = Lead(me, settings, pulse)
+    record = Record(index=0, step=0, lead=me, members=members([0, 0, 0]))
+    lead.begin(0.0, record, record.view, record.digest(), Ballot(0, me))
+    effects = lead.received(0.0, me, TallyReport(0, 1, ALL))
+    assert [e.peer for e in effects if isinstance(e, Send)] == [*sorted((me, fast, slow))]
+    lead.received(1.0, me, Reduced(1, lead.ballot, HASH, 1.0, 1.0))
+    lead.received(1.0, fast, Reduced(1, lead.ballot, HASH, 1.0, 1.0))
+    asked_s = []
+    while lead.wake_at_s < 200.0:
+        now_s = lead.wake_at_s
+        effects = lead.tick(now_s)
+        asked = [e.peer for e in effects if isinstance(e, Send) and isinstance(e.message, Reduce)]
+        assert asked == [slow]
+        asked_s.append(now_s)
+    assert asked_s == [5.0, 10.0, 20.0, 40.0, 80.0, 140.0]  # in the end with each heartbeat
+
+
+def test_a_reduction_is_asked_per_stage() -> None:
+    me, other = peer_ids(2)
+    settings = replace(SETTINGS, stages=2)
+    lead = Lead(me, settings, Pulse(settings.silence_s))
+    record = Record(index=0, step=0, lead=me, members=members([0, 1]))
+    lead.begin(0.0, record, record.view, record.digest(), Ballot(0, me))
+    lead.received(0.0, me, TallyReport(0, 1, ALL))
+    effects = lead.received(0.0, other, TallyReport(0, 1, ALL))
+    told = {e.peer: e.message for e in effects if isinstance(e, Send)}
+    for peer in (me, other):
+        message = told[peer]
+        assert isinstance(message, Reduce)
+        assert [tally.peer for tally in message.tallies] == [peer]
+
+
+class Crowd(Driver):
+    """A lead of a swarm so large that a record costs 10 s, of four members that have counted all but `missing`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, missing: int) -> None:
+        monkeypatch.setattr(module, "_MANY_MEMBERS", 2)
+        monkeypatch.setattr(module, "_MEMBER_COST_S", 2.5)
+        monkeypatch.setattr(module, "_TAIL", 0.5)  # of four microbatches
+        super().__init__(4)
+        counted = 0b1111 >> missing
+        self.report(self.me, counted)
+        for peer in self.ids[:-1]:
+            self.report(peer, 0)
+
+    def lose(self, peer: PeerID) -> list[Record]:
+        self.pulse.down(peer)
+        return proposals(self.lead.peer_down(self.now_s, peer))
+
+
+def test_in_a_large_swarm_changes_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Crowd(monkeypatch, missing=3)
+    driver.pass_time(9.0)
+    assert not driver.lose(driver.ids[0])
+    assert driver.lead.wake_at_s == 10.0
+    (record,) = {*proposals(driver.lead.tick(10.0))}
+    assert [m.peer for m in record.members] == driver.ids[1:]
+
+
+def test_in_a_large_swarm_the_last_microbatches_wait_less_for_who_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Crowd(monkeypatch, missing=1)
+    driver.pass_time(6.0)
+    assert driver.proposed() is None
+    newcomer = peer_ids(5)[-1]
+    assert not proposals(driver.lead.received(6.0, newcomer, JoinWanted(incarnation=9)))
+    assert driver.lead.wake_at_s == 10.0
+    (record,) = {*driver.lose(driver.ids[0])}
+    assert [m.peer for m in record.members] == sorted([*driver.ids[1:], newcomer])
+
+
+def test_in_a_large_swarm_what_is_due_is_done_with_the_next_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Crowd(monkeypatch, missing=2)
+    driver.pass_time(6.0)
+    assert not driver.lose(driver.ids[0])
+    driver.report(driver.ids[1], 0b1000)  # half as much is missing, so half as long is waited
+    record = driver.proposed()
+    assert record is not None
+    assert [m.peer for m in record.members] == driver.ids[1:]
+
+
 def proposals(effects: list[Effect]) -> list[Record]:
     """Return the records that these effects ask to be accepted."""
     sent = [effect.message for effect in effects if isinstance(effect, Send)]

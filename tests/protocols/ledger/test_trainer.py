@@ -20,6 +20,7 @@ from protocols.ledger.trainer import (
     CancelCall,
     ClaimAnswered,
     LeaseReceived,
+    NodeLeaves,
     RecordLearned,
     ReleaseTensors,
     SettleAnswered,
@@ -292,6 +293,23 @@ def test_what_was_void_twice_is_counted_again_only_if_no_other_replica_has_it() 
         assert driver.finished() == ([0] if counted else [])
 
 
+def test_what_went_with_its_member_again_and_again_is_counted_elsewhere_without_asking_anybody() -> (
+    None
+):
+    """Only fences say that another trainer may have it. Among hundreds of replicas, to ask all takes longer than a step."""
+    third = PeerID(b"back-c")
+    driver = Driver(backs=(BACK, OTHER_BACK, third))
+    driver.lease(0b0001)
+    driver.done()
+    counted_by = [driver.done().peer]
+    driver.done()
+    for _ in range(2):
+        driver.replace(counted_by[-1])
+        counted_by.append(driver.done().peer)
+        assert driver.finished() == [0]
+    assert {*counted_by} == {BACK, OTHER_BACK, third}
+
+
 def test_an_answer_from_before_a_fence_does_not_count() -> None:
     """The member had not yet heard of the record that fences it."""
     driver = Driver()
@@ -435,6 +453,22 @@ def test_a_paused_trainer_that_holds_nothing_is_silent() -> None:
     for _ in range(80):
         driver.pass_time(0.1)
     assert driver.wanted() == []
+    assert driver.trainer.wake_at_s == math.inf
+
+
+def test_a_node_that_leaves_gives_back_what_it_holds() -> None:
+    driver = Driver()
+    driver.lease(0b0001)
+    for _ in range(3):
+        driver.done()
+    assert driver.finished() == [0]  # nobody would be dealt it as long as it is held
+    driver.lease(0b0010, 101)
+    (call,) = driver.open
+    driver.effects.clear()
+    driver.handle(NodeLeaves(driver.now_s))
+    assert CancelCall(call) in driver.effects
+    assert ReleaseTensors(None) in driver.effects
+    assert driver.wanted() == [WorkWanted(1, 0, b"", driver.dealt(101))]
     assert driver.trainer.wake_at_s == math.inf
 
 
