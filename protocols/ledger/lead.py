@@ -16,6 +16,7 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Final, TypeAlias
 
 from protocols.ids import PeerID
@@ -59,7 +60,7 @@ members are collected until the last one is paid for."""
 _TAIL: Final = 0.002
 """Of a step. When less than that is missing, nearly all members idle, and perhaps for some that are gone: they go sooner."""
 _MANY_MEMBERS: Final = 128
-_REPEAT_S: Final = 5.0
+_REPEAT_S: Final = 3.0
 """Who has not reduced by then is asked again, and then each time after twice as long: one lost message must not hold up all the others."""
 _FENCE_DOUBLINGS_MAX: Final = 2
 """What a member claims in vain is done by nobody until it is fenced: its trainer believes it (seed 51)."""
@@ -135,7 +136,7 @@ class Lead:
             return self._repeat_at_s
         return self._changes_due_s() if self._holds_back else math.inf
 
-    @property
+    @cached_property
     def full(self) -> int:
         """The set of all training microbatches of a step."""
         return (1 << self.settings.microbatches) - 1

@@ -35,7 +35,7 @@ SILENCE_S: Final = 240.0
 """Hearts beat every quarter of it."""
 COMPUTE_S: Final = 0.5
 """What a forward through one stage takes, on an average peer."""
-REDUCE_S: Final = 3.0
+REDUCE_S: Final = 2.0
 TRAINERS: Final = 0.05
 """One peer in twenty has data, and memory for one microbatch at a time; the others host."""
 DEADLINES_S: Final = (10.0, 40.0)

@@ -419,7 +419,7 @@ def test_who_has_not_reduced_is_asked_again_before_the_next_heartbeat() -> None:
         asked = [e.peer for e in effects if isinstance(e, Send) and isinstance(e.message, Reduce)]
         assert asked == [slow]
         asked_s.append(now_s)
-    assert asked_s == [5.0, 10.0, 20.0, 40.0, 80.0, 140.0]  # in the end with each heartbeat
+    assert asked_s == [3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 156.0]  # in the end with each heartbeat
 
 
 def test_a_reduction_is_asked_per_stage() -> None:
