@@ -23,7 +23,8 @@ def test_no_two_faults_share_a_name() -> None:
 
 
 def _catch_named(name: str) -> Catch:
-    return catch(next(planted for planted in SUITE if planted.name == name), SEEDS_MAX)
+    planted = next(planted for planted in SUITE if planted.name == name)
+    return catch(planted, SEEDS_MAX, first_seed=planted.first_seed)
 
 
 def test_planted_faults_are_caught() -> None:
