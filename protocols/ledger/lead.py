@@ -55,13 +55,14 @@ from protocols.ledger.view import (
 _NEWCOMERS_MAX: Final = MEMBERS_MAX
 """Waiting for one record; the others ask again."""
 _MEMBER_COST_S: Final = 0.01
-"""What a record costs per member, about: among ten thousand it is 1.2 MB to each, which a lead sends at 1 Gb/s. In a large swarm somebody always comes or goes, so changes of the
-members are collected until the last one is paid for."""
+"""What a record costs per member, about: among ten thousand it is 1.2 MB to each, which a lead sends at 1 Gb/s. In a large
+swarm somebody always comes or goes, so changes of the members are collected until the last one is paid for."""
 _TAIL: Final = 0.002
 """Of a step. When less than that is missing, nearly all members idle, and perhaps for some that are gone: they go sooner."""
 _MANY_MEMBERS: Final = 128
 _REPEAT_S: Final = 3.0
-"""Who has not reduced by then is asked again, and then each time after twice as long: one lost message must not hold up all the others."""
+"""Who has not reduced by then is asked again, and then each time after twice as long: one lost message must not hold up
+all the others."""
 _FENCE_DOUBLINGS_MAX: Final = 2
 """What a member claims in vain is done by nobody until it is fenced: its trainer believes it (seed 51)."""
 

@@ -467,11 +467,11 @@ class PipelinePeer:
             self._events.append(DrainWanted(now_s))
 
     def _leave(self) -> None:
-        self.feed(NodeLeaves(trio.current_time()))
         if self._nursery is None:
             self.hooks.left()
         elif not self._saying_farewell:
             self._saying_farewell = True
+            self.feed(NodeLeaves(trio.current_time()))
             self._nursery.start_soon(self._say_farewell)
 
     async def _say_farewell(self) -> None:

@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = []
     for peers in CURVE if options.curve else (options.peers,):
-        microbatches = options.microbatches or peers * 7 // 10
+        microbatches = options.microbatches or max(1, peers * 7 // 10)
         size = Size(peers, options.stages, microbatches, options.hours * HOUR_S)
         rows.append(run_alone(size, options.seed))
         tell(json.dumps(rows[-1]))

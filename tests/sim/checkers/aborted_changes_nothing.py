@@ -21,6 +21,7 @@ class AbortedChangesNothing(Checker):
         if ledger.member is None or ledger.record is not record or peer.peer_id in self.world.liars:
             return
         counted = ids_of(ledger.tally.counted)
+        # As dicts: a Counter is compared key by key in Python, and ten thousand peers are looked at after each record.
         if dict.__ne__(stage.gradient, dict.fromkeys(counted, 1)) and not stage.discarding:
             raise self.broken(
                 f"{peer.name} says it counted {counted} after record {record.index}, "
