@@ -41,18 +41,25 @@ class Coverage:
         """Everything has been counted, everywhere."""
         return self.done == self._full
 
-    def add(self, member: Member, counted: int) -> None:
-        """Take a member's newest count. It only grows: whoever is fenced begins in a new Coverage."""
+    def add(self, member: Member, counted: int) -> bool:
+        """Take a member's newest count. It only grows: whoever is fenced begins in a new Coverage.
+
+        Returns whether what is counted at every stage has changed by it.
+        """
         counts = self._counted[member.stage]
         new = counted & ~counts.get(member.peer, 0)
+        done = self.done
         if not new:
-            return
+            return False
         if new & self._by_stage[member.stage]:
             self.dispute(member)
         elif member.peer not in self.disputed:
             counts[member.peer] = counted
             self._by_stage[member.stage] |= new
-            self._add_up()
+            for ids in self._by_stage:
+                new &= ids
+            self.done |= new
+        return self.done != done
 
     def holders(self, ids: int) -> tuple[MemberTally, ...]:
         """Name who has counted which of these."""
@@ -70,10 +77,6 @@ class Coverage:
         self._by_stage[member.stage] = 0
         for ids in self._counted[member.stage].values():
             self._by_stage[member.stage] |= ids
-        self._add_up()
-
-    def _add_up(self) -> None:
-        done = self._full
+        self.done = self._full
         for ids in self._by_stage:
-            done &= ids
-        self.done = done
+            self.done &= ids

@@ -133,12 +133,12 @@ def test_bad_records_are_refused_by_the_storing_node_and_by_the_reader(tmp_path:
                         found = await victim.directory.look_up("key")
                         assert [record.value for record in found] == [b"honest"]
                         victim.directory.peer_connected()
-                        await until(lambda: refused(victim).keys() >= {"forged", "foreign"})
+                        # Two were stored, one was read; what a check counted before the reading does not have it yet.
+                        await until(lambda: refused(victim).get("forged", 0) >= 3)
                         await eventually(bystander.member, "key", [b"honest"])
                 assert refused(victim).keys() == {
                     "forged", "foreign", "too-far", "too-large", "malformed",
                 }  # fmt: skip
-                assert refused(victim)["forged"] >= 3, "two were stored, one was read"
 
     trio.run(main)
 
