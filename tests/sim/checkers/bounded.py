@@ -67,7 +67,7 @@ class Bounded(Checker):
             self._check(peer.name, "spreaders", len(ledger._gossip.spreaders), 16)
             self._check(peer.name, "journeys", len(trainer.journeys), ids)
             self._check(peer.name, "calls", len(trainer._calls), ids * (1 + len(trainer._view)))
-            self._check(peer.name, "replay", len(peer.stage.replay), 8)
+            self._check(peer.name, "replay", peer.stage.steps_kept, 8)
             if ledger.lead is not None:
                 lead = ledger.lead
                 self._check(peer.name, "reports", len(lead._reports), len(ledger.view))
