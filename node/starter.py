@@ -45,7 +45,7 @@ class TrainingStarter:
         for service in services:
             self._nursery.start_soon(node.services.keep_running, service)
         if not services:
-            node.life.has_state(self.name, "nothing to host")
+            node.life.has_state(node.run.mode, "nothing to host")
 
     async def drain(self, deadline_s: float) -> None:
         """Nothing is held here."""
