@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from protocols.schema import Fraction, Range
+from protocols.schema import Fraction, Range, SchemaError
+
+if TYPE_CHECKING:
+    from protocols.run import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,18 @@ class GossipSpec:
     """Move each received model to at most the median distance from our own. It costs nothing without liars."""
     independent_averages: Annotated[int, Range(0, 1 << 20)] = 4
     """A newcomer starts from a neighbour's model when that has been averaged so often; before that from its own."""
+
+    def check_run(self, run: RunSpec) -> None:
+        """Refuse a model that cannot learn from the run's data."""
+        data, model = run.data.kind, run.model.kind
+        fits = {
+            "text": model not in ("mlp", "convnet", "script"),
+            "images": model not in ("byte-transformer", "script"),
+            "digits": model not in ("byte-transformer", "script"),
+            "script": model == "script",
+        }
+        if not fits[data]:
+            raise SchemaError("model.kind", f"a model of kind {model!r} cannot learn from {data!r}")
 
     @property
     def parts(self) -> int:

@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from protocols.run import TextSpec
+from swarm.data.errors import DataError
 
 _GLOB_CHARACTERS: Final = frozenset("*?[")
 _BINARY_PROBE_BYTES: Final = 8192
 """A file with a zero byte this early is not text (the rule git uses)."""
 END_OF_FILE: Final = b"\0"
-
-
-class DataError(Exception):
-    """The run's text cannot be used on this machine. The message says what to do about it."""
 
 
 class DataMismatchError(DataError):
