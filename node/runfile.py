@@ -15,8 +15,8 @@ from node.errors import ConfigError
 from node.modes import info_of
 from protocols.run import RunSpec
 from protocols.schema import SchemaError
+from swarm.data.errors import DataError
 from swarm.mode_info import Wishes
-from swarm.pipeline.text import DataError
 
 _MOVED: Final = {
     "pipeline.steps": "training.steps",

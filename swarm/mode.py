@@ -21,6 +21,7 @@ from protocols.ports import Directory, Host, Signer
 from protocols.run import RunSpec
 from swarm.endpoints import Endpoint
 from swarm.mode_info import Wishes
+from swarm.state.part import Part
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -88,22 +89,6 @@ class Progress:
     waiting_for: str | None = None
     problems: tuple[str, ...] = ()
     """What a person should look at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One piece of the model and its optimizer that this node holds: `stage/2`, `model`, `expert/ffn.3.17`.
-
-    State transfer, checkpoints and leaving work on these, whatever the mode.
-    """
-
-    name: str
-    version: int
-    """Grows with every change, e.g. optimizer steps applied."""
-    snapshot: Callable[[], Mapping[str, Any]]
-    """Copies of the tensors by name; runs on the compute thread."""
-    load: Callable[[Mapping[str, Any]], None]
-    """Replaces the state by tensors of the same names and shapes; runs on the compute thread."""
 
 
 class Mode(Protocol):

@@ -28,7 +28,7 @@ from swarm.hosting.errors import NonFiniteError
 from swarm.hosting.flat import FlatLayout
 from swarm.hosting.shapes import microbatches_of
 from swarm.models.registry import build_stage
-from swarm.pipeline.schedule import learning_rate
+from swarm.schedule import learning_rate
 
 PARAMETERS: Final = "parameters"
 EXP_AVG: Final = "exp_avg"

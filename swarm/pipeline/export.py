@@ -11,10 +11,11 @@ from torch import Tensor
 
 from protocols.run.pipeline import pipeline_of
 from swarm.hosting.module import PARAMETERS, HostedStage
+from swarm.pipeline.parts import part_name, stage_specs
 from swarm.pipeline.peer import PipelinePeer
-from swarm.pipeline.transfer import Fetch, FetchError, stage_specs
 from swarm.resources import Resources
 from swarm.state.export import export_model
+from swarm.state.transfer import Fetch, FetchError
 
 _TRIES: Final = 20
 """Stages commit within milliseconds of each other, so a second look usually finds them all at one step."""
@@ -64,5 +65,5 @@ async def _stage_tensors(
         raise FetchError("this node's stage went on to the next step")
     specs = await compute.run_own(lambda: stage_specs(HostedStage(peer.run_spec, stage)))
     donors = [member.peer for member in peer.ledger.view.replicas(stage) if member.peer != peer.me]
-    fetch = Fetch(resources.caller, resources.codec, specs, stage=stage, step=step)
+    fetch = Fetch(resources.caller, resources.codec, specs, part=part_name(stage), version=step)
     return dict((await fetch.run(donors)).tensors)

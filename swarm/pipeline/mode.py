@@ -14,8 +14,9 @@ from protocols.frames import Limits
 from protocols.ledger.member import Ledger
 from protocols.ledger.view import Record
 from protocols.run.pipeline import pipeline_of
+from swarm.data.errors import DataError
 from swarm.endpoints import Endpoint
-from swarm.mode import ExportRefusedError, Part, Progress, RunContext
+from swarm.mode import ExportRefusedError, Progress, RunContext
 from swarm.pipeline.data import load_dataset
 from swarm.pipeline.export import export_run
 from swarm.pipeline.hooks import PeerHooks
@@ -23,10 +24,10 @@ from swarm.pipeline.info import JOURNAL, MODE
 from swarm.pipeline.journal import Journal
 from swarm.pipeline.peer import PipelinePeer
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
-from swarm.pipeline.text import DataError
-from swarm.pipeline.transfer import FetchError
 from swarm.presence import Presence
 from swarm.resources import Resources
+from swarm.state.part import Part
+from swarm.state.transfer import FetchError
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -190,10 +191,7 @@ class PipelineMode:
         return status
 
     def parts(self) -> Sequence[Part]:
-        hosted = self._peer.state.complete if self._peer is not None else None
-        if hosted is None:
-            return ()
-        return (Part(f"stage/{hosted.stage}", hosted.version, hosted.snapshot, hosted.load),)
+        return self._peer.state.parts() if self._peer is not None else ()
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write the whole model, gathering stages from peers."""

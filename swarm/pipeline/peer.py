@@ -89,15 +89,15 @@ from swarm.calls import (
     Refusal,
     StreamClosedError,
 )
+from swarm.data.sequences import Dataset
 from swarm.hosting.compute import ComputeThread
 from swarm.hosting.module import HostedStage
-from swarm.pipeline.data import Dataset
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
 from swarm.pipeline.trainer_shell import TrainerShell
-from swarm.pipeline.transfer import Snapshots
+from swarm.state.transfer import Snapshots
 
 log = logging.getLogger(__name__)
 

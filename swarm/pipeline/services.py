@@ -16,6 +16,7 @@ from protocols.ids import PeerID
 from protocols.ports import Host
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
+from protocols.state_calls import STATE_SERVICE
 from swarm.calls import Guard
 from swarm.endpoints import Endpoint
 from swarm.pipeline.hooks import PeerHooks
@@ -23,7 +24,6 @@ from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer
 from swarm.pipeline.reduction import REDUCE_SERVICE
 from swarm.pipeline.rumours import Rumours
 from swarm.pipeline.trainer_shell import STAGE_SERVICE
-from swarm.pipeline.transfer import STATE_SERVICE
 from swarm.resources import Resources
 
 JOINED_MICROBATCHES: Final = 4

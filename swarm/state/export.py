@@ -21,9 +21,9 @@ from protocols.run import RunSpec
 from protocols.run.model import LayeredModelSpec
 from protocols.run.pipeline import pipeline_of
 from protocols.schema import decode, encode
+from swarm.data.text import END_OF_FILE
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
-from swarm.pipeline.text import END_OF_FILE
 
 _METADATA: Final = "murmura"
 

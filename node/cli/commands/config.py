@@ -70,7 +70,8 @@ def data(*, pattern: str, bytes_max: int | None) -> None:
     """Print the [data] section of a run file for PATTERN: a file, a folder or a glob."""
     from node.errors import ConfigError
     from protocols.run import TextSpec
-    from swarm.pipeline.text import DataError, read_text
+    from swarm.data.errors import DataError
+    from swarm.data.text import read_text
 
     spec = TextSpec(pattern=pattern, sha256="0" * 64)
     limit = spec.bytes_max if bytes_max is None else bytes_max

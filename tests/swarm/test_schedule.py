@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from protocols.run import AdamWSpec
-from swarm.pipeline.schedule import is_decayed, learning_rate
+from swarm.schedule import is_decayed, learning_rate
 
 SPEC = AdamWSpec(lr=1.0, lr_min=0.1, warmup_steps=4)
 

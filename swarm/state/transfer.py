@@ -1,4 +1,4 @@
-"""Moving a stage's state between replicas: the `state` service, and the fetch of a newcomer or an export."""
+"""Moving a part's state between peers: the `state` service, and the fetch of a newcomer or an export."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 import trio
 from torch import Tensor
 
 from protocols.errors import RemoteProtocolError
 from protocols.frames import TensorSpec
 from protocols.ids import PeerID
-from protocols.ledger.calls import StateCall, StateReply, call_untrusted
 from protocols.schema import encode
+from protocols.state_calls import STATE_SERVICE, StateCall, StateReply, state_call_untrusted
 from swarm.calls import (
     Answer,
     Caller,
@@ -29,14 +28,13 @@ from swarm.calls import (
     WireTensor,
 )
 from swarm.hosting.compute import ComputeThread
-from swarm.hosting.module import HostedStage
 from swarm.state.fetch import ChunkRequest, FetchPlan
 from swarm.state.manifest import Manifest, manifest_untrusted
-from swarm.state.snapshot import Restore, Snapshot, expected_specs
+from swarm.state.part import Part
+from swarm.state.snapshot import Restore, Snapshot
 
 log = logging.getLogger(__name__)
 
-STATE_SERVICE = "state"
 _CHUNK_S = 20.0
 _MANIFEST_S = 10.0
 _OFFERED_MAX = 2
@@ -60,7 +58,7 @@ class FetchedState:
 
     donor: PeerID
     """Who sent the manifest."""
-    step: int
+    version: int
     root: bytes
     tensors: Mapping[str, Tensor]
     seconds: float
@@ -68,19 +66,16 @@ class FetchedState:
 
 
 class Snapshots:
-    """The immutable snapshots a member offers. Answers the `state` service.
+    """The immutable snapshots of parts that this node offers. Answers the `state` service.
 
     Args:
-      hosted: the stage, while its state is complete; else None.
+      find: returns a part by its name, while its state is complete and here.
     """
 
     def __init__(
-        self,
-        hosted: Callable[[], HostedStage | None],
-        compute: ComputeThread,
-        codec: ComputeThread,
+        self, find: Callable[[str], Part | None], compute: ComputeThread, codec: ComputeThread
     ) -> None:
-        self._hosted = hosted
+        self._find_part = find
         self._compute = compute
         self._codec = codec
         self._offered: deque[Snapshot] = deque(maxlen=_OFFERED_MAX)
@@ -88,33 +83,36 @@ class Snapshots:
         """Apart from those offered, so that whoever reads the model cannot push a newcomer's away."""
         self._lock = trio.Lock()
 
-    async def take(self, *, offered: bool = False) -> Snapshot | None:
-        """Return a snapshot of the state as it is now; taken once per step. None while the state is not complete."""
+    async def take(self, name: str, *, offered: bool = False) -> Snapshot | None:
+        """Return a snapshot of a part as it is now; taken once per version. None while it is not here, or not complete."""
         async with self._lock:  # local work only: concurrent askers get the same snapshot
-            hosted = self._hosted()
-            if hosted is None:
+            part = self._find_part(name)
+            if part is None:
                 return None
-            snapshot = self._find(hosted.stage, hosted.version)
+            snapshot = self._find(name, part.version)
             if snapshot is None:
-                tensors = await self._compute.run_own(hosted.snapshot)
-                step = int(tensors["step"])
-                snapshot = await self._codec.run_own(_snapshot, tensors, hosted.stage, step)
-            kept = self._offered if offered else self._asked
-            if not any(known is snapshot for known in kept):
-                kept.append(snapshot)
+                version, tensors = await self._compute.run_own(part.snapshot)
+                snapshot = await self._codec.run_own(_snapshot, tensors, name, version)
+            self.keep(snapshot, offered=offered)
             return snapshot
 
-    def _find(self, stage: int, step: int) -> Snapshot | None:
+    def keep(self, snapshot: Snapshot, *, offered: bool) -> None:
+        """Answer for this snapshot until newer ones take its place."""
+        kept = self._offered if offered else self._asked
+        if not any(known is snapshot for known in kept):
+            kept.append(snapshot)
+
+    def _find(self, part: str, version: int) -> Snapshot | None:
         for snapshot in (*self._offered, *self._asked):
-            if (snapshot.manifest.stage, snapshot.manifest.step) == (stage, step):
+            if (snapshot.manifest.part, snapshot.manifest.version) == (part, version):
                 return snapshot
         return None
 
     async def answer(self, incoming: Incoming) -> Answer:
         """Answer one call of the `state` service."""
-        call = call_untrusted(StateCall, incoming.message)
+        call = state_call_untrusted(StateCall, incoming.message)
         snapshot = await self._wanted(call)
-        reply = StateReply(step=snapshot.manifest.step, root=snapshot.manifest.root)
+        reply = StateReply(version=snapshot.manifest.version, root=snapshot.manifest.root)
         if call.chunk is None:
             return Answer(encode(reply), (_as_bytes_tensor(snapshot.manifest.to_bytes()),))
         if call.chunk >= len(snapshot.manifest.chunks):
@@ -123,23 +121,21 @@ class Snapshots:
 
     async def _wanted(self, call: StateCall) -> Snapshot:
         """Find or take the snapshot that is asked for. Raises Refusal."""
-        if call.step is not None:
-            known = self._find(call.stage, call.step)
+        if call.version is not None:
+            known = self._find(call.part, call.version)
             if known is not None:
                 return known
-        hosted = self._hosted()
-        if hosted is None or hosted.stage != call.stage:
-            raise Refusal("not-here", f"this node does not hold the state of stage {call.stage}")
-        taken = await self.take() if call.step in (None, hosted.version) else None
-        if taken is None or taken.manifest.stage != call.stage:
-            raise Refusal("step-passed", f"no snapshot of step {call.step} is kept here", 1.0)
-        if call.step not in (None, taken.manifest.step):
-            raise Refusal("step-passed", f"no snapshot of step {call.step} is kept here", 1.0)
+        part = self._find_part(call.part)
+        if part is None:
+            raise Refusal("not-here", f"this node does not hold the state of {call.part!a}")
+        taken = await self.take(call.part) if call.version in (None, part.version) else None
+        if taken is None or call.version not in (None, taken.manifest.version):
+            raise Refusal("step-passed", f"no snapshot of version {call.version} is kept here", 1.0)
         return taken
 
 
-def _snapshot(tensors: Mapping[str, Tensor], stage: int, step: int) -> Snapshot:
-    return Snapshot.of(tensors, stage=stage, step=step)
+def _snapshot(tensors: Mapping[str, Tensor], part: str, version: int) -> Snapshot:
+    return Snapshot.of(tensors, part=part, version=version)
 
 
 def _as_bytes_tensor(data: bytes | memoryview) -> WireTensor:
@@ -147,7 +143,7 @@ def _as_bytes_tensor(data: bytes | memoryview) -> WireTensor:
 
 
 class Fetch:
-    """Fetches one stage's state from donors, several at once, resuming at another when one fails."""
+    """Fetches one part's state from donors, several at once, resuming at another when one fails."""
 
     def __init__(
         self,
@@ -155,21 +151,21 @@ class Fetch:
         codec: ComputeThread,
         expected: Mapping[str, TensorSpec],
         *,
-        stage: int,
-        step: int | None,
+        part: str,
+        version: int | None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """
         Args:
-          expected: names and shapes of the tensors of this stage.
-          step: of the state wanted; None takes the donor's newest.
+          expected: names and shapes of the tensors of this part.
+          version: of the state wanted; None takes the donor's newest.
           progress: told (bytes done, bytes in all).
         """
         self._caller = caller
         self._codec = codec
         self._expected = dict(expected)
-        self._stage = stage
-        self._step = step
+        self._part = part
+        self._version = version
         self._progress = progress
 
     async def run(self, donors: Sequence[PeerID]) -> FetchedState:
@@ -179,7 +175,7 @@ class Fetch:
         try:
             restore = Restore(manifest, self._expected)
         except RemoteProtocolError as error:
-            raise FetchError(f"the donors' state does not fit this stage: {error}") from error
+            raise FetchError(f"the donors' state does not fit this part: {error}") from error
         plan = FetchPlan(manifest, donors)
         await self._chunks(plan, restore, manifest)
         try:
@@ -188,29 +184,29 @@ class Fetch:
             raise FetchError(str(error)) from error
         seconds = trio.current_time() - began_s
         return FetchedState(
-            donor, manifest.step, manifest.root, tensors, seconds, manifest.byte_count
+            donor, manifest.version, manifest.root, tensors, seconds, manifest.byte_count
         )
 
     async def _manifest(self, donors: Sequence[PeerID]) -> tuple[PeerID, Manifest]:
         problem = "there is no donor"
         for donor in donors:
-            call = StateCall(stage=self._stage, step=self._step)
+            call = StateCall(part=self._part, version=self._version)
             try:
                 answer = await self._caller.call(
                     donor, STATE_SERVICE, encode(call), deadline_s=_MANIFEST_S
                 )
                 with self._caller.guard.blaming(donor):
-                    reply = call_untrusted(StateReply, answer.message)
+                    reply = state_call_untrusted(StateReply, answer.message)
                     raw = _one_tensor_untrusted(answer)
                     manifest = await self._codec.run_own(manifest_untrusted, raw, reply.root)
             except _FAILURES as error:
                 problem = str(error)
                 log.info("donor skipped: peer=%s reason=%s", donor, problem)
                 continue
-            if manifest.stage == self._stage and self._step in (None, manifest.step):
+            if manifest.part == self._part and self._version in (None, manifest.version):
                 return donor, manifest
-            problem = "the donor sent the manifest of another stage or step"
-        raise FetchError(f"no manifest of stage {self._stage}: {problem}")
+            problem = "the donor sent the manifest of another part or version"
+        raise FetchError(f"no manifest of {self._part}: {problem}")
 
     async def _chunks(self, plan: FetchPlan, restore: Restore, manifest: Manifest) -> None:
         async with trio.open_nursery() as nursery:
@@ -236,7 +232,7 @@ class Fetch:
     async def _chunk(
         self, plan: FetchPlan, restore: Restore, manifest: Manifest, request: ChunkRequest
     ) -> None:
-        call = StateCall(stage=self._stage, step=manifest.step, chunk=request.chunk)
+        call = StateCall(part=self._part, version=manifest.version, chunk=request.chunk)
         try:
             answer = await self._caller.call(
                 request.donor, STATE_SERVICE, encode(call), deadline_s=_CHUNK_S
@@ -272,9 +268,3 @@ def _one_tensor_untrusted(answer: Answer) -> memoryview:
     if len(answer.tensors) != 1 or answer.tensors[0].spec.dtype != "uint8":
         raise RemoteProtocolError("a snapshot comes as one tensor of bytes")
     return answer.tensors[0].data
-
-
-def stage_specs(hosted: HostedStage) -> dict[str, TensorSpec]:
-    """Describe what a snapshot of this stage holds."""
-    with torch.no_grad():
-        return expected_specs(hosted.snapshot())

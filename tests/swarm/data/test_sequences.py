@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from protocols.run import TextSpec
-from swarm.pipeline.data import Dataset, load_dataset
-from swarm.pipeline.text import DataError, DataMismatchError, read_run_text, read_text
+from swarm.data.errors import DataError
+from swarm.data.sequences import Dataset
+from swarm.data.text import DataMismatchError, read_run_text, read_text
+from swarm.pipeline.data import dataset_of, load_dataset
 from tests.swarm.tiny import tiny_dataset, tiny_run, tiny_text
 
 MB = 1024 * 1024
@@ -60,7 +62,7 @@ def test_targets_are_the_inputs_one_byte_later() -> None:
 
 def test_held_out_text_is_never_trained_on() -> None:
     text = b"a" * 950 + b"b" * 50
-    dataset = Dataset(text, tiny_run())
+    dataset = dataset_of(text, tiny_run(), Dataset)
     assert set(b"".join(dataset.training_batch(step, 0).targets for step in range(300))) == set(
         b"a"
     )
@@ -69,14 +71,14 @@ def test_held_out_text_is_never_trained_on() -> None:
 
 def test_every_byte_but_the_last_can_be_asked_about() -> None:
     run = tiny_run()
-    dataset = Dataset(bytes(range(40)) * 10, run)
+    dataset = dataset_of(bytes(range(40)) * 10, run, Dataset)
     seen = {start for step in range(400) for start in dataset.training_batch(step, 0).inputs}
     assert seen == set(range(40))
 
 
 def test_a_text_shorter_than_the_context_is_refused_with_the_reason() -> None:
     with pytest.raises(DataError, match=r"longer than model\.context"):
-        Dataset(tiny_text()[:100], tiny_run())
+        dataset_of(tiny_text()[:100], tiny_run(), Dataset)
 
 
 def test_a_folder_is_read_in_the_order_of_names_without_hidden_and_binary_files(
@@ -133,8 +135,8 @@ def test_a_volunteer_may_keep_the_text_elsewhere(folder: Path) -> None:
     (folder / "a" / "z.py").write_bytes(tiny_text())
     text = read_text(str(folder), bytes_max=MB)
     run = dataclasses.replace(tiny_run(), data=TextSpec(pattern="/nowhere", sha256=text.sha256))
-    assert load_dataset(run, path=str(folder)).training_batch(0, 0) == Dataset(
-        text.data, run
+    assert load_dataset(run, path=str(folder)).training_batch(0, 0) == dataset_of(
+        text.data, run, Dataset
     ).training_batch(0, 0)
 
 
