@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.sim.branches import EXCUSED, Branches, begin_recording, find_branches, recorded
-from tests.sim.faults import Faults
-from tests.sim.outcome import Outcome, regressions, remember
-from tests.sim.world import World, run_seed
+from tests.sim.engine.branches import EXCUSED, Branches, begin_recording, find_branches, recorded
+from tests.sim.engine.outcome import Outcome, regressions, remember
+from tests.sim.pipeline.faults import Faults
+from tests.sim.pipeline.world import World, run_seed
 
 PROCESSES = 2
 SEEDS_FOR_BRANCHES = 1000

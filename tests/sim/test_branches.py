@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 import tests.sim.__main__ as command
-from tests.sim.branches import Branches, Recorder, begin_recording, find_branches
-from tests.sim.outcome import Outcome
-from tests.sim.world import run_seed
+from tests.sim.engine.branches import Branches, Recorder, begin_recording, find_branches
+from tests.sim.engine.outcome import Outcome
+from tests.sim.pipeline.world import run_seed
 
 pytestmark = pytest.mark.sim
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.sim
 
 SCRIPT = """
 import hashlib
-from tests.sim.world import run_seed
+from tests.sim.pipeline.world import run_seed
 for seed in (3, 11, 29):
     world = run_seed(seed, detailed=True)
     print(len(world.trace), hashlib.sha256("\\n".join(world.trace).encode()).hexdigest())

@@ -6,8 +6,8 @@ import multiprocessing
 
 import pytest
 
-from tests.sim.checkers import ALL
-from tests.sim.planted import PROCESSES, SUITE, Catch, catch
+from tests.sim.pipeline.checkers import ALL
+from tests.sim.pipeline.planted import PROCESSES, SUITE, Catch, catch
 
 SEEDS_MAX = 100
 pytestmark = pytest.mark.sim

@@ -6,7 +6,7 @@ import multiprocessing
 
 import pytest
 
-from tests.sim.outcome import Outcome, outcome_of, regressions
+from tests.sim.engine.outcome import Outcome, outcome_of, regressions
 
 SEEDS = range(200)
 PROCESSES = 2

@@ -1,0 +1,36 @@
+"""An aborted reduction changes nothing: a gradient always holds what the tally says, a state only committed steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocols.ledger.view import Record, ids_of
+from tests.sim.pipeline.checkers.checker import Checker
+
+if TYPE_CHECKING:
+    from tests.sim.pipeline.peer import SimPeer
+
+
+class AbortedChangesNothing(Checker):
+    """Compares gradient and tally after every record, and the state's step with the record's."""
+
+    promise = "aborted changes nothing"
+
+    def settled(self, peer: SimPeer, record: Record) -> None:
+        ledger, stage = peer.ledger, peer.stage
+        if ledger.member is None or ledger.record is not record or peer.peer_id in self.world.liars:
+            return
+        # Summed up as one number: ten thousand peers are looked at after each record.
+        once = set(stage.gradient.values()) <= {1}
+        held = sum(map((1).__lshift__, stage.gradient))
+        if (not once or held != ledger.tally.counted) and not stage.discarding:
+            raise self.broken(
+                f"{peer.name} says it counted {ids_of(ledger.tally.counted)} after record {record.index}, "
+                f"but its gradient holds {sorted(stage.gradient.elements())}"
+            )
+        if ledger.tally.step != record.step + 1:
+            raise self.broken(
+                f"{peer.name} counts step {ledger.tally.step} after step {record.step}"
+            )
+        if stage.loaded and ledger.synced and stage.step != record.step:
+            raise self.broken(f"{peer.name} holds step {stage.step} after step {record.step}")

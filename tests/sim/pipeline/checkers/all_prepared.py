@@ -1,0 +1,29 @@
+"""No step is committed before every member that stays holds its stage's reduced gradient: each can apply what is decided."""
+
+from __future__ import annotations
+
+from protocols.ledger.view import Record
+from tests.sim.pipeline.checkers.checker import Checker
+
+
+class AllPrepared(Checker):
+    """Looks into the shells of all members at the moment of a decision."""
+
+    promise = "all prepared"
+
+    def decided(self, record: Record, before: Record | None) -> None:
+        if not record.commits_step or before is None:
+            return
+        stays = {member.peer for member in record.members}
+        for member in before.members:
+            peer = self.world.peers[member.peer]
+            alive = peer.up and peer.ledger.incarnation == member.incarnation
+            lies = member.peer in self.world.liars
+            if lies or not alive or member.peer not in stays or peer.ledger.record is None:
+                continue
+            behind = peer.ledger.record.index < before.index
+            wanted = record.stages[member.stage].gradient_hash
+            if not behind and wanted not in peer.stage.finished:
+                raise self.broken(
+                    f"step {record.step} is committed and {peer.name} has not reduced it"
+                )
