@@ -1,8 +1,8 @@
 """Which branches of the cores no seed takes. A branch that is never taken is a branch the simulator proves nothing about.
 
 The cores are imported with a mark at the beginning of each branch: an assignment to a list, so cheap that every seed is
-measured. Those that no seed can take are excused by name in `EXCUSED`, each with its reason; every other one that is
-missed is a fault or a case that the simulator lacks, or dead code.
+measured. A mode says which modules are its cores, and excuses by name, with a reason, what no seed can take; every other
+branch that is missed is a fault or a case that the simulator lacks, or dead code.
 """
 
 from __future__ import annotations
@@ -16,41 +16,11 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from tests.sim.engine.outcome import Outcome
+from tests.sim.engine.subject import measured_of
 
-ROOT: Final = Path(__file__).parents[3]
-SHELL_ONLY: Final = ("__init__", "calls")
-"""Modules used by the shells alone: the wire form of calls."""
 _MARKS: Final = "_marks_"
-
-_TOO_MANY: Final = "needs thousands of peers; a unit test has a smaller limit"
-_MANY: Final = "only from 128 members on, as in tests.sim.scale; a unit test has a smaller limit"
-_LYING_LEAD: Final = (
-    "an honest lead asks all members first, see checkers.all_prepared; the rest is a unit test"
-)
-EXCUSED: Final = {
-    "lead.Lead._propose_view: if len(members) < MEMBERS_MAX: no": _TOO_MANY,
-    "leases.Leases.renew: if trainer not in self._held and len(self._held) >= TRAINERS_MAX: yes": _TOO_MANY,
-    "patience.Patience.let_in: if len(self._let_in) > _PEERS_MAX: yes": _TOO_MANY,
-    "pulse.Pulse.heard: if len(self._heard_s) > PEERS_MAX: yes": _TOO_MANY,
-    "lead.Lead._review: if self._hold_back(now_s, urgent=True): yes": _MANY,
-    "lead.Lead._review: if self._hold_back(now_s, urgent=bool(gone)): yes": _MANY,
-    "lead.Lead._plan_changes: if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf: no": _MANY,
-    "wiring.Wiring.update: if known + missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
-    "lead.Lead._conclude: if not self._coverage.complete: yes":
-        "a claim that comes so late is fenced at once, but by a lead that hears too few and is then told all at one blow",
-    "member.Ledger._learn: if self.me in record.view: yes": _LYING_LEAD,
-}  # fmt: skip
-"""Name of a branch -> why no seed can take it."""
-
-
-def cores() -> dict[str, Path]:
-    """Return the modules whose branches count, by name."""
-    ledger = sorted((ROOT / "protocols" / "ledger").glob("*.py"))
-    return {f"protocols.ledger.{path.stem}": path for path in ledger if path.stem not in SHELL_ONLY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +70,10 @@ class Branches:
         ]
 
 
-def find_branches() -> Branches:
-    """Read all cores."""
+def find_branches(modules: Mapping[str, Path]) -> Branches:
+    """Read these modules, by name."""
     branches = Branches()
-    for module, path in cores().items():
+    for module, path in modules.items():
         branches.add(module, path.read_text(encoding="utf-8"))
     return branches
 
@@ -111,16 +81,17 @@ def find_branches() -> Branches:
 class Recorder:
     """Imports the cores with their marks, and tells which were set."""
 
-    def __init__(self, branches: Branches) -> None:
-        self._marks = [0] * branches.marks
-        self._branches = branches
+    def __init__(self, modules: Mapping[str, Path]) -> None:
+        self._modules = modules
+        self._branches = find_branches(modules)
+        self._marks = [0] * self._branches.marks
 
     def install(self) -> None:
         """Take over the import of the cores. Raises RuntimeError when one of them has been imported already."""
         early = self._branches.trees.keys() & sys.modules.keys()
         if early:
             raise RuntimeError(f"imported before it could be marked: {sorted(early)}")
-        sys.meta_path.insert(0, _Importer(self._branches.trees, self._marks))
+        sys.meta_path.insert(0, _Importer(self._modules, self._branches.trees, self._marks))
 
     def take(self) -> bytes:
         """Return the marks set since the last time, a byte for each."""
@@ -129,29 +100,29 @@ class Recorder:
         return marks
 
 
-_recorders: list[Recorder] = []
-"""One in a process that was told to begin recording."""
+_recorders: dict[str, Recorder] = {}
+"""By mode: one in a process that was told to begin recording."""
 
 
-def begin_recording() -> None:
+def begin_recording(mode: str) -> None:
     """Call before anything else in a process whose seeds are to be recorded."""
-    recorder = Recorder(find_branches())
+    recorder = Recorder(measured_of(mode).modules)
     recorder.install()
-    _recorders.append(recorder)
+    _recorders[mode] = recorder
 
 
-def recorded(seed: int) -> tuple[Outcome, bytes]:
-    """Run one seed; return what it came to, and the marks it set."""
-    from tests.sim.engine.outcome import outcome_of  # which imports the cores
-
-    outcome = outcome_of(seed)
-    return outcome, _recorders[0].take()
+def marks_of(mode: str) -> bytes:
+    """Return the marks that were set in this process since the last time."""
+    return _recorders[mode].take()
 
 
 class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the cores, and runs their marked form."""
 
-    def __init__(self, trees: dict[str, ast.Module], marks: list[int]) -> None:
+    def __init__(
+        self, modules: Mapping[str, Path], trees: dict[str, ast.Module], marks: list[int]
+    ) -> None:
+        self._modules = modules
         self._trees = trees
         self._marks = marks
 
@@ -160,12 +131,12 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> ModuleSpec | None:
         if name not in self._trees:
             return None
-        return importlib.util.spec_from_file_location(name, cores()[name], loader=self)
+        return importlib.util.spec_from_file_location(name, self._modules[name], loader=self)
 
     def exec_module(self, module: ModuleType) -> None:
         setattr(module, _MARKS, self._marks)
         name = module.__name__
-        code = compile(self._trees[name], str(cores()[name]), "exec", dont_inherit=True)
+        code = compile(self._trees[name], str(self._modules[name]), "exec", dont_inherit=True)
         exec(code, module.__dict__)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
+    from tests.sim.engine.peer import SimPeer
 
 QUEUE_MAX: Final = 12
 """Jobs waiting; more are told "busy"."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from protocols.ids import PeerID
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.world import World
+    from tests.sim.engine.world import World
 
 _STALE_S: Final = 30.0
 _VALID: Final = 2.5
@@ -23,7 +23,7 @@ class SimDirectory:
       announce_s: members announce themselves so often.
     """
 
-    def __init__(self, world: World, *, announce_s: float, stale: bool) -> None:
+    def __init__(self, world: World[Any], *, announce_s: float, stale: bool) -> None:
         self.available = True
         self.announce_s = announce_s
         self._world = world

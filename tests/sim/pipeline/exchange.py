@@ -16,7 +16,7 @@ from protocols.ledger.events import StartReduce
 from protocols.ledger.view import Ballot
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.world import PipelineWorld
 
 Gradient: TypeAlias = Counter[int]
 """How often each microbatch was added."""
@@ -42,7 +42,7 @@ def digest_of(content: Gradient) -> bytes:
 class Exchanges:
     """All reductions of a world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         self._world = world
         self._complete: set[_Asked] = set()
         self._missing: dict[tuple[PeerID, ...], PeerID] = {}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from protocols.ids import PeerID
-from protocols.ledger.events import Send
 from protocols.ledger.messages import (
     Accept,
     Accepted,
@@ -35,8 +34,8 @@ from protocols.ledger.view import (
 )
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 _ZERO: Final = bytes(32)
 _NOBODY: Final = PeerID(b"nobody")
@@ -45,7 +44,7 @@ _NOBODY: Final = PeerID(b"nobody")
 class Forger:
     """Sends one forgery at a time in the name of a peer, to whoever is there."""
 
-    def __init__(self, world: World, peer: SimPeer) -> None:
+    def __init__(self, world: PipelineWorld, peer: PipelinePeer) -> None:
         self._world = world
         self._peer = peer
         self._rng = random.Random(f"forger/{world.seed}/{peer.name}")
@@ -66,8 +65,7 @@ class Forger:
             return
         victim = self._rng.choice([peer for peer in world.peers.values() if peer is not me] or [me])
         forge = self._rng.choice(self._forgeries(record))
-        send = Send(victim.peer_id, forge())
-        world.network.cast(me.peer_id, victim.peer_id, victim.receive, me.peer_id, send)
+        world.forge(me.peer_id, victim.peer_id, forge())
 
     def _forgeries(self, record: Record) -> list[Callable[[], Message]]:
         me, after = self._peer.peer_id, record.index + 1

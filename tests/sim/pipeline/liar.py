@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from protocols.ids import PeerID
-from protocols.ledger.events import Send
 from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import (
     Accept,
@@ -37,8 +36,8 @@ from protocols.ledger.view import Ballot, Member, Record, ids_of
 from tests.sim.pipeline.stage import MakeEvent
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 _HUGE = 2**62
 _ZERO = bytes(32)
@@ -47,7 +46,7 @@ _ZERO = bytes(32)
 class Liar:
     """Casts one lie at a time. It knows the newest record: members tell it to anybody who asks."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: PipelineWorld, number: int) -> None:
         self.peer_id = PeerID(b"liar%04d" % number)
         self._world = world
         self._rng = random.Random(f"liar/{world.seed}/{number}")
@@ -73,8 +72,7 @@ class Liar:
         elif victim is not None and victim.up and self._rng.random() < 0.2:
             victim.stage.settle(self._question(record), lambda make: None)
         elif victim is not None and victim.up:
-            send = Send(victim.peer_id, self._message(record, victim))
-            world.network.cast(self.peer_id, victim.peer_id, victim.receive, self.peer_id, send)
+            world.forge(self.peer_id, victim.peer_id, self._message(record, victim))
 
     def _question(self, record: Record) -> AskSettle | AskClaim:
         """Ask about what does not exist. What does exist could be closed by a liar: see protocols/README.md."""
@@ -83,7 +81,7 @@ class Liar:
             return AskSettle(0, self.peer_id, step, wild, Attempt(_HUGE, 1))
         return AskClaim(0, self.peer_id, step, 1 << 65535, _HUGE)
 
-    def _message(self, record: Record, victim: SimPeer) -> Message:
+    def _message(self, record: Record, victim: PipelinePeer) -> Message:
         mine = Ballot(self._rng.choice((1, 7, _HUGE)), self.peer_id)
         theirs = Ballot(1, record.lead)
         after = record.index + self._rng.choice((1, 1, 1, 0, 2, 50))
@@ -127,7 +125,7 @@ class RogueTrainer:
     Its attempts are such as a lead deals, so they overtake those of honest trainers, who are dealt the work anew.
     """
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: PipelineWorld, number: int) -> None:
         self.peer_id = PeerID(b"rogue%03d" % number)
         self._world = world
         self._rng = random.Random(f"rogue/{world.seed}/{number}")
@@ -158,7 +156,7 @@ class RogueTrainer:
         )  # fmt: skip
         victim.stage.serve(ask, _Unheard())
 
-    def _microbatch(self, victim: SimPeer) -> int:
+    def _microbatch(self, victim: PipelinePeer) -> int:
         """Choose any, or one that the victim has counted: to have it counted again."""
         some = self._rng.randrange(self._world.settings.microbatches)
         counted = ids_of(victim.ledger.tally.counted)

@@ -33,8 +33,8 @@ from protocols.ledger.view import Ballot, Record, pack_ids, unpack_ids
 from tests.sim.pipeline.stage import MakeEvent
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 _HUGE: Final = 2**62
 _ZERO: Final = bytes(32)
@@ -48,7 +48,7 @@ _HABITS: Final = (
 class LyingMember:
     """One liar. Its habits are drawn: most have a few, and do each always, often or rarely."""
 
-    def __init__(self, world: World, peer: SimPeer) -> None:
+    def __init__(self, world: PipelineWorld, peer: PipelinePeer) -> None:
         self._world = world
         self._peer = peer
         self._rng = rng = random.Random(f"lying member/{world.seed}/{peer.name}")
@@ -216,11 +216,4 @@ class LyingMember:
         }  # fmt: skip
         message = rng.choice(lies[habit])()
         for _ in range(_FLOOD if habit == "floods" else 1):
-            target = self._world.peers[victim]
-            self._world.network.cast(
-                self._peer.peer_id,
-                victim,
-                target.receive,
-                self._peer.peer_id,
-                Send(victim, message),
-            )
+            self._world.forge(self._peer.peer_id, victim, message)

@@ -1,21 +1,8 @@
-"""Deliberate faults in the cores, one at a time, each caught by the checker named for it: `python -m tests.sim.planted`.
-
-A checker that cannot fail is worth nothing. Each fault here is one a hurried change could bring in; it is patched into the
-cores, and seeds run with nothing but its checker until that one complains. A fault that nobody catches fails the suite: then
-either the checker is blind, or the code that was broken is not needed.
-"""
+"""Mistakes in the pipeline's cores that a hurried change could bring in, one at a time, each with the checker that catches it."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
-import json
-import multiprocessing
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
 
@@ -34,7 +21,7 @@ from protocols.ledger import (
 from protocols.ledger import trainer as trainer_core
 from protocols.ledger import view as views
 from protocols.ledger.events import Admitted, Blame, DiscardGradient
-from tests.sim.pipeline.checkers import Checker, ViolationError
+from tests.sim.engine.subject import Planted
 from tests.sim.pipeline.checkers.aborted_changes_nothing import AbortedChangesNothing
 from tests.sim.pipeline.checkers.all_prepared import AllPrepared
 from tests.sim.pipeline.checkers.bounded import Bounded
@@ -49,34 +36,6 @@ from tests.sim.pipeline.checkers.same_state import SameState
 from tests.sim.pipeline.checkers.status_is_true import StatusIsTrue
 from tests.sim.pipeline.checkers.void_is_kept import VoidIsKept
 from tests.sim.pipeline.checkers.work_is_redone import WorkIsRedone
-from tests.sim.pipeline.world import run_seed
-
-SEEDS_MAX: Final = 300
-PROCESSES: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Planted:
-    """A fault: which checker must catch it, and what to patch."""
-
-    name: str
-    checker: type[Checker]
-    patches: tuple[tuple[Any, str, Any], ...]
-    """(owner, attribute, replacement)."""
-    first_seed: int = 0
-    """Where `make test` begins to look: few seeds show some faults, and a budget of seconds is not for those that do not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Catch:
-    """What became of one fault."""
-
-    name: str
-    promise: str
-    seeds_needed: int | None
-    """How many seeds it took; None when none of them showed it."""
-    seconds: float
-
 
 # --- replacements; each is the original with one thing wrong ---
 
@@ -529,61 +488,3 @@ SUITE: Final = (
     Planted("who spreads a rumour is believed", OneHistory,
             ((member.Ledger, "_records", _records_from_spreaders),)),
 )  # fmt: skip
-
-
-def catch(planted: Planted, seeds_max: int = SEEDS_MAX, *, first_seed: int = 0) -> Catch:
-    """Run seeds with the fault in place, those below `first_seed` last, until its checker complains."""
-    started_s = time.monotonic()
-    needed = None
-    with contextlib.ExitStack() as stack:
-        for owner, name, replacement in planted.patches:
-            stack.enter_context(mock.patch.object(owner, name, replacement))
-        for tried in range(seeds_max):
-            try:
-                run_seed((first_seed + tried) % seeds_max, checkers=(planted.checker,))
-            except ViolationError:
-                needed = tried + 1
-                break
-            except Exception:  # noqa: BLE001 - a broken core may also fall over; that is not the catch we want
-                continue
-    return Catch(planted.name, planted.checker.promise, needed, time.monotonic() - started_s)
-
-
-def _catch_at(index: int) -> Catch:
-    return catch(SUITE[index])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Catch every fault; return 1 when one escapes."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim.planted", description=__doc__)
-    parser.add_argument("--only", help="faults whose name contains this")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    options = parser.parse_args(arguments)
-    started_s = time.monotonic()
-    indices = [i for i, p in enumerate(SUITE) if not options.only or options.only in p.name]
-    if not indices:
-        parser.error(f"no planted fault has {options.only!r} in its name")
-    catches: list[Catch] = []
-    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        for found in pool.imap_unordered(_catch_at, indices, chunksize=1):
-            catches.append(found)
-            seeds = f"{found.seeds_needed:4d} seeds" if found.seeds_needed else "NOT CAUGHT"
-            tell(f"{seeds:>10} {found.seconds:6.1f} s  {found.promise:<24} {found.name}")
-    caught = [found.seeds_needed for found in catches if found.seeds_needed is not None]
-    result = {
-        "planted": len(catches),
-        "caught": len(caught),
-        "worst_seeds_needed": max(caught, default=0),
-        "seconds": round(time.monotonic() - started_s, 1),
-    }
-    print(json.dumps(result) if options.json else result)  # noqa: T201 - the result
-    return 0 if len(caught) == len(catches) else 1
-
-
-def tell(text: str) -> None:
-    """Write progress to stderr: stdout is for the result."""
-    sys.stderr.write(text + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

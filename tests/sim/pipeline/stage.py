@@ -37,10 +37,11 @@ from protocols.ledger.trainer import (
 from protocols.ledger.view import Ballot, Record, ids_of
 from protocols.replies import ErrorCode
 from tests.sim.engine.compute import SimCompute
+from tests.sim.pipeline.checkers.checker import Counted, SaidVoid
 from tests.sim.pipeline.exchange import Gradient, digest_of
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
+    from tests.sim.pipeline.peer import PipelinePeer
 
 INITIAL_STATE = b"initial"
 REPLAY_MAX = 8
@@ -84,10 +85,9 @@ class _Fetch:
 class SimStage:
     """Gradient, state, queue and transfers of one peer. The peer forwards the ledger's effects and trainers' calls."""
 
-    def __init__(self, peer: SimPeer, slowness: float) -> None:
+    def __init__(self, peer: PipelinePeer) -> None:
         self.peer = peer
         self.world = peer.world
-        self.slowness = slowness
         self.gradient_changes = 0
         """How often the gradient became another one than before."""
         self.reset()
@@ -135,6 +135,9 @@ class SimStage:
         self.gradient: Gradient = Counter()
         self._gradient_changed()
 
+    def _note(self, what: Counted | SaidVoid) -> None:
+        self.world.watch.see(self.peer, what)
+
     def _gradient_changed(self) -> None:
         self.gradient_changes += 1
         self.world.exchanges.gradient_changes += 1
@@ -144,7 +147,6 @@ class SimStage:
         assert self.stage is not None
         content = self.finished[record.stages[self.stage].gradient_hash]
         self._reset_gradient()
-        self.world.watch.step_applied(self.peer, self.stage, record, content)
         if self.loaded:
             self._advance(record, content)
             return
@@ -351,7 +353,7 @@ class SimStage:
         return None
 
     def _seconds(self, size: float) -> float:
-        return size * self.slowness * self.world.compute_s
+        return size * self.peer.slowness * self.world.compute_s
 
     def _serve_forward(self, ask: AskStage, call: Caller) -> None:
         if ask.step != self.step + 1:
@@ -397,7 +399,7 @@ class SimStage:
     ) -> None:
         current = tally is self.peer.ledger.tally
         if counting and tally.finish(ask.microbatch, added=computed) and current:
-            self.world.watch.counted(self.peer, ask)
+            self._note(Counted(ask))
             broken = self.world.rng.random() < self.world.broken_gradients
             self.peer.handle(TallyChanged(self.peer.now_s, broken))
         if computed:
@@ -418,13 +420,13 @@ class SimStage:
         if isinstance(ask, AskSettle):
             settled = ledger.tally.settle(ask.microbatch, ask.attempt)
             if settled is Settled.VOID:
-                self.world.watch.said_void(self.peer, ask.step, ask.microbatch, ask.attempt)
+                self._note(SaidVoid(ask.step, ask.microbatch, ask.attempt))
             answer(lambda now_s: SettleAnswered(now_s, ask.call, settled, index))
         else:
             counted, pending = ledger.tally.claim(ask.ids, ask.generation)
             for microbatch in ids_of(ask.ids & ~counted & ~pending):
                 before = Attempt(ask.generation, -1)
-                self.world.watch.said_void(self.peer, ask.step, microbatch, before)
+                self._note(SaidVoid(ask.step, microbatch, before))
             answer(lambda now_s: ClaimAnswered(now_s, ask.call, counted, pending, index))
 
 

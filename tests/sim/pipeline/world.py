@@ -1,94 +1,54 @@
-"""One simulated run: peers, network, directory, faults from the seed, and every checker watching."""
+"""A run of the pipeline: records, who holds which state, trainers' calls, and what the faults may take for good."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
-from protocols.ledger.messages import Accept, Accepted, Promise
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, CallFailed
 from protocols.ledger.view import Record
-from tests.sim.engine.clock import Clock
-from tests.sim.engine.directory import SimDirectory
-from tests.sim.engine.network import Network, Weather
-from tests.sim.engine.topic import SimTopic
-from tests.sim.pipeline.checkers import ALL, Checker
+from tests.sim.engine.checker import Checker
+from tests.sim.engine.world import World
+from tests.sim.pipeline.checkers import ALL
+from tests.sim.pipeline.checkers.checker import CallEnded, Decided, GaveUp, StateReached
 from tests.sim.pipeline.checkers.one_side_commits import is_quorum
 from tests.sim.pipeline.exchange import Exchanges
-from tests.sim.pipeline.faults import Faults, Injector
-from tests.sim.pipeline.peer import SimPeer
+from tests.sim.pipeline.faults import PipelineFaults, PipelineInjector
+from tests.sim.pipeline.peer import PipelinePeer
 from tests.sim.pipeline.stage import MakeEvent
 
-_LOOK_S: Final = 5.0
 _PROBE_S: Final = 1.0
 _ALL_CONNECTED: Final = 64
 _NAMES_IN_TRACE: Final = 64
+_STEPS_AFTER: Final = 3
+"""A run that is healed commits so many more steps in time, or its last one."""
 
 
-class Watch:
-    """Tells every checker that cares; those that do not are never called."""
-
-    def __init__(self, checkers: list[Checker]) -> None:
-        for name in (
-            "decided", "learned", "settled", "accept_asked", "accepted", "promised", "step_applied",
-            "state_reached", "died", "expelled", "gave_up", "asked", "call_ended", "said_void", "counted", "blamed", "looked", "ended",
-        ):  # fmt: skip
-            base = getattr(Checker, name)
-            calls = tuple(getattr(c, name) for c in checkers if getattr(type(c), name) is not base)
-            setattr(self, name, _together(calls))
-
-    decided: Callable[..., None]
-    learned: Callable[..., None]
-    settled: Callable[..., None]
-    accept_asked: Callable[..., None]
-    accepted: Callable[..., None]
-    promised: Callable[..., None]
-    step_applied: Callable[..., None]
-    state_reached: Callable[..., None]
-    died: Callable[..., None]
-    expelled: Callable[..., None]
-    gave_up: Callable[..., None]
-    asked: Callable[..., None]
-    call_ended: Callable[..., None]
-    said_void: Callable[..., None]
-    counted: Callable[..., None]
-    blamed: Callable[..., None]
-    looked: Callable[..., None]
-    ended: Callable[..., None]
-
-
-def _together(calls: tuple[Callable[..., None], ...]) -> Callable[..., None]:
-    def tell(*args: object) -> None:
-        for call in calls:
-            call(*args)
-
-    return calls[0] if len(calls) == 1 else tell
-
-
-class World:
-    """Everything in one run, replayable from `seed`.
+class PipelineWorld(World[PipelinePeer]):
+    """A world whose peers host the stages of one pipeline.
 
     Args:
-      scale: seconds of this run per second of the standard one; deadlines, computing and faults stretch alike.
       reduce_s: what exchanging a gradient takes, of the standard run.
       compute_s: what a forward takes, of the standard run.
       announce_s: how often a member announces itself; None: once in two of the times after which a silent peer is suspected.
       trainers: share of the peers that have data to train on; the others only host.
       in_flight: microbatches that one of them works on at once.
       deadlines_s: floor and ceiling of a trainer's requests; None: one and ten of these times.
-      detailed: trace every message, not only records and faults.
     """
+
+    unit = "steps"
+    faults: PipelineFaults
 
     def __init__(
         self,
         seed: int,
         settings: LedgerSettings,
         peer_count: int,
-        faults: Faults,
+        faults: PipelineFaults,
         *,
         scale: float = 1.0,
         delay_s: float = 0.01,
@@ -101,82 +61,63 @@ class World:
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
     ) -> None:
-        self.seed = seed
+        super().__init__(
+            seed,
+            faults,
+            scale=scale,
+            delay_s=delay_s,
+            announce_s=announce_s or settings.silence_s * 2,
+            detailed=detailed,
+            checkers=checkers,
+        )
         self.settings = settings
-        self.faults = faults
-        self.scale = scale
-        self.detailed = detailed
-        self.clock = Clock()
-        self.rng = random.Random(f"world/{seed}")
         self.compute_s = compute_s * scale
         self.fetch_s = 0.5
         self.trainers, self.in_flight = trainers, in_flight
         self.deadlines_s = deadlines_s or (settings.silence_s, 10 * settings.silence_s)
         self.reduce_s = reduce_s
         self.broken_gradients, self.damaged_bytes = faults.broken_gradients, faults.damaged_bytes
-        weather = Weather(delay_s, faults.loss, faults.repeat, faults.reordering, faults.heavy_tail)
-        self.network = Network(self.clock, random.Random(f"network/{seed}"), weather)
-        self.directory = SimDirectory(
-            self, announce_s=announce_s or settings.silence_s * 2, stale=faults.stale_directory
-        )
-        self.topic = SimTopic(
-            self,
-            random.Random(f"topic/{seed}"),
-            loss=faults.topic_loss,
-            repeats=faults.topic_repeats,
-        )
-        self.trace: list[str] = []
-        self.handled = 0
-        """Events that the cores have taken."""
         self.records: dict[int, Record] = {}
         self.newest_record: Record | None = None
-        self.liars: set[PeerID] = set()
-        """Strangers and members that lie, or once did."""
         self.false_parts: dict[tuple[int, int], Counter[int]] = {}
         """Record and stage -> what lying members put into the reduced gradient."""
         self.forgers: set[PeerID] = set()
         """Honest but for what they are made to send, which nobody believes."""
-        self.goal = 0
-        self._healed_s: float | None = None
-        self._interrupt: Callable[[SimPeer], None] | None = None
+        self._interrupt: Callable[[PipelinePeer], None] | None = None
         self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
         """Who, in which life of its state, must hold a stage's state of a step."""
-        self.checkers = [checker(self) for checker in checkers]
-        self.watch = Watch(self.checkers)
-        self._watched: dict[type, Callable[..., None]] = {
-            Accept: self.watch.accept_asked,
-            Accepted: self.watch.accepted,
-            Promise: self.watch.promised,
-        }
         self.exchanges = Exchanges(self)
-        self.peers: dict[PeerID, SimPeer] = {}
-        ids = [PeerID(b"peer%04d" % index) for index in range(peer_count)]
-        self.rng.shuffle(ids)
-        observers = min(faults.observers, peer_count - settings.stages)
-        for index, peer_id in enumerate(ids):
-            observer = index >= peer_count - observers
-            self.peers[peer_id] = SimPeer(self, peer_id, founder=index == 0, observer=observer)
+        self._observers_from = peer_count - min(faults.observers, peer_count - settings.stages)
+        self.populate(peer_count)
 
-    # --- what peers use ---
+    # --- what the engine asks ---
 
-    def log(self, text: str) -> None:
-        self.trace.append(f"{self.clock.now_s:10.3f} {text}")
+    def make_peer(self, peer_id: PeerID, index: int | None) -> PipelinePeer:
+        observer = index is not None and index >= self._observers_from
+        return PipelinePeer(self, peer_id, founder=index == 0, observer=observer)
 
-    def scaled(self, seconds: float) -> float:
-        return seconds * self.scale
+    @property
+    def progress(self) -> int:
+        return self.step
 
-    def deliver(self, source: SimPeer, send: Send) -> None:
-        """Cast a ledger message."""
-        if source.lies is not None and send.peer != source.peer_id:
-            send = source.lies.told(send)
-        watched = self._watched.get(type(send.message))
-        if watched is not None:
-            watched(source.peer_id, send.message)
-        target = self.peers.get(send.peer)
-        if target is not None:  # a stranger that made itself known gets nothing
-            self.network.cast(source.peer_id, send.peer, target.receive, source.peer_id, send)
+    def expected(self) -> int:
+        return min(self.settings.steps, self.step + _STEPS_AFTER)
 
-    def connected_to(self, peer: SimPeer) -> list[SimPeer]:
+    def changed(self, peer: PipelinePeer) -> None:
+        self.exchanges.changed()
+
+    def plan_faults(self, until_s: float) -> None:
+        PipelineInjector(self, until_s).plan()
+
+    def mend(self) -> None:
+        self.broken_gradients = self.damaged_bytes = 0.0
+        for peer in self.peers.values():
+            peer.lies = None
+
+    def described(self) -> str:
+        return f"settings: {self.settings}"
+
+    def connected_to(self, peer: PipelinePeer) -> list[PipelinePeer]:
         """Who notices at once when this peer dies: in a small swarm everybody, in a large one those that talk to it."""
         peer_id, lead = peer.peer_id, peer.ledger.lead_peer
         everybody = len(self.peers) <= _ALL_CONNECTED
@@ -194,15 +135,18 @@ class World:
             )
         ]
 
-    def received(self, peer: SimPeer, source: PeerID, send: Send) -> None:
-        if self.detailed:
-            self.log(f"{source.decode()} > {peer.name} {send.message}")
+    # --- what peers use ---
 
-    def call(self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim) -> None:
+    def deliver(self, source: PipelinePeer, send: Send) -> None:
+        """Cast a message of the ledger or the trainer."""
+        if source.lies is not None and send.peer != source.peer_id:
+            send = source.lies.told(send)
+        self.cast(source, send.peer, send.message)
+
+    def call(self, trainer: PipelinePeer, ask: AskStage | AskSettle | AskClaim) -> None:
         """Carry a question that is answered once: by the member, or by its deadline with nobody knowing."""
         if self.detailed:
             self.log(f"{trainer.name} ? {ask}")
-        self.watch.asked(trainer, ask)
         call = trainer.calls[ask.call] = Call(self, trainer, ask)
         self.network.cast(trainer.peer_id, ask.peer, call.arrive)
         if self.network.reaches(trainer.peer_id, ask.peer):
@@ -212,9 +156,8 @@ class World:
             trainer.later(_PROBE_S, trainer.notice_down, ask.peer)
         call.deadline = self.clock.after(in_s, call.fail)
 
-    def learned(self, peer: SimPeer, record: Record) -> None:
+    def learned(self, peer: PipelinePeer, record: Record) -> None:
         """A peer takes a record: the first one to do so shows it to the checkers."""
-        self.watch.learned(peer, record)
         peer.record_index = record.index
         if record.index not in self.records:
             before = self.records.get(record.index - 1)
@@ -225,18 +168,17 @@ class World:
             self.log(
                 f"record {record.index} step {record.step} lead {record.lead.decode()} {_names(record)}"
             )
-            self.watch.decided(record, before)
+            self.watch.see(peer, Decided(record, before))
             interrupt, self._interrupt = self._interrupt, None
-            if interrupt is not None and self._healed_s is None:
+            if interrupt is not None and self.healed_s is None:
                 interrupt(peer)
-            if self._healed_s is not None and record.step >= self.goal:
-                self.clock.stopped = True
+            self.advanced()
 
-    def at_next_decision(self, interrupt: Callable[[SimPeer], None]) -> None:
+    def at_next_decision(self, interrupt: Callable[[PipelinePeer], None]) -> None:
         """Do something to the one that decides the next record, in that moment."""
         self._interrupt = interrupt
 
-    def damages(self, peer: SimPeer) -> bool:
+    def damages(self, peer: PipelinePeer) -> bool:
         """Tell whether what this peer reduces now ends with other bytes than it should."""
         return self.rng.random() < self.damaged_bytes
 
@@ -246,10 +188,6 @@ class World:
     def step(self) -> int:
         """The newest committed step."""
         return self.newest_record.step if self.newest_record is not None else 0
-
-    @property
-    def healed_for_s(self) -> float:
-        return self.clock.now_s - self._healed_s if self._healed_s is not None else 0.0
 
     def _note_holders(self, record: Record, before: Record | None) -> None:
         """Whoever had reduced a committed step must come to hold it; who loads it later is added by `state_reached`."""
@@ -268,23 +206,23 @@ class World:
         for key in [key for key in self.holders if key[1] < record.step - 1]:
             del self.holders[key]
 
-    def add_holder(self, peer: SimPeer, stage: int, step: int) -> None:
+    def add_holder(self, peer: PipelinePeer, stage: int, step: int) -> None:
         self.holders.setdefault((stage, step), set()).add((peer.peer_id, peer.state_life))
 
-    def state_reached(self, peer: SimPeer, stage: int, step: int, state: bytes) -> None:
+    def state_reached(self, peer: PipelinePeer, stage: int, step: int, state: bytes) -> None:
         """A peer has computed or loaded a state."""
         self.add_holder(peer, stage, step)
-        self.watch.state_reached(peer, stage, step, state)
+        self.watch.see(peer, StateReached(stage, step, state))
 
-    def went_back_to(self, peer: SimPeer, step: int) -> None:
+    def went_back_to(self, peer: PipelinePeer, step: int) -> None:
         """A peer restarted with what was on its disk: what it had reduced since then is gone."""
         for (_, reached), holders in self.holders.items():
             if reached > step:
                 holders.discard((peer.peer_id, peer.state_life))
 
-    def gave_up(self, peer: SimPeer) -> None:
+    def gave_up(self, peer: PipelinePeer) -> None:
         """A peer drops the state it has, as a record says."""
-        self.watch.gave_up(peer)
+        self.watch.see(peer, GaveUp())
         for (stage, _), holders in self.holders.items():
             if stage == peer.stage.stage:
                 holders.discard((peer.peer_id, peer.state_life))
@@ -320,49 +258,6 @@ class World:
         peer = self.peers[peer_id]
         return peer.up and peer.state_life == life
 
-    # --- the run ---
-
-    def add_peer(self) -> None:
-        """A volunteer comes along."""
-        peer_id = PeerID(b"peer%04d" % len(self.peers))
-        peer = self.peers[peer_id] = SimPeer(self, peer_id)
-        self.log(f"join {peer.name}")
-        peer.start()
-
-    def begin(self) -> None:
-        """Start all peers, and the looks at them."""
-        for peer in list(self.peers.values()):
-            peer.start()
-        self._look()
-
-    def _look(self) -> None:
-        self.watch.looked()
-        self.clock.after(self.scaled(_LOOK_S), self._look)
-
-    def _heal(self) -> None:
-        """End all faults: what is up stays up, what is cut is joined, what is stopped goes on."""
-        self.log("heal")
-        self._healed_s = self.clock.now_s
-        self.network.heal()
-        self.directory.heal()
-        self.topic.heal()
-        self.broken_gradients = self.damaged_bytes = 0.0
-        for peer in self.peers.values():
-            peer.go_on()
-            peer.lies = None
-
-    def run(self, *, safety_s: float, steps_after: int, liveness_s: float) -> None:
-        """Safety under faults, then healing and `steps_after` more steps. Raises ViolationError."""
-        self.begin()
-        Injector(self, self.scaled(safety_s)).plan()
-        self.goal = self.settings.steps + 1
-        self.clock.run_until(self.scaled(safety_s))
-        self._heal()
-        self.goal = min(self.settings.steps, self.step + steps_after)
-        self.clock.run_until(self.scaled(safety_s + liveness_s))
-        self.watch.looked()
-        self.watch.ended()
-
 
 def _names(record: Record) -> str:
     if len(record.members) > _NAMES_IN_TRACE:
@@ -376,7 +271,7 @@ class Call:
     __slots__ = ("ask", "deadline", "ended", "life", "trainer", "world")
 
     def __init__(
-        self, world: World, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim
+        self, world: PipelineWorld, trainer: PipelinePeer, ask: AskStage | AskSettle | AskClaim
     ) -> None:
         self.world = world
         self.trainer = trainer
@@ -435,13 +330,13 @@ class Call:
             self.world.log(f"{self.trainer.name} ! {event}")
         # Cancelled meanwhile: the core has to know that by itself.
         if self.trainer.calls.pop(self.ask.call, None) is not None:
-            self.world.watch.call_ended(self.trainer, self.ask, event)
+            self.world.watch.see(self.trainer, CallEnded(self.ask, event))
         self.trainer.train(event)
 
 
 def draw_world(
     seed: int, *, detailed: bool = False, checkers: Sequence[type[Checker]] = ALL
-) -> World:
+) -> PipelineWorld:
     """Draw sizes, pace and faults of the standard mix."""
     rng = random.Random(f"options/{seed}")
     stages = rng.choice((1, 2, 3))
@@ -458,29 +353,14 @@ def draw_world(
         reduce_s=8.0 * scale,
         lease_s=10.0 * scale,
     )
-    return World(
+    return PipelineWorld(
         seed,
         settings,
         peers,
-        Faults.draw(seed),
+        PipelineFaults.draw(seed),
         scale=scale,
         delay_s=rng.choice((0.001, 0.01, 0.05, 0.15)),
         reduce_s=rng.choice((0.0, 0.1, 0.5, 1.5)),
         detailed=detailed,
         checkers=checkers,
     )
-
-
-def run_seed(
-    seed: int,
-    *,
-    detailed: bool = False,
-    checkers: Sequence[type[Checker]] = ALL,
-    on_world: Callable[[World], Any] | None = None,
-) -> World:
-    """Run one seed of the standard mix. Raises ViolationError, or whatever a core raises."""
-    world = draw_world(seed, detailed=detailed, checkers=checkers)
-    if on_world is not None:
-        on_world(world)
-    world.run(safety_s=160.0, steps_after=3, liveness_s=180.0)
-    return world

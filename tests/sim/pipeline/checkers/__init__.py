@@ -6,10 +6,10 @@ planted fault that it catches alone.
 
 from __future__ import annotations
 
+from tests.sim.engine.checker import Checker
 from tests.sim.pipeline.checkers.aborted_changes_nothing import AbortedChangesNothing
 from tests.sim.pipeline.checkers.all_prepared import AllPrepared
 from tests.sim.pipeline.checkers.bounded import Bounded
-from tests.sim.pipeline.checkers.checker import Checker, ViolationError
 from tests.sim.pipeline.checkers.exactly_once import ExactlyOnce
 from tests.sim.pipeline.checkers.frozen_while_reduced import FrozenWhileReduced
 from tests.sim.pipeline.checkers.last_copy_stays import LastCopyStays
@@ -39,4 +39,4 @@ ALL: tuple[type[Checker], ...] = (
     PlaceIsKept,
 )
 
-__all__ = ["ALL", "Checker", "ViolationError"]
+__all__ = ["ALL", "Checker"]

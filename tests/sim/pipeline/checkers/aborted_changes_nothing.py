@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ledger.view import Record, ids_of
+from protocols.ledger.trainer import RecordLearned
+from protocols.ledger.view import ids_of
+from tests.sim.engine.checker import on
 from tests.sim.pipeline.checkers.checker import Checker
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
+    from tests.sim.pipeline.peer import PipelinePeer
 
 
 class AbortedChangesNothing(Checker):
@@ -16,7 +18,9 @@ class AbortedChangesNothing(Checker):
 
     promise = "aborted changes nothing"
 
-    def settled(self, peer: SimPeer, record: Record) -> None:
+    @on(RecordLearned)
+    def settled(self, peer: PipelinePeer, event: RecordLearned) -> None:
+        record = event.record
         ledger, stage = peer.ledger, peer.stage
         if ledger.member is None or ledger.record is not record or peer.peer_id in self.world.liars:
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from protocols.ledger.view import Record
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, Decided
 
 
 class AllPrepared(Checker):
@@ -11,7 +11,9 @@ class AllPrepared(Checker):
 
     promise = "all prepared"
 
-    def decided(self, record: Record, before: Record | None) -> None:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        record, before = what.record, what.before
         if not record.commits_step or before is None:
             return
         stays = {member.peer for member in record.members}

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from protocols.ledger.history import HISTORY_RECORDS
 from protocols.ledger.leases import first_generation
 from protocols.ledger.trainer import AskStage
-from protocols.ledger.view import Record
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, Decided
 
 if TYPE_CHECKING:
-    from protocols.ledger.trainer import AskClaim, AskSettle
-    from protocols.ledger.view import Record
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 _ALLOWANCE = 40
 """Strangers and former members that have been heard since they were last swept."""
@@ -28,13 +26,15 @@ class Bounded(Checker):
 
     promise = "bounded"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         super().__init__(world)
         self._decided_s = -1.0
         self._at_once = 0
         self._changes = 0
 
-    def decided(self, record: Record, before: Record | None) -> None:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        record, before = what.record, what.before
         if before is None or record.members != before.members:
             self._changes += 1
         now_s = self.world.clock.now_s
@@ -43,7 +43,8 @@ class Bounded(Checker):
         if self._at_once > _AT_ONCE:
             raise self.broken(f"{record.lead.decode()} has record follow record, without end")
 
-    def asked(self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim) -> None:
+    @on(AskStage)
+    def asked(self, trainer: PipelinePeer, ask: AskStage) -> None:
         newest = self.world.newest_record
         if isinstance(ask, AskStage) and newest is not None:
             no_lead_yet = first_generation(newest.index + 2, 0)

@@ -6,12 +6,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from protocols.ids import PeerID
+from protocols.ledger.events import ApplyStep
 from protocols.ledger.view import Record, ids_of, unpack_ids
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, Decided
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 
 class ExactlyOnce(Checker):
@@ -22,12 +24,14 @@ class ExactlyOnce(Checker):
 
     promise = "exactly once"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         super().__init__(world)
         self._right: dict[int, Counter[int]] = {}
         """Stage -> the content that was found right last."""
 
-    def decided(self, record: Record, before: Record | None) -> None:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        record, before = what.record, what.before
         if not record.commits_step or before is None:
             return
         stage_of = {member.peer: member.stage for member in before.members}
@@ -37,9 +41,11 @@ class ExactlyOnce(Checker):
         for stage, counted in enumerate(claimed):
             self._check(counted, f"record {record.index} says that stage {stage}")
 
-    def step_applied(
-        self, peer: SimPeer, stage: int, record: Record, content: Counter[int]
-    ) -> None:
+    @on(ApplyStep)
+    def step_applied(self, peer: PipelinePeer, effect: ApplyStep) -> None:
+        record, stage = effect.record, peer.stage.stage
+        assert stage is not None
+        content = peer.stage.finished[record.stages[stage].gradient_hash]
         liars = self.world.liars
         if not liars:
             if self._right.get(stage) is not content:  # most replicas share it

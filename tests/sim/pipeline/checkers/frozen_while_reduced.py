@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, Counted
 
 if TYPE_CHECKING:
-    from protocols.ledger.trainer import AskStage
-    from tests.sim.pipeline.peer import SimPeer
+    from tests.sim.pipeline.peer import PipelinePeer
 
 
 class FrozenWhileReduced(Checker):
@@ -16,7 +16,9 @@ class FrozenWhileReduced(Checker):
 
     promise = "frozen while reduced"
 
-    def counted(self, peer: SimPeer, ask: AskStage) -> None:
+    @on(Counted)
+    def counted(self, peer: PipelinePeer, what: Counted) -> None:
+        ask = what.ask
         record = peer.ledger.record
         if record is not None and peer.stage.reduces(record.index + 1):
             raise self.broken(

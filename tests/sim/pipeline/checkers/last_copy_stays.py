@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocols.ids import PeerID
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, GaveUp, StateReached
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 _PATIENCE_SILENCES = 40
 """After healing: to notice who is gone, to move somebody, to fetch the state, and once more when the mover was slow."""
@@ -20,14 +21,16 @@ class LastCopyStays(Checker):
 
     promise = "last copy stays"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         super().__init__(world)
         self._loaded: set[tuple[int, PeerID]] = set()
 
-    def state_reached(self, peer: SimPeer, stage: int, step: int, state: bytes) -> None:
-        self._loaded.add((stage, peer.peer_id))
+    @on(StateReached)
+    def state_reached(self, peer: PipelinePeer, what: StateReached) -> None:
+        self._loaded.add((what.stage, peer.peer_id))
 
-    def gave_up(self, peer: SimPeer) -> None:
+    @on(GaveUp)
+    def gave_up(self, peer: PipelinePeer, what: GaveUp) -> None:
         """Another member must have been seen with the state, unless everybody leaves."""
         stage, record = peer.stage, peer.ledger.record
         if record is None or not stage.loaded or stage.step == 0 or stage.step < record.step:

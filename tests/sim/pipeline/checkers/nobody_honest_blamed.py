@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ids import PeerID
+from protocols.ledger.events import Blame
 from protocols.ledger.messages import Accept
 from protocols.ledger.view import Record
 from protocols.schema import SchemaError, decode, encode
+from tests.sim.engine.checker import on
 from tests.sim.pipeline.checkers.checker import Checker
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 
 class NobodyHonestBlamed(Checker):
@@ -20,19 +21,21 @@ class NobodyHonestBlamed(Checker):
 
     promise = "nobody honest blamed"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         super().__init__(world)
         self._checked: Record | None = None
 
-    def blamed(self, by: SimPeer, peer: PeerID, reason: str) -> None:
-        if peer not in self.world.liars | self.world.forgers:
-            raise self.broken(f"{by.name} blamed {peer.decode()}: {reason}")
+    @on(Blame)
+    def blamed(self, by: PipelinePeer, blame: Blame) -> None:
+        if blame.peer not in self.world.liars | self.world.forgers:
+            raise self.broken(f"{by.name} blamed {blame.peer.decode()}: {blame.reason}")
 
-    def accept_asked(self, peer: PeerID, message: Accept) -> None:
+    @on(Accept)
+    def accept_asked(self, sender: PipelinePeer, message: Accept) -> None:
         record = message.record
         if record.commits_step and record is not self._checked:
             self._checked = record
             try:
                 decode(Record, encode(record))
             except SchemaError as error:
-                raise self.broken(f"{peer.decode()} proposes what is no record: {error}") from error
+                raise self.broken(f"{sender.name} proposes what is no record: {error}") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ledger.view import Record
-from tests.sim.pipeline.checkers.checker import Checker
+from protocols.ledger.events import Learned
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, Decided
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.peer import SimPeer
+    from tests.sim.pipeline.peer import PipelinePeer
 
 
 class OneHistory(Checker):
@@ -16,7 +17,9 @@ class OneHistory(Checker):
 
     promise = "one history"
 
-    def learned(self, peer: SimPeer, record: Record) -> None:
+    @on(Learned)
+    def learned(self, peer: PipelinePeer, effect: Learned) -> None:
+        record = effect.record
         known = self.world.records.get(record.index)
         if known is not None and known is not record and known != record:
             raise self.broken(f"{peer.name} learned another record {record.index}")
@@ -25,7 +28,9 @@ class OneHistory(Checker):
                 f"{peer.name} went back from record {peer.record_index} to {record.index}"
             )
 
-    def decided(self, record: Record, before: Record | None) -> None:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        record, before = what.record, what.before
         if before is None:
             return
         if record.previous != before.digest():

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from protocols.ids import PeerID
 from protocols.ledger.messages import Accept, Accepted, Promise
 from protocols.ledger.view import Ballot, Member, Record
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import Checker, Decided
 
 if TYPE_CHECKING:
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 
 def is_quorum(peers: set[PeerID], members: tuple[Member, ...]) -> bool:
@@ -27,23 +29,27 @@ class OneSideCommits(Checker):
 
     promise = "one side commits"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         super().__init__(world)
         self._proposed: dict[tuple[int, Ballot], Record] = {}
         self._accepted: dict[tuple[int, Ballot], set[PeerID]] = {}
         self._promised: dict[tuple[int, PeerID], Ballot] = {}
         self._steps: dict[int, int] = {}
 
-    def accept_asked(self, peer: PeerID, message: Accept) -> None:
+    @on(Accept)
+    def accept_asked(self, sender: PipelinePeer, message: Accept) -> None:
         known = self._proposed.setdefault((message.index, message.ballot), message.record)
         if known is not message.record and known != message.record:
-            raise self.broken(f"{peer.decode()} proposed two records under one ballot")
+            raise self.broken(f"{sender.name} proposed two records under one ballot")
 
-    def promised(self, peer: PeerID, message: Promise) -> None:
-        key = (message.index, peer)
+    @on(Promise)
+    def promised(self, sender: PipelinePeer, message: Promise) -> None:
+        key = (message.index, sender.peer_id)
         self._promised[key] = max(message.ballot, self._promised.get(key, message.ballot))
 
-    def accepted(self, peer: PeerID, message: Accepted) -> None:
+    @on(Accepted)
+    def accepted(self, sender: PipelinePeer, message: Accepted) -> None:
+        peer = sender.peer_id
         promise = self._promised.get((message.index, peer))
         if promise is not None and message.ballot < promise:
             raise self.broken(
@@ -51,7 +57,9 @@ class OneSideCommits(Checker):
             )
         self._accepted.setdefault((message.index, message.ballot), set()).add(peer)
 
-    def decided(self, record: Record, before: Record | None) -> None:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        record, before = what.record, what.before
         if before is None:
             return
         if (

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from protocols.ledger.events import Expelled
+from tests.sim.engine.checker import on
 from tests.sim.pipeline.checkers.checker import Checker
 
 if TYPE_CHECKING:
     from protocols.ledger.view import Record
-    from tests.sim.pipeline.peer import SimPeer
+    from tests.sim.pipeline.peer import PipelinePeer
 
 
 _FEW = 3
@@ -23,7 +25,8 @@ class PlaceIsKept(Checker):
 
     promise = "place is kept"
 
-    def expelled(self, peer: SimPeer) -> None:
+    @on(Expelled)
+    def expelled(self, peer: PipelinePeer, effect: Expelled) -> None:
         known, newest = peer.ledger.record, self.world.newest_record
         assert known is not None
         assert newest is not None
@@ -33,7 +36,7 @@ class PlaceIsKept(Checker):
                 f"{peer.name} gave up its place after record {known.index}, which is the newest"
             )
 
-    def _hears_an_honest_one(self, peer: SimPeer, known: Record) -> bool:
+    def _hears_an_honest_one(self, peer: PipelinePeer, known: Record) -> bool:
         pulse, now_s = peer.ledger._pulse, peer.now_s
         return any(
             pulse.silence(now_s, member.peer) <= pulse.silence_s

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from protocols.ids import PeerID
 from protocols.ledger.tally import Attempt, Settled, Tally
 from protocols.ledger.trainer import (
-    AskClaim,
-    AskSettle,
     AskStage,
     CallFailed,
     SettleAnswered,
-    TrainerEvent,
 )
-from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.engine.checker import on
+from tests.sim.pipeline.checkers.checker import CallEnded, Checker, Counted, Decided, SaidVoid
 
 if TYPE_CHECKING:
-    from protocols.ledger.view import Record
-    from tests.sim.pipeline.peer import SimPeer
-    from tests.sim.pipeline.world import World
+    from tests.sim.pipeline.peer import PipelinePeer
+    from tests.sim.pipeline.world import PipelineWorld
 
 Place: TypeAlias = tuple[PeerID, int, int]
 """Trainer, microbatch, stage."""
@@ -33,18 +30,21 @@ class VoidIsKept(Checker):
 
     promise = "void is kept"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: PipelineWorld) -> None:
         super().__init__(world)
         self._voids: dict[tuple[Tally, int], Attempt] = {}
         self._unknown: dict[Place, tuple[int, int, PeerID, int, Attempt]] = {}
 
     # --- members ---
 
-    def said_void(self, peer: SimPeer, step: int, microbatch: int, attempt: Attempt) -> None:
-        key = (peer.ledger.tally, microbatch)
-        self._voids[key] = max(attempt, self._voids.get(key, attempt))
+    @on(SaidVoid)
+    def said_void(self, peer: PipelinePeer, what: SaidVoid) -> None:
+        key = (peer.ledger.tally, what.microbatch)
+        self._voids[key] = max(what.attempt, self._voids.get(key, what.attempt))
 
-    def counted(self, peer: SimPeer, ask: AskStage) -> None:
+    @on(Counted)
+    def counted(self, peer: PipelinePeer, what: Counted) -> None:
+        ask = what.ask
         void = self._voids.get((peer.ledger.tally, ask.microbatch))
         if void is not None and ask.attempt <= void:
             raise self.broken(
@@ -52,14 +52,16 @@ class VoidIsKept(Checker):
                 f"after it said that nothing up to {void} is counted"
             )
 
-    def decided(self, record: Record, before: Record | None) -> None:
-        for key in [key for key in self._voids if key[0].step <= record.step]:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        for key in [key for key in self._voids if key[0].step <= what.record.step]:
             del self._voids[key]
 
     # --- trainers ---
 
-    def asked(self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim) -> None:
-        if not isinstance(ask, AskStage) or not ask.count:
+    @on(AskStage)
+    def asked(self, trainer: PipelinePeer, ask: AskStage) -> None:
+        if not ask.count:
             return
         place = (trainer.peer_id, ask.microbatch, ask.stage)
         known = self._unknown.get(place)
@@ -75,10 +77,10 @@ class VoidIsKept(Checker):
                 f"not knowing whether {peer.decode()} did"
             )
 
-    def call_ended(
-        self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim, event: TrainerEvent
-    ) -> None:
+    @on(CallEnded)
+    def call_ended(self, trainer: PipelinePeer, what: CallEnded) -> None:
         """Note that an answer was lost, or what became of it."""
+        ask, event = what.ask, what.event
         if isinstance(ask, AskStage):
             lost = isinstance(event, CallFailed) and event.code is None
             member = trainer.trainer._view.find(ask.peer)

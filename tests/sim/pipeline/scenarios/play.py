@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from protocols.ids import PeerID
-from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.events import Blame, LedgerSettings
 from protocols.ledger.messages import Message
-from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, TrainerEvent
+from protocols.ledger.trainer import AskClaim, AskSettle, AskStage
 from protocols.ledger.view import Record, ids_of
+from tests.sim.engine.checker import on
 from tests.sim.engine.network import Network, Weather
 from tests.sim.pipeline.checkers import ALL, Checker
-from tests.sim.pipeline.faults import Faults
-from tests.sim.pipeline.peer import SimPeer
-from tests.sim.pipeline.world import World
+from tests.sim.pipeline.checkers.checker import CallEnded, Counted, Decided, StateReached
+from tests.sim.pipeline.faults import PipelineFaults
+from tests.sim.pipeline.peer import PipelinePeer
+from tests.sim.pipeline.world import PipelineWorld
 
 _SEED: Final = 0
 _NAMES: Final = tuple(f"p{number}" for number in range(1, 10))
@@ -81,9 +83,8 @@ class _Wires(Network):
 
 def _kind_of(deliver: Callable[..., None], args: tuple[Any, ...]) -> tuple[str, object]:
     """Name what is cast: a message by its class, a trainer's question by what it asks, an answer to it as "answer"."""
-    if isinstance(args[-1] if args else None, Send):
-        message = args[-1].message
-        return type(message).__name__, message
+    if deliver.__name__ == "receive":
+        return type(args[-1]).__name__, args[-1]
     ask = deliver.__self__.ask  # type: ignore[attr-defined]  # of a Call
     if args:
         return "answer", ask
@@ -95,25 +96,33 @@ class _Narrator(Checker):
 
     world: ScenarioWorld
 
-    def decided(self, record: Record, before: Record | None) -> None:
+    @on(Decided)
+    def decided(self, peer: object, what: Decided) -> None:
+        record, before = what.record, what.before
         for text in _changes(record, before):
             self.world.log(f"    {text}")
 
-    def state_reached(self, peer: SimPeer, stage: int, step: int, state: bytes) -> None:
+    @on(StateReached)
+    def state_reached(self, peer: PipelinePeer, what: StateReached) -> None:
+        stage, step = what.stage, what.step
         fetch = peer.stage._fetch
         if fetch is not None and fetch.asked.record.step == step:
             self.world.log(f"{peer.name} has loaded the state of stage {stage} at step {step}")
 
-    def blamed(self, by: SimPeer, peer: PeerID, reason: str) -> None:
+    @on(Blame)
+    def blamed(self, by: PipelinePeer, blame: Blame) -> None:
+        peer, reason = blame.peer, blame.reason
         self.world.log(f"{by.name} blames {peer.decode()}: {reason}")
 
-    def counted(self, peer: SimPeer, ask: AskStage) -> None:
+    @on(Counted)
+    def counted(self, peer: PipelinePeer, what: Counted) -> None:
+        ask = what.ask
         if "count" in self.world.shown:
             self.world.log(f"{peer.name} counts microbatch {ask.microbatch} at stage {ask.stage}")
 
-    def call_ended(
-        self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim, event: TrainerEvent
-    ) -> None:
+    @on(CallEnded)
+    def call_ended(self, trainer: PipelinePeer, what: CallEnded) -> None:
+        ask, event = what.ask, what.event
         if "answer" in self.world.shown:
             self.world.log(f"{ask.peer.decode()} > {trainer.name} {_brief(event)} ({_brief(ask)})")
 
@@ -192,7 +201,7 @@ def _brief(what: object) -> str:
     return " ".join(words)
 
 
-class ScenarioWorld(World):
+class ScenarioWorld(PipelineWorld):
     """Peers p1, p2, p3 ..., of which p1 founds the run."""
 
     network: _Wires
@@ -202,7 +211,13 @@ class ScenarioWorld(World):
     ) -> None:
         checkers = (*ALL, _Narrator)
         super().__init__(
-            _SEED, settings, 0, Faults(), reduce_s=reduce_s, compute_s=_COMPUTE_S, checkers=checkers
+            _SEED,
+            settings,
+            0,
+            PipelineFaults(),
+            reduce_s=reduce_s,
+            compute_s=_COMPUTE_S,
+            checkers=checkers,
         )
         self.fetch_s = fetch_s
         self.network = _Wires(self.clock, random.Random(_SEED), Weather(0.01))
@@ -216,12 +231,12 @@ class ScenarioWorld(World):
         for name in names:
             self.add(name)
 
-    def add(self, name: str, *, stage: int | None = None) -> SimPeer:
+    def add(self, name: str, *, stage: int | None = None) -> PipelinePeer:
         """Add a peer that asks for a stage, or takes what it is given."""
         peer_id = PeerID(name.encode())
-        peer = self.peers[peer_id] = SimPeer(self, peer_id, founder=not self.peers)
+        peer = self.peers[peer_id] = PipelinePeer(self, peer_id, founder=not self.peers)
         peer.wanted_stage = stage
-        peer.stage.slowness = 1.0
+        peer.slowness = 1.0
         return peer
 
     def log(self, text: str) -> None:
@@ -230,16 +245,16 @@ class ScenarioWorld(World):
         if self.wanted and self.wanted in text:
             self.clock.stopped = True
 
-    def received(self, peer: SimPeer, source: PeerID, send: Send) -> None:
-        self._show(source, peer.peer_id, send.message)
+    def received(self, peer: PipelinePeer, source: PeerID, message: Message) -> None:
+        self._show(source, peer.peer_id, message)
 
-    def call(self, trainer: SimPeer, ask: AskStage | AskSettle | AskClaim) -> None:
+    def call(self, trainer: PipelinePeer, ask: AskStage | AskSettle | AskClaim) -> None:
         kind = ask.kind if isinstance(ask, AskStage) else type(ask).__name__[3:].lower()
         if kind in self.shown:
             self.log(f"{trainer.name} > {ask.peer.decode()} {_brief(ask)}")
         super().call(trainer, ask)
 
-    def damages(self, peer: SimPeer) -> bool:
+    def damages(self, peer: PipelinePeer) -> bool:
         return peer.name in self.damaged
 
     def _show(self, source: PeerID, target: PeerID, message: Message) -> None:
@@ -324,10 +339,10 @@ class Play:
                 raise ValueError(f"there is no command {command!r}")
         self._train_only()
 
-    def _peer(self, name: str) -> SimPeer:
+    def _peer(self, name: str) -> PipelinePeer:
         return self.world.peers[PeerID(name.encode())]
 
-    def _peers(self, names: Iterable[str]) -> list[SimPeer]:
+    def _peers(self, names: Iterable[str]) -> list[PipelinePeer]:
         return [self._peer(name) for name in names]
 
     def _swarm(self, options: dict[str, str]) -> None:
@@ -353,7 +368,7 @@ class Play:
         for peer in self.world.peers.values():
             peer.trainer.paused = peer.draining or not self._trains_here(peer)
 
-    def _trains_here(self, peer: SimPeer) -> bool:
+    def _trains_here(self, peer: PipelinePeer) -> bool:
         return self._trains is None or peer.name in self._trains
 
     def _run(self, seconds: float) -> None:
@@ -389,7 +404,7 @@ def _links(sides: list[str]) -> list[tuple[PeerID, PeerID]]:
     return links if sign == ">" else links + [(b, a) for a, b in links]
 
 
-def _status(peer: SimPeer) -> str:
+def _status(peer: PipelinePeer) -> str:
     """Say what a peer would say of itself."""
     ledger = peer.ledger
     if not peer.up:
