@@ -59,6 +59,7 @@ width = 256
 [pipeline]
 stages = {stages}
 microbatches = 16
+[training]
 steps = 1000000
 evaluate_every = 0
 """

@@ -5,17 +5,23 @@ Errors name the file, the key, what is wrong and what would be right. How the ru
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import tomllib
-import typing
 from pathlib import Path
 from typing import Any, Final
 
+import protocols.run
 from node.errors import ConfigError
 from protocols.run import RunSpec
-from protocols.schema import SchemaError, decode
+from protocols.run.pipeline import pipeline_of
+from protocols.schema import SchemaError
 
+_MOVED: Final = {
+    "pipeline.steps": "training.steps",
+    "pipeline.sequences": "training.batch: the samples of a whole step, sequences times microbatches",
+    "pipeline.evaluate_every": "training.evaluate_every",
+    "pipeline.evaluation_microbatches": "training.evaluation_samples: sequences times microbatches",
+}
+"""Keys that had another place in earlier versions."""
 FILE_BYTES_MAX: Final = 256 * 1024
 """A page or two of settings with comments; anything larger is the wrong file."""
 
@@ -37,16 +43,19 @@ def read_run_file(path: Path) -> RunSpec:
 
 def run_from_plain(data: dict[str, Any], *, source: str) -> RunSpec:
     """Check plain data as a run. `source` opens the error messages."""
-    _refuse_unknown_keys(RunSpec, data, "", source)
+    for old, now in _MOVED.items():
+        table, _, key = old.partition(".")
+        if isinstance(found := data.get(table), dict) and key in found:
+            raise ConfigError(f"{source}: {old}: is now {now}", "every key: docs/run.md")
     try:
-        return decode(RunSpec, data)
+        return protocols.run.run_from_plain(data)
     except SchemaError as error:
-        raise ConfigError(f"{source}: {error}", "every key: docs/run.md") from error
+        raise ConfigError(f"{source}: {error}", error.hint or "every key: docs/run.md") from error
 
 
 def check_stage(spec: RunSpec, stage: int | None) -> None:
     """Refuse a wish (`--stage`) for a stage that the run does not have. Raises ConfigError."""
-    stages = spec.pipeline.stages
+    stages = pipeline_of(spec).stages
     if stage is not None and stage >= stages:
         raise ConfigError(
             f"stage must be 0 to {stages - 1}, not {stage}: the run {spec.name} has {stages} stages",
@@ -69,19 +78,5 @@ def check_data(spec: RunSpec, path: str) -> str:
         dataset = load_dataset(spec, path=path)
     except DataError as error:
         raise ConfigError(str(error)) from error
-    return f"{dataset.held_out_range.stop} bytes, hash {spec.data.sha256[:8]} as the run names it"
-
-
-def _refuse_unknown_keys(shape: type, data: dict[str, Any], path: str, source: str) -> None:
-    """Find misspelt keys first: telling what was meant helps more than telling what is missing then."""
-    hints = typing.get_type_hints(shape)
-    known = [item.name for item in dataclasses.fields(shape)]
-    for key, value in data.items():
-        where = f"{path}.{key}" if path else key
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-            raise ConfigError(f"{source}: {where}: unknown key", hint)
-        inner = hints[key]
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and isinstance(value, dict):
-            _refuse_unknown_keys(inner, value, where, source)
+    sha256 = pipeline_of(spec).data.sha256
+    return f"{dataset.held_out_range.stop} bytes, hash {sha256[:8]} as the run names it"

@@ -20,6 +20,7 @@ from node.services import Service
 from protocols.ledger.member import Ledger
 from protocols.ledger.view import Record
 from protocols.records import run_key
+from protocols.run.pipeline import pipeline_of
 from swarm.pipeline.data import load_dataset
 from swarm.pipeline.export import export_run
 from swarm.pipeline.hooks import PeerHooks
@@ -127,7 +128,7 @@ class PipelineService:
 
     def status(self) -> dict[str, Any]:
         """Return what this node does in the run, from memory."""
-        spec = self._run.pipeline
+        spec = pipeline_of(self._run)
         status: dict[str, Any] = {
             "step": self._last.step if self._last is not None else None,
             "steps": spec.steps,
@@ -275,7 +276,7 @@ class PipelineService:
     def _record_learned(self, record: Record) -> None:
         self._last = record
         self._note_membership()
-        if record.step >= self._run.pipeline.steps and not self._complete:
+        if record.step >= pipeline_of(self._run).steps and not self._complete:
             self._complete = True
             log.info("the run is complete: steps=%d, `murmura export PATH` writes it", record.step)
         if record.commits_step:
@@ -303,6 +304,6 @@ class PipelineService:
     def _tokens_per_second(self) -> float | None:
         if self._seconds_per_step is None:
             return None
-        spec = self._run.pipeline
-        tokens = spec.microbatches * spec.sequences * self._run.model.context
+        spec = pipeline_of(self._run)
+        tokens = spec.microbatches * spec.sequences * spec.model.context
         return round(tokens / self._seconds_per_step, 1)

@@ -5,13 +5,14 @@ TOML give) and `encode` returns plain data. Nothing is coerced except int to flo
 errors that name the path. Decoders are compiled once per class, so a message costs a few microseconds.
 
 Supported: bool, int, float, str, bytes and their subclasses (PeerID, RunID), None, Literal, unions of those,
-tuple[X, ...], dict[str, X] (also int and bytes keys), nested dataclasses, and `Annotated[X, Range | Size]` bounds.
+tuple[X, ...], dict[str, X] (also int and bytes keys), nested dataclasses, unions of dataclasses told apart by their field `kind`, and `Annotated[X, Range | Size]` bounds.
 Every str, bytes, tuple and dict has a length bound, `SIZE_DEFAULT` unless it states its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import types
@@ -30,10 +31,12 @@ Decoder: TypeAlias = Callable[[Any, str], Any]
 class SchemaError(ValueError):
     """Data does not have its shape. `path` is where (`model.layers`), `problem` is what and what would be right."""
 
-    def __init__(self, path: str, problem: str) -> None:
+    def __init__(self, path: str, problem: str, hint: str = "") -> None:
+        """`hint` says how to put it right, when there is a guess."""
         super().__init__(f"{path or 'the top level'}: {problem}")
         self.path = path
         self.problem = problem
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,9 @@ def _literal(choices: tuple[Any, ...]) -> Decoder:
 
 
 def _union(choices: tuple[Any, ...]) -> Decoder:
+    named = [choice for choice in choices if choice is not type(None)]
+    if len(named) > 1 and all("kind" in (_field_names(choice) or ()) for choice in named):
+        return _tagged_union(named, optional=len(named) < len(choices))
     decoders = [_decoder(choice) for choice in choices if choice is not type(None)]
     optional = type(None) in choices
 
@@ -226,6 +232,35 @@ def _union(choices: tuple[Any, ...]) -> Decoder:
     return decode_union
 
 
+def _tagged_union(choices: list[type], *, optional: bool) -> Decoder:
+    """Choose by the text under `kind`; without one the first choice is meant.
+
+    A choice whose `kind` is any text, not a Literal, takes the kinds that no other choice has.
+    """
+    by_kind: dict[str, Decoder] = {}
+    others: Decoder | None = None
+    for choice in choices:
+        hint = typing.get_type_hints(choice, include_extras=True)["kind"]
+        if typing.get_origin(hint) is Literal:
+            by_kind |= dict.fromkeys(typing.get_args(hint), _decoder(choice))
+        else:
+            others = _decoder(choice)
+    default = next(iter(by_kind))
+
+    def decode_tagged(data: Any, path: str) -> Any:
+        if data is None and optional:
+            return None
+        if not isinstance(data, dict):
+            raise SchemaError(path, f"must be a table, not {_name(data)}")
+        kind = data.get("kind", default)
+        decoder = by_kind.get(kind, others) if isinstance(kind, str) else None
+        if decoder is None:
+            raise SchemaError(_join(path, "kind"), f"must be one of {', '.join(by_kind)}")
+        return decoder(data, path)
+
+    return decode_tagged
+
+
 def _dataclass(shape: type) -> Decoder:
     hints = typing.get_type_hints(shape, include_extras=True)
     fields = dataclasses.fields(shape)
@@ -241,9 +276,7 @@ def _dataclass(shape: type) -> Decoder:
             raise SchemaError(path, f"must be a table, not {_name(data)}")
         for key in data:
             if key not in decoders:
-                raise SchemaError(
-                    _join(path, _key_text(key)), f"unknown key; known: {', '.join(decoders)}"
-                )
+                raise unknown_key(key, tuple(decoders), path)
         for name in required:
             if name not in data:
                 raise SchemaError(_join(path, name), "is required but missing")
@@ -251,11 +284,18 @@ def _dataclass(shape: type) -> Decoder:
         try:
             return shape(**values)
         except SchemaError as error:
-            raise SchemaError(_join(path, error.path), error.problem) from error
+            raise SchemaError(_join(path, error.path), error.problem, error.hint) from error
         except ValueError as error:
             raise SchemaError(path, str(error)) from error
 
     return decode_dataclass
+
+
+def unknown_key(key: Any, known: tuple[str, ...], path: str = "") -> SchemaError:
+    """Return the error for a key that is none of `known`; a guess helps more than listing all of them."""
+    close = difflib.get_close_matches(_key_text(key), known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+    return SchemaError(_join(path, _key_text(key)), "unknown key", hint)
 
 
 def _check_size(length: int, size: Size, unit: str, path: str) -> None:

@@ -28,6 +28,7 @@ from node.demo.watching import Watch
 from node.errors import NodeError
 from node.limits import process_age_s, processor
 from protocols.ids import PeerID
+from protocols.run.pipeline import pipeline_of
 from swarm.pipeline.journal import read_journal
 
 MODEL_FILE: Final = "murmura-demo.safetensors"
@@ -77,7 +78,7 @@ def run(options: Options) -> int:
             steps=options.steps or STEPS,
             dtype=options.dtype,
         )
-        screen = open_screen(plan.run.pipeline.steps, began_s=began_s)
+        screen = open_screen(pipeline_of(plan.run).steps, began_s=began_s)
         try:
             outcome = _train(plan, folder, model, screen, plant=options.plant)
             comparison = _compare(plan, folder, model, screen)
@@ -115,7 +116,7 @@ def _train(plan: Plan, folder: Path, model: Path, screen: Screen, *, plant: str)
         training_from_s = time.monotonic()
         screen.say(f"training: {STAGES} stages x {REPLICAS} replicas, a trainer on every node")
         watch.until(lambda scene: scene.step >= plan.kill_node_at, what="training")
-        node = kill_lead_with_work(watch, microbatches=plan.run.pipeline.microbatches)
+        node = kill_lead_with_work(watch, microbatches=pipeline_of(plan.run).microbatches)
         watch.until(lambda scene: scene.step >= plan.kill_trainer_at, what="training")
         trainer = kill_trainer(watch, _TRAINER)
         joined = None
@@ -164,7 +165,7 @@ def _start(watch: Watch, plan: Plan, *, plant: str) -> int:
 
 
 def _finished(scene: Scene, plan: Plan) -> bool:
-    return all((sight.step or 0) >= plan.run.pipeline.steps for sight in scene.hosting)
+    return all((sight.step or 0) >= pipeline_of(plan.run).steps for sight in scene.hosting)
 
 
 def _leave(watch: Watch, model: Path) -> list[str]:
@@ -192,7 +193,7 @@ def _leave(watch: Watch, model: Path) -> list[str]:
 
 
 def _compare(plan: Plan, folder: Path, model: Path, screen: Screen) -> Comparison:
-    steps = plan.run.pipeline.steps
+    steps = pipeline_of(plan.run).steps
     screen.say("comparing: the same model on the same batches, in one process on all cores")
     return compare(
         plan.run_file,
@@ -210,7 +211,7 @@ def _figures(
     journals = [
         list(read_journal(path)) for path in sorted(folder.glob("*/runs/*/records.msgpack"))
     ]
-    accounts = audit(journals, stages=plan.run.pipeline.stages, expected=comparison.trained_on)
+    accounts = audit(journals, stages=pipeline_of(plan.run).stages, expected=comparison.trained_on)
     records, _ = merge_journals(journals)
     steps = max((record.step for record in records), default=0)
     by_victim = counted_by(records, _peer(outcome.node.peer_id))

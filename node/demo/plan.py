@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from node.errors import NodeError
 from node.runfile import read_run_file
-from protocols.run import DataSpec, RunSpec
+from protocols.run import RunSpec, TextSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.pipeline.data import Dataset
 from swarm.pipeline.text import DataError, read_text
 
@@ -39,13 +40,13 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        pipeline = self.run.pipeline
+        pipeline = pipeline_of(self.run)
         return pipeline.steps * self.step_tokens
 
     @property
     def step_tokens(self) -> int:
-        pipeline = self.run.pipeline
-        return pipeline.microbatches * pipeline.sequences * self.run.model.context
+        pipeline = pipeline_of(self.run)
+        return pipeline.microbatches * pipeline.sequences * pipeline.model.context
 
 
 def make_plan(
@@ -60,7 +61,7 @@ def make_plan(
     """
     pattern = str(Path(data).expanduser().absolute()) if data else STDLIB
     try:
-        text = read_text(pattern, bytes_max=DataSpec(pattern=pattern, sha256="0" * 64).bytes_max)
+        text = read_text(pattern, bytes_max=TextSpec(pattern=pattern, sha256="0" * 64).bytes_max)
         run_file.write_text(_run_text(pattern, text.sha256, steps=steps, dtype=dtype), "utf-8")
         run = read_run_file(run_file)
         Dataset(text.data, run)
@@ -91,8 +92,11 @@ dtype = "{dtype}"
 
 [pipeline]
 stages = {STAGES}
-steps = {steps}
 replicas_to_start = {REPLICAS}
 microbatches = {MICROBATCHES}
-sequences = {SEQUENCES}
+
+[training]
+batch = {MICROBATCHES * SEQUENCES}
+steps = {steps}
+evaluation_samples = {8 * SEQUENCES}
 """

@@ -15,6 +15,7 @@ import torch
 
 from node.runfile import read_run_file
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.pipeline.data import Dataset, TokenBatch
 from swarm.pipeline.reference import held_out_loss, parameter_difference, train_reference
 from swarm.pipeline.text import read_run_text
@@ -42,7 +43,7 @@ def main(run_file: Path, model_file: Path) -> None:
     """Print progress and the comparison."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     run = read_run_file(run_file)
-    dataset = WitnessedDataset(read_run_text(run.data).data, run)
+    dataset = WitnessedDataset(read_run_text(pipeline_of(run).data).data, run)
     reference = train_reference(
         run, dataset, on_step=lambda step, loss: _print({"step": step, "loss": loss})
     )
@@ -53,14 +54,14 @@ def main(run_file: Path, model_file: Path) -> None:
         _PROMPT,
         length=_SAMPLE_BYTES,
         seed=run.seed,
-        context=run.model.context,
+        context=pipeline_of(run).model.context,
         temperature=_TEMPERATURE,
     )
     _print(
         {
             "initial_loss": reference.held_out[0],
             "final_loss": held_out_loss(module, run, dataset),
-            "reference_loss": reference.held_out[run.pipeline.steps],
+            "reference_loss": reference.held_out[pipeline_of(run).steps],
             "parameter_difference": parameter_difference(found, reference.parameters),
             "reference_tokens_per_second": reference.tokens_per_second,
             "parameters": sum(tensor.numel() for tensor in reference.parameters.values()),

@@ -41,25 +41,18 @@ class Coverage:
         """Everything has been counted, everywhere."""
         return self.done == self._full
 
-    def add(self, member: Member, counted: int) -> bool:
-        """Take a member's newest count. It only grows: whoever is fenced begins in a new Coverage.
-
-        Returns whether what is counted at every stage has changed by it.
-        """
+    def add(self, member: Member, counted: int) -> None:
+        """Take a member's newest count. It only grows: whoever is fenced begins in a new Coverage."""
         counts = self._counted[member.stage]
         new = counted & ~counts.get(member.peer, 0)
-        done = self.done
         if not new:
-            return False
+            return
         if new & self._by_stage[member.stage]:
             self.dispute(member)
         elif member.peer not in self.disputed:
             counts[member.peer] = counted
             self._by_stage[member.stage] |= new
-            for ids in self._by_stage:
-                new &= ids
-            self.done |= new
-        return self.done != done
+            self._add_up()
 
     def holders(self, ids: int) -> tuple[MemberTally, ...]:
         """Name who has counted which of these."""
@@ -77,6 +70,10 @@ class Coverage:
         self._by_stage[member.stage] = 0
         for ids in self._counted[member.stage].values():
             self._by_stage[member.stage] |= ids
-        self.done = self._full
+        self._add_up()
+
+    def _add_up(self) -> None:
+        done = self._full
         for ids in self._by_stage:
-            self.done &= ids
+            done &= ids
+        self.done = done

@@ -110,7 +110,7 @@ class Journey:
             return Leg("forward", self.reached, count=False)
         if self.held_out:
             return Leg("evaluate", last, count=False)
-        lowest = next(stage for stage in range(self.stages) if stage not in self.counted)
+        lowest = min(stage for stage in range(self.stages) if stage not in self.counted)
         stage = last
         while stage > lowest and stage in self.counted and stage - 1 in self.gradients:
             stage -= 1

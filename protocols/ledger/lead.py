@@ -16,6 +16,7 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import Final, TypeAlias
 
 from protocols.ids import PeerID
@@ -54,9 +55,8 @@ from protocols.ledger.view import (
 _NEWCOMERS_MAX: Final = MEMBERS_MAX
 """Waiting for one record; the others ask again."""
 _MEMBER_COST_S: Final = 0.01
-"""What a record costs per member, about: among ten thousand it is 1.2 MB that goes to each of them twice, to be accepted and
-to be learned, and a lead sends at 1 Gb/s. In a large swarm somebody always comes or goes, so changes of the members are
-collected until the last one is paid for."""
+"""What a record costs per member, about: among ten thousand it is 1.2 MB to each, which a lead sends at 1 Gb/s. In a large
+swarm somebody always comes or goes, so changes of the members are collected until the last one is paid for."""
 _TAIL: Final = 0.002
 """Of a step. When less than that is missing, nearly all members idle, and perhaps for some that are gone: they go sooner."""
 _MANY_MEMBERS: Final = 128
@@ -90,8 +90,6 @@ class Lead:
     def __init__(self, me: PeerID, settings: LedgerSettings, pulse: Pulse) -> None:
         self.me = me
         self.settings = settings
-        self.full = (1 << settings.microbatches) - 1
-        """The set of all training microbatches of a step."""
         self.ballot = Ballot(0, me)
         self.phase = Phase.DEALING
         self.leases = Leases(0, generation=0, known=True, all_ids=0, grace_s=0.0)
@@ -123,8 +121,6 @@ class Lead:
         self._changed_at_s = -math.inf
         self._holds_back = self._urgent = False
         """A change of the members may wait for others to come; somebody is gone, so less long."""
-        self._changes_due_s = -math.inf
-        """From when on the members may be changed again."""
         self._heard_too_few = False
 
     # --- the member half asks ---
@@ -139,7 +135,12 @@ class Lead:
         """When something is to be repeated before the next heartbeat; never, if inf."""
         if self.phase is Phase.REDUCING:
             return self._repeat_at_s
-        return self._changes_due_s if self._holds_back else math.inf
+        return self._changes_due_s() if self._holds_back else math.inf
+
+    @cached_property
+    def full(self) -> int:
+        """The set of all training microbatches of a step."""
+        return (1 << self.settings.microbatches) - 1
 
     def begin(
         self,
@@ -179,7 +180,6 @@ class Lead:
         collects = not record.commits_step and len(view) >= _MANY_MEMBERS
         self._changed_at_s = now_s if collects else -math.inf
         self._reset_phase()
-        self._plan_changes()
         if inherited is not None:
             return self._propose(inherited)
         # Who was not elected leads by the record itself, which is on its way to all.
@@ -360,14 +360,14 @@ class Lead:
         if report.step != self._record.step + 1:
             knows = report.index == self._record.index
             return [Blame(peer, "counts another step than its record says")] if knows else []
-        before = self._reports.get(peer)
-        if before == report:
-            return []  # nothing new, so nothing to decide; time alone is reviewed by the tick
         counted = unpack_ids(report.counted)
         if counted & ~self.full:
             return [Blame(peer, "counted microbatches that the step does not have")]
+        before = self._reports.get(peer)
         if peer in self._reduced and (before is None or before.counted != report.counted):
             return []  # its gradient stands still now: what says otherwise is late, or a lie
+        if before == report:
+            return []  # nothing new, so nothing to decide; time alone is reviewed by the tick
         if counted and not report.synced:
             # Believed, it could commit a step that nobody applied (seed 513).
             return self._dispute(now_s, member, "counted without the state of its stage")
@@ -378,13 +378,12 @@ class Lead:
                 return []
             return self._dispute(now_s, member, "takes back what it said it had counted")
         self._reports[peer] = report
-        if self._coverage.add(member, counted):
-            self._plan_changes()
-        self._staffing.put(_standing(member, report, counted))
+        self._coverage.add(member, counted)
+        self._staffing.put(self._standing(member))
         effects: list[Effect] = []
         if report.leaving and peer != self.me and self.must_stay(peer):
             effects.append(Send(peer, self._heartbeat(stay=True)))
-        due = self._holds_back and now_s >= self._changes_due_s
+        due = self._holds_back and now_s >= self._changes_due_s()
         return effects + (self._review(now_s) if due or self._is_news(before, report) else [])
 
     def _dispute(self, now_s: float, member: Member, reason: str) -> list[Effect]:
@@ -447,7 +446,8 @@ class Lead:
         report = self._reports.get(member.peer)
         if report is None or report.index < member.since:
             return unknown(member)
-        return _standing(member, report, unpack_ids(report.counted))
+        counted = unpack_ids(report.counted).bit_count()
+        return Standing(member, synced=report.synced, leaving=report.leaving, counted=counted)
 
     def _review(self, now_s: float) -> list[Effect]:
         """Decide what is next: change the members, reduce, or go on waiting."""
@@ -496,19 +496,17 @@ class Lead:
 
     def _hold_back(self, now_s: float, *, urgent: bool) -> bool:
         self._urgent = urgent
-        self._plan_changes()
-        self._holds_back = now_s < self._changes_due_s
+        self._holds_back = now_s < self._changes_due_s()
         return self._holds_back
 
-    def _plan_changes(self) -> None:
-        """Find when the members may be changed again: a change waits for others to share its record. The less a step lacks,
+    def _changes_due_s(self) -> float:
+        """From when on the members may be changed again: a change waits for others to share its record. The less a step lacks,
         the less those wait that are gone, which is *urgent*; once it lacks nothing, nobody does."""
-        self._changes_due_s = -math.inf
         if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf:
-            return
+            return -math.inf
         missing = self._needed().bit_count() / (_TAIL * self.settings.microbatches)
         share = min(1.0, missing) if self._urgent or not missing else 1.0
-        self._changes_due_s = self._changed_at_s + share * _MEMBER_COST_S * len(self._view)
+        return self._changed_at_s + share * _MEMBER_COST_S * len(self._view)
 
     def _to_fence(self, now_s: float) -> set[PeerID]:
         """Whom to let start the step again now. One that was fenced lately waits a while, its claims left out, each time for
@@ -799,7 +797,6 @@ class Lead:
 
     def _propose(self, record: Record) -> list[Effect]:
         self.phase = Phase.PROPOSING
-        self._holds_back = False
         self._proposal, self._accepted = record, set()
         return self._ask_accepts(record)
 
@@ -845,12 +842,6 @@ def _alike(one: Reduced, other: Reduced) -> bool:
     """Tell whether two replicas hold the same; they may add up the norm of the same bytes in different orders."""
     same_norm = math.isclose(one.squared_norm, other.squared_norm, rel_tol=1e-6)
     return one.gradient_hash == other.gradient_hash and same_norm
-
-
-def _standing(member: Member, report: TallyReport, counted: int) -> Standing:
-    return Standing(
-        member, synced=report.synced, leaving=report.leaving, counted=counted.bit_count()
-    )
 
 
 def _situation(report: TallyReport) -> tuple[bool, bool, bool]:

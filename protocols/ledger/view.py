@@ -9,7 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Final
@@ -161,7 +161,7 @@ class Record:
 class View:
     """The members after one record, with the lookups that decisions need."""
 
-    __slots__ = ("_by_peer", "_by_stage", "_fewest", "_newest", "_newest_since", "members")
+    __slots__ = ("_by_peer", "_by_stage", "_fewest", "_newest", "members")
 
     def __init__(self, members: Iterable[Member]) -> None:
         self.members = tuple(members)
@@ -170,12 +170,10 @@ class View:
         for member in self.members:
             self._by_stage.setdefault(member.stage, []).append(member)
         self._fewest = min((len(replicas) for replicas in self._by_stage.values()), default=0)
-        newest = max((member.since for member in self.members), default=0)
-        self._newest: dict[int, list[PeerID]] = {}
-        for member in self.members:
-            if member.since == newest:
-                self._newest.setdefault(member.stage, []).append(member.peer)
-        self._newest_since = newest
+        self._newest = {
+            stage: max(member.since for member in members)
+            for stage, members in self._by_stage.items()
+        }
 
     def __len__(self) -> int:
         return len(self.members)
@@ -193,9 +191,11 @@ class View:
         """Members of one stage, sorted by PeerID."""
         return self._by_stage.get(stage, [])
 
-    def newcomers(self, stage: int, index: int) -> Sequence[PeerID]:
-        """Members of one stage that record `index`, the one of this view, admitted or fenced."""
-        return self._newest.get(stage, ()) if self._newest_since == index else ()
+    def newcomers(self, stage: int, index: int) -> list[PeerID]:
+        """Members of one stage that record `index` admitted or fenced."""
+        if self._newest.get(stage, -1) < index:
+            return []
+        return [member.peer for member in self.replicas(stage) if member.since == index]
 
     def staffed(self, stages: int, replicas: int = 1) -> bool:
         """Tell whether every stage has at least `replicas` members."""

@@ -89,11 +89,12 @@ class Wiring:
         missing = min(len(everybody), self._most) - len(self._replicas)
         if missing <= 0:
             return
-        known = len(self._replicas)
-        if known + missing < len(everybody):  # draw as many more as we know: some of them may be drawn
-            everybody = self._rng.sample(everybody, known + missing)
-        others = [member.peer for member in everybody if member.peer not in self._replicas]
-        self._replicas.update((peer, _Replica(least_s)) for peer in others[:missing])
+        if self._replicas:
+            everybody = [member for member in everybody if member.peer not in self._replicas]
+        if missing < len(everybody):
+            everybody = self._rng.sample(everybody, missing)
+        for member in everybody:
+            self._replicas[member.peer] = _Replica(least_s)
 
     def choose(self, now_s: float, size: float) -> PeerID | None:
         """Pick a replica for a request of `size` (samples, backward counted 2.5 times) and charge it."""

@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-from protocols.run import OptimizerSpec
+from protocols.run import AdamWSpec
 
 
 class FlatAdamW:
     """The moments of one flat parameter vector, and the update."""
 
-    def __init__(self, spec: OptimizerSpec, parameters: Tensor, *, decayed_elements: int) -> None:
+    def __init__(self, spec: AdamWSpec, parameters: Tensor, *, decayed_elements: int) -> None:
         self._spec = spec
         self._parameters = parameters  # (n,), updated in place
         self._decayed_elements = decayed_elements

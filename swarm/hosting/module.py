@@ -22,6 +22,7 @@ from torch import Tensor
 
 from protocols.errors import LocalProtocolError
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.hosting.adamw import FlatAdamW
 from swarm.hosting.errors import NonFiniteError
 from swarm.hosting.flat import FlatLayout
@@ -56,18 +57,21 @@ class HostedStage:
         self.run = run
         self.stage = stage
         self.is_first = stage == 0
-        self.is_last = stage == run.pipeline.stages - 1
+        pipeline = pipeline_of(run)
+        self.is_last = stage == pipeline.stages - 1
         self.version = 0
         self.counted = 0
         """Microbatches in the accumulator."""
         self._device = torch.device(device)
-        self._module = build_stage(run.model, run.pipeline.stages, stage, run.seed).to(self._device)
+        self._module = build_stage(pipeline.model, pipeline.stages, stage, run.seed).to(
+            self._device
+        )
         self.layout = FlatLayout.of(self._module)
         self._flat = self.layout.adopt(self._module)  # (n,), the parameters
         named = dict(self._module.named_parameters())
         self._parameters = [named[piece.name] for piece in self.layout.pieces]
         self._optimizer = FlatAdamW(
-            run.optimizer, self._flat, decayed_elements=self.layout.decayed_elements
+            pipeline.optimizer, self._flat, decayed_elements=self.layout.decayed_elements
         )
         self._gradient = torch.zeros_like(self._flat)  # (n,), sum over counted microbatches
         self._scratch = torch.empty_like(self._flat)  # (n,), gradient of the call in progress
@@ -169,7 +173,8 @@ class HostedStage:
             raise LocalProtocolError(
                 f"step {step} with {mean_gradient.numel()} elements cannot follow version {self.version}"
             )
-        rate = learning_rate(self.run.optimizer, step=step, steps=self.run.pipeline.steps)
+        pipeline = pipeline_of(self.run)
+        rate = learning_rate(pipeline.optimizer, step=step, steps=pipeline.steps)
         gradient = mean_gradient.to(self._device, self._flat.dtype) * clip_scale
         self._optimizer.apply(gradient, rate=rate, step=step)
         self.version += 1

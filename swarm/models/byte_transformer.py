@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protocols.run import ModelSpec
+from protocols.run import ByteTransformerSpec
 from swarm.models.contract import StageModule
 from swarm.models.cut import Cut
 from swarm.models.initial import fill_uniform
@@ -27,7 +27,7 @@ VOCABULARY: Final = 256
 _ROTARY_BASE: Final = 10_000.0
 
 
-def build(spec: ModelSpec, cut: Cut, seed: int) -> ByteTransformerStage:
+def build(spec: ByteTransformerSpec, cut: Cut, seed: int) -> ByteTransformerStage:
     """Build one stage with its initial weights, on the CPU."""
     with torch.random.fork_rng(
         devices=[]
@@ -38,7 +38,7 @@ def build(spec: ModelSpec, cut: Cut, seed: int) -> ByteTransformerStage:
     return module
 
 
-def _initial_deviation(name: str, spec: ModelSpec) -> float:
+def _initial_deviation(name: str, spec: ByteTransformerSpec) -> float:
     """Residual branches are scaled down with depth (GPT-2), so that the stream keeps its size at the start."""
     if name.startswith("embedding."):
         return 1.0
@@ -107,7 +107,7 @@ class ByteTransformerStage(StageModule):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, spec: ModelSpec, cut: Cut) -> None:
+    def __init__(self, spec: ByteTransformerSpec, cut: Cut) -> None:
         super().__init__()
         self.cut = cut
         if cut.is_first:

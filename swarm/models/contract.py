@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from protocols.run import ModelSpec
 from swarm.models.cut import Cut
 
 
@@ -24,6 +23,6 @@ class StageModule(nn.Module):
         raise NotImplementedError("only the last stage has a loss")
 
 
-BuildStage: TypeAlias = Callable[[ModelSpec, Cut, int], StageModule]
-"""(spec, cut, seed) -> module on the CPU. Weights depend on the seed and the parameter's name alone
+BuildStage: TypeAlias = Callable[[Any, Cut, int], StageModule]
+"""(spec, cut, seed) -> module on the CPU. The spec is of the run file's kind that names the model. Weights depend on the seed and the parameter's name alone
 (`swarm.models.initial`)."""

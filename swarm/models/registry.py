@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Final, cast
 
-from protocols.run import ModelSpec
+from protocols.run.model import LayeredModelSpec
 from swarm.models import byte_transformer
 from swarm.models.contract import BuildStage, StageModule
 from swarm.models.cut import cut_of
@@ -24,7 +24,7 @@ class UnknownModelError(Exception):
     """The run names a kind of model that is not installed here."""
 
 
-def build_stage(spec: ModelSpec, stages: int, stage: int, seed: int) -> StageModule:
+def build_stage(spec: LayeredModelSpec, stages: int, stage: int, seed: int) -> StageModule:
     """Build one stage with its initial weights. Raises UnknownModelError."""
     cut = cut_of(layers=spec.layers, stages=stages, stage=stage)
     return _builder(spec.kind)(spec, cut, seed)

@@ -13,6 +13,7 @@ from typing import Final
 
 from protocols.frames import TensorSpec
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.pipeline.text import DataError, read_run_text
 
 _COUNTER: Final = struct.Struct("<QQQ")
@@ -35,9 +36,10 @@ class Dataset:
     def __init__(self, text: bytes, run: RunSpec) -> None:
         self._text = text
         self._seed = run.seed.to_bytes(8, "little")
-        self._sequences = run.pipeline.sequences
-        self._context = run.model.context
-        held_out_bytes = int(len(text) * run.data.held_out)
+        pipeline = pipeline_of(run)
+        self._sequences = pipeline.sequences
+        self._context = pipeline.model.context
+        held_out_bytes = int(len(text) * pipeline.data.held_out)
         self.training_range = range(len(text) - held_out_bytes)
         self.held_out_range = range(len(text) - held_out_bytes, len(text))
         if min(held_out_bytes, len(self.training_range)) <= self._context:
@@ -71,4 +73,4 @@ class Dataset:
 
 def load_dataset(run: RunSpec, *, path: str = "") -> Dataset:
     """Read the run's text, from `path` where the volunteer keeps it elsewhere. Raises DataError, DataMismatchError."""
-    return Dataset(read_run_text(run.data, path=path).data, run)
+    return Dataset(read_run_text(pipeline_of(run).data, path=path).data, run)

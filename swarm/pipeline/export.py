@@ -9,6 +9,7 @@ from typing import Any, Final
 import trio
 from torch import Tensor
 
+from protocols.run.pipeline import pipeline_of
 from swarm.hosting.module import PARAMETERS, HostedStage
 from swarm.pipeline.services import OpenPeer
 from swarm.pipeline.transfer import Fetch, FetchError, stage_specs
@@ -42,7 +43,7 @@ async def _gather(opened: OpenPeer) -> tuple[int, dict[str, Tensor]]:
     peer = opened.peer
     record = peer.ledger.record
     step = record.step if record is not None else 0
-    for stage in range(peer.run_spec.pipeline.stages):
+    for stage in range(pipeline_of(peer.run_spec).stages):
         tensors = await _stage_tensors(opened, stage, step)
         prefix = f"{PARAMETERS}/"
         parameters |= {

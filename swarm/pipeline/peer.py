@@ -77,6 +77,7 @@ from protocols.ledger.trainer import (
 )
 from protocols.ledger.view import Record
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.calls import (
     Answer,
     Caller,
@@ -118,13 +119,14 @@ AnyEvent: TypeAlias = Event | TrainerEvent
 
 def ledger_settings(run: RunSpec) -> LedgerSettings:
     """Translate the run for the cores."""
+    pipeline = pipeline_of(run)
     return LedgerSettings(
-        stages=run.pipeline.stages,
-        microbatches=run.pipeline.microbatches,
-        steps=run.pipeline.steps,
-        replicas_to_start=run.pipeline.replicas_to_start,
-        evaluate_every=run.pipeline.evaluate_every,
-        evaluation_microbatches=run.pipeline.evaluation_microbatches,
+        stages=pipeline.stages,
+        microbatches=pipeline.microbatches,
+        steps=pipeline.steps,
+        replicas_to_start=pipeline.replicas_to_start,
+        evaluate_every=pipeline.evaluate_every,
+        evaluation_microbatches=pipeline.evaluation_microbatches,
         silence_s=run.deadlines.floor_s,
         reduce_s=run.deadlines.ceiling_s,
     )
@@ -208,7 +210,7 @@ class PipelinePeer:
             caller,
             codec,
             is_member=lambda peer: peer in self.ledger.view,
-            microbatches=run.pipeline.microbatches,
+            microbatches=pipeline_of(run).microbatches,
             wait_s=run.deadlines.ceiling_s,
         )
         self.trainer = Trainer(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from protocols.run import OptimizerSpec, RunSpec
+from protocols.run import AdamWSpec, RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
 from swarm.pipeline.data import Dataset, TokenBatch
@@ -36,28 +37,27 @@ class ReferenceResult:
 def train_reference(
     run: RunSpec, dataset: Dataset, *, on_step: Callable[[int, float], None] | None = None
 ) -> ReferenceResult:
-    """Train for `run.pipeline.steps` steps.
+    """Train for `training.steps` steps.
 
     Args:
       on_step: called with the steps done and the last training loss.
     """
-    model = build_stage(run.model, 1, 0, run.seed)
-    optimizer = _optimizer(model, run.optimizer)
+    pipeline = pipeline_of(run)
+    model = build_stage(pipeline.model, 1, 0, run.seed)
+    optimizer = _optimizer(model, pipeline.optimizer)
     losses: list[float] = []
     held_out = {0: held_out_loss(model, run, dataset)}
     train_s = 0.0
-    for step in range(run.pipeline.steps):
+    for step in range(pipeline.steps):
         began_s = time.perf_counter()
         losses.append(_train_step(model, optimizer, run, dataset, step))
         train_s += time.perf_counter() - began_s
-        every = run.pipeline.evaluate_every
-        if step + 1 == run.pipeline.steps or (every and (step + 1) % every == 0):
+        every = pipeline.evaluate_every
+        if step + 1 == pipeline.steps or (every and (step + 1) % every == 0):
             held_out[step + 1] = held_out_loss(model, run, dataset)
         if on_step is not None:
             on_step(step + 1, losses[-1])
-    tokens = (
-        run.pipeline.steps * run.pipeline.microbatches * run.pipeline.sequences * run.model.context
-    )
+    tokens = pipeline.steps * pipeline.microbatches * pipeline.sequences * pipeline.model.context
     parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     return ReferenceResult(tuple(losses), held_out, parameters, tokens / train_s)
 
@@ -65,7 +65,7 @@ def train_reference(
 @torch.no_grad()
 def held_out_loss(model: StageModule, run: RunSpec, dataset: Dataset) -> float:
     """Return the mean held-out loss in nats per token."""
-    count = run.pipeline.evaluation_microbatches
+    count = pipeline_of(run).evaluation_microbatches
     return sum(_loss(model, dataset.held_out_batch(index)).item() for index in range(count)) / count
 
 
@@ -84,16 +84,17 @@ def _relative_difference(found: Tensor, reference: Tensor) -> float:
 def _train_step(
     model: StageModule, optimizer: torch.optim.Optimizer, run: RunSpec, dataset: Dataset, step: int
 ) -> float:
-    count = run.pipeline.microbatches
+    pipeline = pipeline_of(run)
+    count = pipeline.microbatches
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(run.optimizer, step=step, steps=run.pipeline.steps)
+        group["lr"] = learning_rate(pipeline.optimizer, step=step, steps=pipeline.steps)
     optimizer.zero_grad()
     total = 0.0
     for index in range(count):
         loss = _loss(model, dataset.training_batch(step, index))
         (loss / count).backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    _clip(model, run.optimizer.clip_norm)
+    _clip(model, pipeline.optimizer.clip_norm)
     optimizer.step()
     return total / count
 
@@ -114,7 +115,7 @@ def _loss(model: StageModule, batch: TokenBatch) -> Tensor:
     return model.loss(inputs, targets).mean()
 
 
-def _optimizer(model: StageModule, spec: OptimizerSpec) -> torch.optim.AdamW:
+def _optimizer(model: StageModule, spec: AdamWSpec) -> torch.optim.AdamW:
     named = list(model.named_parameters())
     decayed = [parameter for name, parameter in named if is_decayed(name, parameter.shape)]
     others = [parameter for name, parameter in named if not is_decayed(name, parameter.shape)]

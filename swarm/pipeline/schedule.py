@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from protocols.run import OptimizerSpec
+from protocols.run.optimizer import ScheduleSpec
 
 
-def learning_rate(spec: OptimizerSpec, *, step: int, steps: int) -> float:
+def learning_rate(spec: ScheduleSpec, *, step: int, steps: int) -> float:
     """Return the rate of one step: linear warm-up, then half a cosine from `lr` down to `lr_min`.
 
     Args:

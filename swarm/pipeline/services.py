@@ -22,6 +22,7 @@ from protocols.ids import PeerID
 from protocols.ports import Host
 from protocols.replies import ErrorReply, Hello
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.calls import Answer, Caller, Guard, Incoming, Rates, Refusal, Service
 from swarm.calls.service import AnswerRequest
 from swarm.hosting.compute import ComputeThread, torch_threads
@@ -192,7 +193,8 @@ SHORT_HEADER_BYTES: Final = 64 * 1024
 
 def limits_of(run: RunSpec) -> Limits:
     """Bound frames by what this run can need: two activations of a microbatch, or a part of a stage's gradient."""
-    model, pipeline = run.model, run.pipeline
+    pipeline = pipeline_of(run)
+    model = pipeline.model
     activation = pipeline.sequences * model.context * model.width * DTYPE_BYTES[model.dtype]
     return Limits(
         header_bytes_max=4 * 1024 * 1024,

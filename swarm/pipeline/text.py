@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from protocols.run import DataSpec
+from protocols.run import TextSpec
 
 _GLOB_CHARACTERS: Final = frozenset("*?[")
 _BINARY_PROBE_BYTES: Final = 8192
@@ -73,7 +73,7 @@ def read_text(pattern: str, *, bytes_max: int) -> Text:
     return Text(b"".join(pieces), digest.hexdigest(), len(pieces))
 
 
-def read_run_text(spec: DataSpec, *, path: str = "") -> Text:
+def read_run_text(spec: TextSpec, *, path: str = "") -> Text:
     """Read the run's text, from `path` where the volunteer keeps it elsewhere. Raises DataError, DataMismatchError."""
     where = path or spec.pattern
     text = read_text(where, bytes_max=spec.bytes_max)

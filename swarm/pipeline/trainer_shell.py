@@ -42,6 +42,7 @@ from protocols.ledger.trainer import (
 from protocols.ledger.view import pack_ids, unpack_ids
 from protocols.replies import Hello
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from protocols.schema import encode
 from swarm.calls import (
     Answer,
@@ -210,7 +211,7 @@ class TrainerShell:
     def _load(self, ask: AskStage) -> None:
         """Take the microbatch's tokens from the dataset; held-out ones follow the training ones."""
         assert self.dataset is not None
-        per_step = self.run.pipeline.microbatches
+        per_step = pipeline_of(self.run).microbatches
         batch: TokenBatch
         if ask.microbatch < per_step:
             batch = self.dataset.training_batch(ask.step - 1, ask.microbatch)

@@ -10,14 +10,16 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from protocols.run import ModelSpec, RunSpec
+from protocols.run import RunSpec
+from protocols.run.model import LayeredModelSpec
+from protocols.run.pipeline import pipeline_of
 from protocols.schema import decode, encode
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
@@ -44,8 +46,9 @@ def export_model(
     parameters: dict[str, Tensor] = {}
     for stage in stages:
         parameters |= stage
-    _check_parameters(build_stage(run.model, 1, 0, 0), parameters)
-    about = {"model": encode(run.model), "run": run.name, "run_id": str(run.run_id), "step": step}
+    model = pipeline_of(run).model
+    _check_parameters(build_stage(model, 1, 0, 0), parameters)
+    about = {"model": encode(model), "run": run.name, "run_id": str(run.run_id), "step": step}
     # One entry, because safetensors writes several in random order: equal models give equal files.
     metadata = {_METADATA: json.dumps(about, sort_keys=True)}
     contents = save(
@@ -60,11 +63,14 @@ def export_model(
     return len(contents)
 
 
-def read_parameters(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+def read_parameters(path: Path) -> tuple[LayeredModelSpec, dict[str, Tensor]]:
     """Return an exported file's model and parameters, checked against each other. Raises ExportError."""
     try:
         with safe_open(path, framework="pt") as file:
-            spec = decode(ModelSpec, json.loads((file.metadata() or {})[_METADATA])["model"])
+            spec: LayeredModelSpec = decode(
+                cast("Any", LayeredModelSpec),
+                json.loads((file.metadata() or {})[_METADATA])["model"],
+            )
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{path} is not a model exported by murmura: {error}") from error
@@ -72,7 +78,7 @@ def read_parameters(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     return spec, parameters
 
 
-def load_model(path: Path) -> tuple[ModelSpec, StageModule]:
+def load_model(path: Path) -> tuple[LayeredModelSpec, StageModule]:
     """Return the exported model as one module, ready to use. Raises ExportError, UnknownModelError."""
     spec, parameters = read_parameters(path)
     module = build_stage(spec, 1, 0, 0)

@@ -24,10 +24,10 @@ heads = 2
 context = 16
 [pipeline]
 stages = {stages}
-steps = {steps}
 microbatches = 2
-sequences = 2
-replicas_to_start = 1
+[training]
+batch = 4
+steps = {steps}
 """)
     return path
 

@@ -8,6 +8,7 @@ import pytest
 
 from node.errors import ConfigError
 from node.runfile import FILE_BYTES_MAX, check_stage, read_run_file
+from protocols.run.pipeline import pipeline_of
 
 GOOD = f"""
 name = "try"
@@ -30,7 +31,12 @@ def run_file(folder: Path, text: str) -> Path:
 
 def test_a_run_file_becomes_a_run(tmp_path: Path) -> None:
     spec = read_run_file(run_file(tmp_path, GOOD))
-    assert (spec.name, spec.seed, spec.model.layers, spec.pipeline.stages) == ("try", 7, 4, 2)
+    assert (spec.name, spec.seed, pipeline_of(spec).model.layers, pipeline_of(spec).stages) == (
+        "try",
+        7,
+        4,
+        2,
+    )
 
 
 def test_comments_and_order_do_not_change_the_run_id(tmp_path: Path) -> None:
@@ -50,7 +56,10 @@ def test_comments_and_order_do_not_change_the_run_id(tmp_path: Path) -> None:
         ("stages = 2", "stages = 9", "must be at most model.layers (4)"),
         ('name = "try"', "", "name: is required but missing"),
         ("[data]", "[data", "is not valid TOML"),
-        ("seed = 7", "mode = 'sideways'", "mode: must be 'pipeline'"),
+        ("stages = 2", "stages = 2\nsteps = 5", "pipeline.steps: is now training.steps"),
+        ("stages = 2", "stages = 2\nsequences = 5", "pipeline.sequences: is now training.batch"),
+        ("[model]", "[model]\nkind = 'mlp'", "model.kind: a pipeline cannot cut 'mlp'"),
+        ("seed = 7", "mode = 'sideways'", "mode: must be one of pipeline"),
     ],
 )
 def test_each_mistake_names_file_key_and_cure(

@@ -36,11 +36,12 @@ context = 16
 [pipeline]
 stages = {stages}
 microbatches = {microbatches}
-sequences = 2
-steps = 1000000
 replicas_to_start = {replicas}
+[training]
+batch = {batch}
+steps = 1000000
 evaluate_every = 10
-evaluation_microbatches = 2
+evaluation_samples = 4
 [deadlines]
 floor_s = 1.5
 ceiling_s = 10.0
@@ -57,7 +58,12 @@ def write_run_file(
     sha256 = read_text(str(text), bytes_max=16 << 20).sha256
     path.write_text(
         RUN_TOML.format(
-            text=text, sha256=sha256, stages=stages, replicas=replicas, microbatches=microbatches
+            text=text,
+            sha256=sha256,
+            stages=stages,
+            replicas=replicas,
+            microbatches=microbatches,
+            batch=2 * microbatches,
         )
     )
     return path

@@ -7,7 +7,8 @@ import random
 import torch
 from torch import Tensor
 
-from protocols.run import DataSpec, ModelSpec, OptimizerSpec, PipelineSpec, RunSpec
+from protocols.run import AdamWSpec, ByteTransformerSpec, RunSpec, TextSpec, TrainingSpec
+from protocols.run.pipeline import PipelineSpec
 from swarm.pipeline.data import Dataset, TokenBatch
 
 # Tiny tensors gain nothing from a second core, and torch's threads stall when another program keeps it busy.
@@ -27,22 +28,17 @@ def tiny_run(
     return RunSpec(
         name="tiny",
         seed=seed,
-        data=DataSpec(pattern="tiny.txt", sha256="0" * 64),
-        model=ModelSpec(
+        data=TextSpec(pattern="tiny.txt", sha256="0" * 64),
+        model=ByteTransformerSpec(
             layers=3,
             width=16,
             heads=2,
             context=16,
             dtype="float64" if dtype == "float64" else "float32",
         ),
-        optimizer=OptimizerSpec(warmup_steps=2),
-        pipeline=PipelineSpec(
-            stages=stages,
-            steps=steps,
-            microbatches=microbatches,
-            sequences=2,
-            evaluation_microbatches=2,
-        ),
+        optimizer=AdamWSpec(warmup_steps=2),
+        training=TrainingSpec(batch=2 * microbatches, steps=steps, evaluation_samples=4),
+        table=PipelineSpec(stages=stages, microbatches=microbatches),
     )
 
 

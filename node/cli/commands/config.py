@@ -69,10 +69,10 @@ def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
 def data(*, pattern: str, bytes_max: int | None) -> None:
     """Print the [data] section of a run file for PATTERN: a file, a folder or a glob."""
     from node.errors import ConfigError
-    from protocols.run import DataSpec
+    from protocols.run import TextSpec
     from swarm.pipeline.text import DataError, read_text
 
-    spec = DataSpec(pattern=pattern, sha256="0" * 64)
+    spec = TextSpec(pattern=pattern, sha256="0" * 64)
     limit = spec.bytes_max if bytes_max is None else bytes_max
     try:
         text = read_text(pattern, bytes_max=limit)

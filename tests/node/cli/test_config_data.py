@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from node.cli.commands.config import command
-from protocols.run import DataSpec
+from protocols.run import TextSpec
 from protocols.schema import decode
 from swarm.pipeline.text import read_run_text
 
@@ -17,5 +17,5 @@ def test_the_printed_section_names_the_text_it_was_made_from(tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text("some text")
     result = CliRunner().invoke(command, ["data", f"{tmp_path}/*.txt"])
     assert result.exit_code == 0
-    spec = decode(DataSpec, tomllib.loads(result.output)["data"])
+    spec = decode(TextSpec, tomllib.loads(result.output)["data"])
     assert b"some text" in read_run_text(spec).data

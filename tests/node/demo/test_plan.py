@@ -10,6 +10,7 @@ import pytest
 from node.demo.figures import STEPS_MIN, TOKENS_MIN
 from node.demo.plan import STEPS, STEPS_TO_JOIN, Plan, make_plan
 from node.errors import NodeError
+from protocols.run.pipeline import pipeline_of
 
 
 def plan_of(folder: Path, *, steps: int = STEPS, data: str = "") -> Plan:
@@ -20,7 +21,7 @@ def plan_of(folder: Path, *, steps: int = STEPS, data: str = "") -> Plan:
 
 def test_the_default_demo_is_long_enough_for_its_bounds(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    assert plan.run.pipeline.steps >= STEPS_MIN
+    assert pipeline_of(plan.run).steps >= STEPS_MIN
     assert plan.tokens >= TOKENS_MIN
 
 

@@ -1,17 +1,16 @@
 """Virtual time: things to do, each at its time. Equal times run in the order they were planned, so a seed is a trace.
 
-What is far away lies unsorted in a drawer for its moment, and is sorted all at once when that begins: most of what is planned
-is a deadline that is cancelled before, and a heap of a hundred thousand entries is slow.
+What is far away lies unsorted in a drawer for its second or so, and is sorted when that begins: most of what is planned is a
+deadline that is cancelled before, and a heap of a hundred thousand entries is slow.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-_DRAWER_S: Final = 0.02
-_Entry: TypeAlias = tuple[float, int, Callable[..., None], tuple[Any, ...]]
+_DRAWER_S: Final = 0.25
 
 
 class Clock:
@@ -20,11 +19,10 @@ class Clock:
     __slots__ = (
         "_cancelled",
         "_drawers",
-        "_due",
+        "_heap",
         "_last",
         "_order",
         "_planned",
-        "_soon",
         "now_s",
         "stopped",
     )
@@ -33,12 +31,10 @@ class Clock:
         self.now_s = 0.0
         self.stopped = False
         """Set by an action to end `run_until` at once."""
-        self._due: list[_Entry] = []
-        """What was in drawer `_last` when it began, the next one at the end."""
-        self._soon: list[_Entry] = []
-        """A heap of what was planned for it since then."""
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        """What is planned up to the end of drawer `_last`."""
         self._last = 0
-        self._drawers: dict[int, list[_Entry]] = {}
+        self._drawers: dict[int, list[tuple[float, int, Callable[..., None], tuple[Any, ...]]]] = {}
         self._order: list[int] = []
         """A heap of the numbers of the drawers that hold something."""
         self._cancelled: set[int] = set()
@@ -51,7 +47,7 @@ class Clock:
         drawer = int(at_s / _DRAWER_S)
         entry = at_s, self._planned, action, args
         if drawer <= self._last:
-            heapq.heappush(self._soon, entry)
+            heapq.heappush(self._heap, entry)
         elif (entries := self._drawers.get(drawer)) is not None:
             entries.append(entry)
         else:
@@ -65,40 +61,27 @@ class Clock:
 
     def run_until(self, end_s: float) -> None:
         """Run planned actions up to `end_s`, or until one of them sets `stopped`."""
-        due, soon, pop, cancelled = self._due, self._soon, heapq.heappop, self._cancelled
+        heap, pop, cancelled = self._heap, heapq.heappop, self._cancelled
         self.stopped = False
         while True:
-            if soon and (not due or soon[0] < due[-1]):
-                entry = pop(soon)
-            elif due:
-                entry = due.pop()
-            elif self._order and self._order[0] * _DRAWER_S <= end_s:
-                self._open(heapq.heappop(self._order))
-                continue
-            else:
+            while heap and heap[0][0] <= end_s:
+                self.now_s, number, action, args = pop(heap)
+                if number in cancelled:
+                    cancelled.remove(number)
+                    continue
+                action(*args)
+                if self.stopped:
+                    return
+            if heap or not self._order or self._order[0] * _DRAWER_S > end_s:
                 break
-            at_s, number, action, args = entry
-            if at_s > end_s:
-                heapq.heappush(soon, entry)
-                break
-            self.now_s = at_s
-            if number in cancelled:
-                cancelled.remove(number)
-                continue
-            action(*args)
-            if self.stopped:
-                return
+            self._open(heapq.heappop(self._order))
         self.now_s = max(self.now_s, end_s)
 
     def _open(self, drawer: int) -> None:
-        """Sort the next drawer: all before it is done."""
+        """Sort the next drawer: the heap is empty."""
         cancelled = self._cancelled
         entries = self._drawers.pop(drawer)
-        if cancelled:
-            self._due += [entry for entry in entries if entry[1] not in cancelled]
-            if len(self._due) < len(entries):
-                cancelled.difference_update([entry[1] for entry in entries])
-        else:
-            self._due += entries
-        self._due.sort(reverse=True)
+        self._heap.extend(entry for entry in entries if entry[1] not in cancelled)
+        cancelled.difference_update(entry[1] for entry in entries)
+        heapq.heapify(self._heap)
         self._last = drawer

@@ -14,7 +14,7 @@ QUEUE_MAX: Final = 12
 """Jobs waiting; more are told "busy"."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
     seconds: float
     wanted: Callable[[], bool]

@@ -92,7 +92,5 @@ class Network:
         deliver: Callable[..., None],
         args: tuple[Any, ...],
     ) -> None:
-        down, cuts = self.down, self.cuts
-        if source in down or target in down or (cuts and (source, target) in cuts):
-            return
-        deliver(*args)
+        if not (self.down or self.cuts) or self.reaches(source, target):
+            deliver(*args)

@@ -119,20 +119,17 @@ class PipelineWorld(World[PipelinePeer]):
 
     def connected_to(self, peer: PipelinePeer) -> list[PipelinePeer]:
         """Who notices at once when this peer dies: in a small swarm everybody, in a large one those that talk to it."""
-        peer_id, lead = peer.peer_id, peer.ledger.lead_peer
-        everybody = len(self.peers) <= _ALL_CONNECTED
+        others = [other for other in self.peers.values() if other.up and other is not peer]
+        if len(others) <= _ALL_CONNECTED:
+            return others
         follow = peer.ledger.lead is not None
+        lead, peer_id = peer.ledger.lead_peer, peer.peer_id
         return [
             other
-            for other in self.peers.values()
-            if other.up
-            and other is not peer
-            and (
-                everybody
-                or (other.calls and any(call.ask.peer == peer_id for call in other.calls.values()))
-                or other.peer_id == lead
-                or (follow and other.ledger.lead_peer == peer_id)
-            )
+            for other in others
+            if other.peer_id == lead
+            or (follow and other.ledger.lead_peer == peer_id)
+            or (other.calls and any(call.ask.peer == peer_id for call in other.calls.values()))
         ]
 
     # --- what peers use ---

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from protocols.run import OptimizerSpec
+from protocols.run import AdamWSpec
 from swarm.hosting.adamw import FlatAdamW
 
 ELEMENTS = 300_001  # enough that torch gives several threads a share each, and not an even one
@@ -14,7 +14,7 @@ def stepped(dtype: torch.dtype, *, threads: int) -> list[Tensor]:
     """Return parameters and moments after three steps."""
     generator = torch.Generator().manual_seed(0)
     parameters = torch.randn(ELEMENTS, dtype=dtype, generator=generator)
-    optimizer = FlatAdamW(OptimizerSpec(), parameters, decayed_elements=200_000)
+    optimizer = FlatAdamW(AdamWSpec(), parameters, decayed_elements=200_000)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -36,7 +36,7 @@ def test_a_step_gives_the_same_bits_for_any_number_of_threads(dtype: torch.dtype
 
 
 def test_it_does_what_torchs_adamw_does() -> None:
-    spec = OptimizerSpec()
+    spec = AdamWSpec()
     generator = torch.Generator().manual_seed(0)
     ours = torch.randn(10, dtype=torch.float64, generator=generator)
     theirs = [torch.nn.Parameter(part.clone()) for part in torch.split(ours, 5)]

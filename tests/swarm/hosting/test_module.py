@@ -6,6 +6,7 @@ from torch import Tensor
 
 from protocols.errors import LocalProtocolError
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.averaging.butterfly import clip_scale, reduce_part, squared_norm
 from swarm.hosting.errors import NonFiniteError
 from swarm.hosting.module import HostedStage
@@ -14,7 +15,7 @@ from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
 
 
 def stages_of(run: RunSpec) -> list[HostedStage]:
-    return [HostedStage(run, stage) for stage in range(run.pipeline.stages)]
+    return [HostedStage(run, stage) for stage in range(pipeline_of(run).stages)]
 
 
 def microbatch(run: RunSpec, index: int = 0) -> tuple[Tensor, Tensor]:
@@ -140,16 +141,16 @@ def train_in_a_swarm(run: RunSpec) -> list[HostedStage]:
     """Two replicas of every stage, each counting every second microbatch, in reverse order."""
     dataset = tiny_dataset(run)
     replicas = [stages_of(run), stages_of(run)]
-    for step in range(run.pipeline.steps):
-        for index in reversed(range(run.pipeline.microbatches)):
+    for step in range(pipeline_of(run).steps):
+        for index in reversed(range(pipeline_of(run).microbatches)):
             walk(replicas[index % 2], *tensors_of(dataset.training_batch(step, index)))
         sums = [
             reduce_part([stage.gradient() for stage in pair])
             for pair in zip(*replicas, strict=True)
         ]
-        means = [total / run.pipeline.microbatches for total in sums]
+        means = [total / pipeline_of(run).microbatches for total in sums]
         scale = clip_scale(
-            [squared_norm(mean) for mean in means], clip_norm=run.optimizer.clip_norm
+            [squared_norm(mean) for mean in means], clip_norm=pipeline_of(run).optimizer.clip_norm
         )
         for stages in replicas:
             for stage, mean in zip(stages, means, strict=True):
@@ -178,9 +179,9 @@ def test_a_microbatch_counted_twice_is_seen_in_the_parameters() -> None:
     run = tiny_run(steps=1)
     dataset = tiny_dataset(run)
     [stage] = stages_of(tiny_run(stages=1, steps=1))
-    for index in [*range(run.pipeline.microbatches), 0]:
+    for index in [*range(pipeline_of(run).microbatches), 0]:
         stage.loss(*tensors_of(dataset.training_batch(0, index)), count=True)
-    mean = stage.gradient() / run.pipeline.microbatches
+    mean = stage.gradient() / pipeline_of(run).microbatches
     stage.apply(mean, clip_scale=clip_scale([squared_norm(mean)], clip_norm=1.0), step=0)
     assert parameter_difference(stage.parameters(), train_reference(run, dataset).parameters) > 1e-4
 

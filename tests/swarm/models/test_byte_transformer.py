@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from protocols.errors import LocalProtocolError
-from protocols.run import ModelSpec
+from protocols.run import ByteTransformerSpec, InstalledModelSpec
 from swarm.models import byte_transformer, registry
 from swarm.models.cut import cut_of
 from swarm.models.registry import UnknownModelError, build_stage
 
-SPEC = ModelSpec(layers=3, width=16, heads=2, context=16)
+SPEC = ByteTransformerSpec(layers=3, width=16, heads=2, context=16)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
@@ -45,7 +45,7 @@ def test_both_precisions_start_from_the_same_numbers() -> None:
 
 
 def test_the_demos_model_has_at_most_a_million_parameters_and_no_biases() -> None:
-    module = build_stage(ModelSpec(), 1, 0, 0)
+    module = build_stage(ByteTransformerSpec(), 1, 0, 0)
     assert sum(parameter.numel() for parameter in module.parameters()) == 655_360
     assert all(parameter.dim() == 2 for parameter in module.parameters())
 
@@ -97,16 +97,16 @@ def test_more_stages_than_layers_is_our_own_mistake() -> None:
 def test_a_model_installed_locally_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Installed:
         def load(self) -> object:
-            return byte_transformer.build
+            return lambda spec, cut, seed: byte_transformer.build(SPEC, cut, seed)
 
     def find(*, group: str, name: str) -> list[Installed]:
         return [Installed()] if (group, name) == ("murmura.models", "from-a-package") else []
 
     monkeypatch.setattr(registry, "entry_points", find)
-    module = build_stage(dataclasses.replace(SPEC, kind="from-a-package"), 3, 1, 0)
+    module = build_stage(InstalledModelSpec(kind="from-a-package", layers=3), 3, 1, 0)
     assert isinstance(module, byte_transformer.ByteTransformerStage)
 
 
 def test_a_model_that_is_not_installed_is_refused_with_what_to_do() -> None:
     with pytest.raises(UnknownModelError, match="install the package"):
-        build_stage(dataclasses.replace(SPEC, kind="not-here"), 1, 0, 0)
+        build_stage(InstalledModelSpec(kind="not-here"), 1, 0, 0)

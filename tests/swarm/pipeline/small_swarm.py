@@ -20,6 +20,7 @@ from protocols.ids import PeerID
 from protocols.ledger.messages import Message, decode_message_untrusted
 from protocols.ledger.view import Record, unpack_ids
 from protocols.run import DeadlineSpec, RunSpec
+from protocols.run.pipeline import pipeline_of
 from swarm.calls import Answer, Guard, Incoming, Rates
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.peer import PipelinePeer
@@ -39,9 +40,10 @@ Point: TypeAlias = Callable[[str, Any], bool]
 def small_run(*, replicas: int = 2, **changes: Any) -> RunSpec:
     """Return a tiny run whose deadlines suit a test: a silent peer is missed after half a second."""
     run = tiny_run(**{"stages": 2, "steps": 6, "microbatches": 6, **changes})
-    pipeline = dataclasses.replace(run.pipeline, replicas_to_start=replicas, evaluate_every=3)
+    table = dataclasses.replace(run.table, replicas_to_start=replicas)
+    training = dataclasses.replace(run.training, evaluate_every=3)
     deadlines = DeadlineSpec(floor_s=0.5, ceiling_s=4.0)
-    return dataclasses.replace(run, pipeline=pipeline, deadlines=deadlines)
+    return dataclasses.replace(run, table=table, training=training, deadlines=deadlines)
 
 
 def cast_of(shape: type[Message], **wanted: Any) -> Point:
@@ -238,7 +240,7 @@ class SmallSwarm:
 
     async def finished(self) -> None:
         """Wait until the run is over and every present node has applied its last step."""
-        steps = self.run.pipeline.steps
+        steps = pipeline_of(self.run).steps
 
         def done() -> bool:
             return self.step == steps and all(
@@ -275,25 +277,25 @@ class SmallSwarm:
         """Every step's record counts each microbatch once at each stage: from the records alone."""
         steps = [record for record in self.records.values() if record.commits_step]
         assert [record.step for record in sorted(steps, key=lambda r: r.index)] == list(
-            range(1, self.run.pipeline.steps + 1)
+            range(1, pipeline_of(self.run).steps + 1)
         )
         for record in steps:
             before = self.records[record.index - 1].members
             stage_of = {member.peer: member.stage for member in before}
-            for stage in range(self.run.pipeline.stages):
+            for stage in range(pipeline_of(self.run).stages):
                 ids = [
                     unpack_ids(tally.counted)
                     for tally in record.tallies
                     if stage_of[tally.peer] == stage
                 ]
-                assert sum(ids) == (1 << self.run.pipeline.microbatches) - 1
-                assert sum(i.bit_count() for i in ids) == self.run.pipeline.microbatches
+                assert sum(ids) == (1 << pipeline_of(self.run).microbatches) - 1
+                assert sum(i.bit_count() for i in ids) == pipeline_of(self.run).microbatches
 
     def check_equals_reference(self) -> None:
         """The swarm computed what one process computes."""
         self.check_counts()
         reference = train_reference(self.run, tiny_dataset(self.run))
-        bound = 1e-9 if self.run.model.dtype == "float64" else 1e-5
+        bound = 1e-9 if pipeline_of(self.run).model.dtype == "float64" else 1e-5
         difference = parameter_difference(self.parameters(), reference.parameters)
         assert difference <= bound
         losses = [r.loss for _, r in sorted(self.records.items()) if r.commits_step]

@@ -17,6 +17,7 @@ from protocols.ledger.calls import WorkCall
 from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Message, encode_message
 from protocols.replies import ErrorCode, Hello
+from protocols.run.pipeline import pipeline_of
 from protocols.schema import encode
 from swarm.calls import Answer, Caller, CallError
 from swarm.tensors.wire import to_wire
@@ -57,7 +58,7 @@ class Stranger:
         member, record = peer.ledger.member, peer.ledger.record
         assert member is not None
         assert record is not None
-        last = member.stage == self.swarm.run.pipeline.stages - 1
+        last = member.stage == pipeline_of(self.swarm.run).stages - 1
         call = WorkCall(
             kind="loss" if last else "backward",
             step=peer.ledger.tally.step,
@@ -73,11 +74,15 @@ class Stranger:
         """Return tensors that fit `work`."""
         run = self.swarm.run
         tokens, targets = tensors_of(tiny_dataset(run).training_batch(0, 0))
-        shape = (run.pipeline.sequences, run.model.context, run.model.width)
-        activation = torch.full(shape, 0.01, dtype=getattr(torch, run.model.dtype))
+        shape = (
+            pipeline_of(run).sequences,
+            pipeline_of(run).model.context,
+            pipeline_of(run).model.width,
+        )
+        activation = torch.full(shape, 0.01, dtype=getattr(torch, pipeline_of(run).model.dtype))
         member = self.target.peer.ledger.member
         assert member is not None
-        if member.stage == run.pipeline.stages - 1:
+        if member.stage == pipeline_of(run).stages - 1:
             return (activation if member.stage else tokens), targets
         return tokens, activation
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.run import DataSpec
+from protocols.run import TextSpec
 from swarm.pipeline.data import Dataset, load_dataset
 from swarm.pipeline.text import DataError, DataMismatchError, read_run_text, read_text
 from tests.swarm.tiny import tiny_dataset, tiny_run, tiny_text
@@ -121,7 +121,7 @@ def test_the_standard_library_is_text_that_everybody_has() -> None:
 
 
 def test_other_files_than_the_runs_are_refused_and_the_error_says_what_to_do(folder: Path) -> None:
-    spec = DataSpec(pattern="{stdlib}/*.py", sha256="ab" * 32, bytes_max=1024)
+    spec = TextSpec(pattern="{stdlib}/*.py", sha256="ab" * 32, bytes_max=1024)
     with pytest.raises(DataMismatchError, match="the Python version the run was made with") as here:
         read_run_text(spec)
     assert here.value.expected == "ab" * 32
@@ -132,7 +132,7 @@ def test_other_files_than_the_runs_are_refused_and_the_error_says_what_to_do(fol
 def test_a_volunteer_may_keep_the_text_elsewhere(folder: Path) -> None:
     (folder / "a" / "z.py").write_bytes(tiny_text())
     text = read_text(str(folder), bytes_max=MB)
-    run = dataclasses.replace(tiny_run(), data=DataSpec(pattern="/nowhere", sha256=text.sha256))
+    run = dataclasses.replace(tiny_run(), data=TextSpec(pattern="/nowhere", sha256=text.sha256))
     assert load_dataset(run, path=str(folder)).training_batch(0, 0) == Dataset(
         text.data, run
     ).training_batch(0, 0)

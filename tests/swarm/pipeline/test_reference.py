@@ -11,7 +11,7 @@ from tests.swarm.tiny import tiny_dataset, tiny_run
 
 def test_the_reference_learns_and_reports_at_the_asked_steps() -> None:
     run = tiny_run(stages=1, steps=20)
-    run = dataclasses.replace(run, pipeline=dataclasses.replace(run.pipeline, evaluate_every=8))
+    run = dataclasses.replace(run, training=dataclasses.replace(run.training, evaluate_every=8))
     seen = []
     result = train_reference(
         run, tiny_dataset(run), on_step=lambda step, loss: seen.append((step, loss))

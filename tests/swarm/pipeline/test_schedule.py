@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.run import OptimizerSpec
+from protocols.run import AdamWSpec
 from swarm.pipeline.schedule import is_decayed, learning_rate
 
-SPEC = OptimizerSpec(lr=1.0, lr_min=0.1, warmup_steps=4)
+SPEC = AdamWSpec(lr=1.0, lr_min=0.1, warmup_steps=4)
 
 
 def test_the_rate_rises_in_a_line_then_falls_as_a_cosine() -> None:
@@ -18,7 +18,7 @@ def test_the_rate_rises_in_a_line_then_falls_as_a_cosine() -> None:
 
 
 def test_a_run_without_warm_up_starts_at_the_full_rate() -> None:
-    assert learning_rate(OptimizerSpec(lr=1.0, warmup_steps=0), step=0, steps=1) == 1.0
+    assert learning_rate(AdamWSpec(lr=1.0, warmup_steps=0), step=0, steps=1) == 1.0
 
 
 def test_a_run_shorter_than_its_warm_up_never_reaches_the_full_rate() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from protocols.run import ByteTransformerSpec
 from swarm.hosting.module import HostedStage
 from swarm.state.export import ExportError, export_model, load_model, sample
 from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
@@ -43,7 +44,9 @@ def test_a_model_with_a_stage_missing_is_not_written(tmp_path: Path) -> None:
 
 
 def test_parameters_of_another_width_are_not_written(tmp_path: Path) -> None:
-    wide = dataclasses.replace(RUN, model=dataclasses.replace(RUN.model, width=32))
+    wide = dataclasses.replace(
+        RUN, model=ByteTransformerSpec(layers=3, width=32, heads=2, context=16)
+    )
     with pytest.raises(ExportError):
         export_model(
             tmp_path / "model",

@@ -24,12 +24,11 @@ class AbortedChangesNothing(Checker):
         ledger, stage = peer.ledger, peer.stage
         if ledger.member is None or ledger.record is not record or peer.peer_id in self.world.liars:
             return
-        # Summed up as one number: ten thousand peers are looked at after each record.
-        once = set(stage.gradient.values()) <= {1}
-        held = sum(map((1).__lshift__, stage.gradient))
-        if (not once or held != ledger.tally.counted) and not stage.discarding:
+        counted = ids_of(ledger.tally.counted)
+        # As dicts: a Counter is compared key by key in Python, and ten thousand peers are looked at after each record.
+        if dict.__ne__(stage.gradient, dict.fromkeys(counted, 1)) and not stage.discarding:
             raise self.broken(
-                f"{peer.name} says it counted {ids_of(ledger.tally.counted)} after record {record.index}, "
+                f"{peer.name} says it counted {counted} after record {record.index}, "
                 f"but its gradient holds {sorted(stage.gradient.elements())}"
             )
         if ledger.tally.step != record.step + 1:
