@@ -26,8 +26,8 @@ _EXCUSED: Final = {
     "pulse.Pulse.heard: if len(self._heard_s) > PEERS_MAX: yes": _TOO_MANY,
     "lead.Lead._review: if self._hold_back(now_s, urgent=True): yes": _MANY,
     "lead.Lead._review: if self._hold_back(now_s, urgent=bool(gone)): yes": _MANY,
-    "lead.Lead._plan_changes: if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf: no": _MANY,
-    "wiring.Wiring.update: if known + missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
+    "lead.Lead._changes_due_s: if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf: no": _MANY,
+    "wiring.Wiring.update: if missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
     "lead.Lead._conclude: if not self._coverage.complete: yes":
         "a claim that comes so late is fenced at once, but by a lead that hears too few and is then told all at one blow",
     "member.Ledger._learn: if self.me in record.view: yes": _LYING_LEAD,

@@ -354,14 +354,11 @@ def _mean_loss_as_told(self: lead.Lead) -> float:
     return sum(self._reduced[m.peer].loss_sum for m in last) / self.settings.microbatches
 
 
-def _add_without_dispute(self: coverage.Coverage, entry: views.Member, counted: int) -> bool:
+def _add_without_dispute(self: coverage.Coverage, entry: views.Member, counted: int) -> None:
     """What two replicas claim is taken from both."""
     self._counted[entry.stage][entry.peer] = counted
     self._by_stage[entry.stage] |= counted
-    self.done = self._full
-    for ids in self._by_stage:
-        self.done &= ids
-    return True
+    self._add_up()
 
 
 def _due_again(self: gossip.Gossip, now_s: float) -> Any:

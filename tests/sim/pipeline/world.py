@@ -119,7 +119,7 @@ class PipelineWorld(World[PipelinePeer]):
 
     def connected_to(self, peer: PipelinePeer) -> list[PipelinePeer]:
         """Who notices at once when this peer dies: in a small swarm everybody, in a large one those that talk to it."""
-        others = [other for other in self.peers.values() if other.up and other is not peer]
+        others = super().connected_to(peer)
         if len(others) <= _ALL_CONNECTED:
             return others
         follow = peer.ledger.lead is not None
