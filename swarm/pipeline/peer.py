@@ -198,7 +198,6 @@ class PipelinePeer:
             codec,
             owner=StateOwner(
                 open_host=self._open_host,
-                replicas=lambda stage: [m.peer for m in self.ledger.view.replicas(stage)],
                 loaded=lambda: self.feed(StateLoaded(trio.current_time())),
                 load_failed=lambda: self.feed(FetchFailed(trio.current_time())),
             ),

@@ -58,6 +58,8 @@ class FetchError(Exception):
 class FetchedState:
     """Verified against its manifest; `root` must still be compared with what the members committed."""
 
+    donor: PeerID
+    """Who sent the manifest."""
     step: int
     root: bytes
     tensors: Mapping[str, Tensor]
@@ -173,7 +175,7 @@ class Fetch:
     async def run(self, donors: Sequence[PeerID]) -> FetchedState:
         """Fetch. Raises FetchError when no donor can give it."""
         began_s = trio.current_time()
-        manifest = await self._manifest(donors)
+        donor, manifest = await self._manifest(donors)
         try:
             restore = Restore(manifest, self._expected)
         except RemoteProtocolError as error:
@@ -185,9 +187,11 @@ class Fetch:
         except RemoteProtocolError as error:
             raise FetchError(str(error)) from error
         seconds = trio.current_time() - began_s
-        return FetchedState(manifest.step, manifest.root, tensors, seconds, manifest.byte_count)
+        return FetchedState(
+            donor, manifest.step, manifest.root, tensors, seconds, manifest.byte_count
+        )
 
-    async def _manifest(self, donors: Sequence[PeerID]) -> Manifest:
+    async def _manifest(self, donors: Sequence[PeerID]) -> tuple[PeerID, Manifest]:
         problem = "there is no donor"
         for donor in donors:
             call = StateCall(stage=self._stage, step=self._step)
@@ -204,7 +208,7 @@ class Fetch:
                 log.info("donor skipped: peer=%s reason=%s", donor, problem)
                 continue
             if manifest.stage == self._stage and self._step in (None, manifest.step):
-                return manifest
+                return donor, manifest
             problem = "the donor sent the manifest of another stage or step"
         raise FetchError(f"no manifest of stage {self._stage}: {problem}")
 

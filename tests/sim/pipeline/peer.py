@@ -248,7 +248,7 @@ class PipelinePeer(SimPeer):
 
     def _learned(self, effect: Learned) -> None:
         record = effect.record
-        self.stage.record_learned()
+        self.stage.record_learned(record)
         self.world.learned(self, record)
         lead = self.ledger.lead_peer or record.lead
         self.later(0.0, self._after_record, record, lead)

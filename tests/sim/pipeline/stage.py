@@ -2,17 +2,19 @@
 
 A "gradient" is a Counter of microbatches, so the checkers see what was really summed; a "state" is a digest of all
 gradients applied so far. What the real shells promise each other is kept here too: a snapshot is of one step and is
-kept for the last two newcomers, a newcomer serves only when the members have committed to what it fetched.
+kept for the last two newcomers. What a newcomer loads, and when, the real core decides (protocols.state).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from protocols.core import Tick
 from protocols.ids import PeerID
 from protocols.ledger.events import (
     Admitted,
@@ -36,9 +38,22 @@ from protocols.ledger.trainer import (
 )
 from protocols.ledger.view import Ballot, Record, ids_of
 from protocols.replies import ErrorCode
+from protocols.state import (
+    DonorsLeft,
+    Effect,
+    Event,
+    FetchBroken,
+    Fetched,
+    FetchFrom,
+    GiveUp,
+    LoadFetched,
+    RootNamed,
+    StateFetch,
+    StepCommitted,
+)
 from tests.sim.engine.compute import SimCompute
-from tests.sim.pipeline.checkers.checker import Counted, SaidVoid
 from tests.sim.pipeline.exchange import Gradient, digest_of
+from tests.sim.pipeline.notes import Counted, SaidVoid
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer
@@ -76,10 +91,11 @@ class _Reduction:
 
 @dataclass(slots=True)
 class _Fetch:
-    """A state transfer, named by the record that admitted us."""
+    """A state transfer, named by the record that admitted us: the core that decides, and what has come."""
 
     asked: Admitted
-    fetched: bytes | None = None
+    core: StateFetch[tuple[Record, Gradient]]
+    fetched: bytes = b""
 
 
 class SimStage:
@@ -106,7 +122,6 @@ class SimStage:
         """Drop the gradient and all exchanges, keep the state: what an expelled peer does."""
         self._reset_gradient()
         self.finished: dict[bytes, Gradient] = {}
-        self.replay: list[tuple[Record, Gradient]] = []
         self._reduction: _Reduction | None = None
         self._done: StartReduce | None = None
         self._fetch: _Fetch | None = None
@@ -150,15 +165,19 @@ class SimStage:
         if self.loaded:
             self._advance(record, content)
             return
-        self.replay.append((record, content))
-        if len(self.replay) > REPLAY_MAX:
-            self._give_up_fetch()
+        if self._fetch is not None:
+            self._feed(self._fetch, StepCommitted(self.peer.now_s, (record, content), 1))
 
-    def record_learned(self) -> None:
-        """A reduction in progress is of no use any more."""
+    def record_learned(self, record: Record) -> None:
+        """A reduction in progress is of no use any more; and the state that we fetch may be committed to by now."""
         if self._reduction is not None:
             self._reduction = None
             self.world.exchanges.changed()
+        if self._fetch is not None:
+            now_s, asked = self.peer.now_s, self._fetch.asked
+            if record.commits_step and record.step == asked.record.step + 1:
+                self._feed(self._fetch, RootNamed(now_s, record.stages[asked.stage].state_hash))
+            self._feed(self._fetch, DonorsLeft(now_s, asked.donors_in(record.view)))
 
     def _advance(self, record: Record, content: Gradient) -> None:
         assert self.stage is not None
@@ -169,9 +188,13 @@ class SimStage:
 
     # --- state transfer ---
 
+    @property
+    def steps_kept(self) -> int:
+        """Committed steps that wait for the state."""
+        return len(self._fetch.core.kept) if self._fetch is not None else 0
+
     def admitted(self, asked: Admitted) -> None:
         self._reset_gradient()
-        self.replay.clear()
         self._fetch = None
         if asked.synced and asked.record.step > 0:
             self.host(asked.stage, state=self.state, step=asked.record.step)
@@ -185,8 +208,8 @@ class SimStage:
             self.world.gave_up(self.peer)
         self.stage, self.loaded = asked.stage, False
         self.snapshots.clear()
-        self._fetch = _Fetch(asked)
-        self._try_donors(self._fetch)
+        self._fetch = _Fetch(asked, StateFetch(asked.donors, kept_bytes_max=REPLAY_MAX))
+        self._do(self._fetch, self._fetch.core.start(self.peer.now_s))
 
     def offer(self, step: int) -> None:
         """Keep a snapshot of this step, and commit to its hash with the next step."""
@@ -195,17 +218,35 @@ class SimStage:
         while len(self.snapshots) > _SNAPSHOTS_KEPT:
             del self.snapshots[min(self.snapshots)]
 
-    def _try_donors(self, fetch: _Fetch) -> None:
-        """Fetch from a donor that still has that step; without one, ask to be admitted anew."""
-        if self._fetch is not fetch:
-            return
-        present = {member.peer for member in self.peer.ledger.view.replicas(fetch.asked.stage)}
-        for donor in fetch.asked.donors:
-            if donor in present and self._snapshot_of(donor, fetch) is not None:
+    def _feed(self, fetch: _Fetch, event: Event[tuple[Record, Gradient]]) -> None:
+        if self._fetch is fetch:
+            self._do(fetch, fetch.core.handle(event))
+
+    def _do(self, fetch: _Fetch, effects: list[Effect]) -> None:
+        """Do what the core of a state transfer says, a little later, as the real shell's queue does."""
+        for effect in effects:
+            match effect:
+                case FetchFrom(donors):
+                    self.peer.later(0.0, self._fetch_from, fetch, donors)
+                case LoadFetched():
+                    self.peer.later(0.0, self._load, fetch)
+                case GiveUp():
+                    self.peer.later(0.0, self._give_up_fetch, fetch)
+        wait_s = fetch.core.wake_at_s - self.peer.now_s
+        if wait_s < math.inf:
+            self.peer.later(wait_s, self._tick, fetch)
+
+    def _tick(self, fetch: _Fetch) -> None:
+        self._feed(fetch, Tick(self.peer.now_s))
+
+    def _fetch_from(self, fetch: _Fetch, donors: tuple[PeerID, ...]) -> None:
+        """Fetch from a donor that still has that step."""
+        for donor in donors:
+            if self._snapshot_of(donor, fetch) is not None:
                 seconds = self.world.scaled(self.world.fetch_s) * (0.5 + self.peer.rng.random())
                 self.peer.later(seconds, self._fetched, fetch, donor)
                 return
-        self._give_up_fetch()
+        self._feed(fetch, FetchBroken(self.peer.now_s, "no donor has it"))
 
     def _snapshot_of(self, donor_id: PeerID, fetch: _Fetch) -> bytes | None:
         donor = self.world.peers[donor_id]
@@ -221,45 +262,25 @@ class SimStage:
         return stage.snapshots.get(step)
 
     def _fetched(self, fetch: _Fetch, donor: PeerID) -> None:
-        if self._fetch is not fetch:
+        state = self._snapshot_of(donor, fetch)
+        if state is None:
+            self._feed(fetch, FetchBroken(self.peer.now_s, "the donor is gone"))
             return
-        fetch.fetched = self._snapshot_of(donor, fetch)
-        if fetch.fetched is None:
-            self._try_donors(fetch)
-            return
-        self._check_root(fetch)
+        fetch.fetched = state
+        self._feed(fetch, Fetched(self.peer.now_s, donor, state_root(state)))
 
-    def _check_root(self, fetch: _Fetch) -> None:
-        """Serve once the members have committed to these very bytes; or when no donor is left that could."""
-        if self._fetch is not fetch or fetch.fetched is None or self.stage is None:
+    def _load(self, fetch: _Fetch) -> None:
+        if self._fetch is not fetch or fetch.core.given_up:
             return
-        root = self.replay[0][0].stages[self.stage].state_hash if self.replay else b""
-        view = self.peer.ledger.view
-        if root == state_root(fetch.fetched) or not any(d in view for d in fetch.asked.donors):
-            self._load(fetch.fetched, fetch.asked.record.step)
-        elif self.replay:
-            self._give_up_fetch()  # the donor that would have committed to it is gone, or lied
-        else:
-            self.peer.later(self.world.settings.heartbeat_s, self._check_root, fetch)
-
-    def _load(self, state: bytes, step: int) -> None:
-        assert self.stage is not None
-        self.host(self.stage, state=state, step=step)
-        for record, content in self.replay:
+        self.host(fetch.asked.stage, state=fetch.fetched, step=fetch.asked.record.step)
+        for record, content in fetch.core.kept:
             self._advance(record, content)
-        self.replay, self._fetch = [], None
+        self._fetch = None
         self.peer.handle(StateLoaded(self.peer.now_s))
 
-    def _give_up_fetch(self) -> None:
-        """Ask to be admitted anew, now and again: the request may be lost, or nobody can give the state just now."""
-        fetch = self._fetch
-        if fetch is None:
-            return
-        self.replay.clear()
-        fetch.fetched = None
-        self.peer.handle(FetchFailed(self.peer.now_s))
+    def _give_up_fetch(self, fetch: _Fetch) -> None:
         if self._fetch is fetch:
-            self.peer.later(2 * self.world.settings.silence_s, self._try_donors, fetch)
+            self.peer.handle(FetchFailed(self.peer.now_s))
 
     # --- reducing ---
 

@@ -14,10 +14,10 @@ from protocols.ledger.view import Record
 from tests.sim.engine.checker import Checker
 from tests.sim.engine.world import World
 from tests.sim.pipeline.checkers import ALL
-from tests.sim.pipeline.checkers.checker import CallEnded, Decided, GaveUp, StateReached
 from tests.sim.pipeline.checkers.one_side_commits import is_quorum
 from tests.sim.pipeline.exchange import Exchanges
 from tests.sim.pipeline.faults import PipelineFaults, PipelineInjector
+from tests.sim.pipeline.notes import CallEnded, Decided, GaveUp, StateReached
 from tests.sim.pipeline.peer import PipelinePeer
 from tests.sim.pipeline.stage import MakeEvent
 

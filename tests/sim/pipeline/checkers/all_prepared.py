@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, Decided
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import Decided
 
 
 class AllPrepared(Checker):

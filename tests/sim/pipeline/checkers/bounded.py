@@ -8,7 +8,8 @@ from protocols.ledger.history import HISTORY_RECORDS
 from protocols.ledger.leases import first_generation
 from protocols.ledger.trainer import AskStage
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, Decided
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import Decided
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer
@@ -68,7 +69,7 @@ class Bounded(Checker):
             self._check(peer.name, "spreaders", len(ledger._gossip.spreaders), 16)
             self._check(peer.name, "journeys", len(trainer.journeys), ids)
             self._check(peer.name, "calls", len(trainer._calls), ids * (1 + len(trainer._view)))
-            self._check(peer.name, "replay", len(peer.stage.replay), 8)
+            self._check(peer.name, "replay", peer.stage.steps_kept, 8)
             if ledger.lead is not None:
                 lead = ledger.lead
                 self._check(peer.name, "reports", len(lead._reports), len(ledger.view))

@@ -9,7 +9,8 @@ from protocols.ids import PeerID
 from protocols.ledger.events import ApplyStep
 from protocols.ledger.view import Record, ids_of, unpack_ids
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, Decided
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import Decided
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from protocols.ids import PeerID
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, GaveUp, StateReached
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import GaveUp, StateReached
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from protocols.ledger.events import Learned
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, Decided
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import Decided
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer

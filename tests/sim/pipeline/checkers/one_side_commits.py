@@ -8,7 +8,8 @@ from protocols.ids import PeerID
 from protocols.ledger.messages import Accept, Accepted, Promise
 from protocols.ledger.view import Ballot, Member, Record
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, Decided
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import Decided
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer

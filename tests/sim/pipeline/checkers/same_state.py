@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import Checker, Decided, StateReached
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import Decided, StateReached
 from tests.sim.pipeline.stage import state_root
 
 if TYPE_CHECKING:

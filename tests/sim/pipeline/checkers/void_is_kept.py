@@ -15,7 +15,8 @@ from protocols.ledger.trainer import (
     SettleAnswered,
 )
 from tests.sim.engine.checker import on
-from tests.sim.pipeline.checkers.checker import CallEnded, Checker, Counted, Decided, SaidVoid
+from tests.sim.pipeline.checkers.checker import Checker
+from tests.sim.pipeline.notes import CallEnded, Counted, Decided, SaidVoid
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer

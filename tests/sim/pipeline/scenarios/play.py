@@ -19,8 +19,8 @@ from protocols.ledger.view import Record, ids_of
 from tests.sim.engine.checker import on
 from tests.sim.engine.network import Network, Weather
 from tests.sim.pipeline.checkers import ALL, Checker
-from tests.sim.pipeline.checkers.checker import CallEnded, Counted, Decided, StateReached
 from tests.sim.pipeline.faults import PipelineFaults
+from tests.sim.pipeline.notes import CallEnded, Counted, Decided, StateReached
 from tests.sim.pipeline.peer import PipelinePeer
 from tests.sim.pipeline.world import PipelineWorld
 
