@@ -50,7 +50,7 @@ from tests.sim.pipeline.stage import SimStage
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.lying_member import LyingMember
-    from tests.sim.pipeline.world import Call, PipelineWorld
+    from tests.sim.pipeline.world import PipelineWorld, TrainerCall
 
 SavedState: TypeAlias = tuple[HeldState, bytes]
 DRAIN_S = 25.0
@@ -119,7 +119,7 @@ class PipelinePeer(SimPeer):
             held, state = saved
             self.world.went_back_to(self, held.step)
             self.stage.host(held.stage, state=state, step=held.step)
-        self.calls: dict[int, Call] = {}
+        self.calls: dict[int, TrainerCall] = {}
         self._join(saved[0] if saved is not None else None)
         self._founder = False
 

@@ -11,6 +11,7 @@ from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, CallFailed
 from protocols.ledger.view import Record
+from tests.sim.engine.call import Call
 from tests.sim.engine.checker import Checker
 from tests.sim.engine.world import World
 from tests.sim.pipeline.checkers import ALL
@@ -21,7 +22,6 @@ from tests.sim.pipeline.notes import CallEnded, Decided, GaveUp, StateReached
 from tests.sim.pipeline.peer import PipelinePeer
 from tests.sim.pipeline.stage import MakeEvent
 
-_PROBE_S: Final = 1.0
 _ALL_CONNECTED: Final = 64
 _NAMES_IN_TRACE: Final = 64
 _STEPS_AFTER: Final = 3
@@ -144,14 +144,8 @@ class PipelineWorld(World[PipelinePeer]):
         """Carry a question that is answered once: by the member, or by its deadline with nobody knowing."""
         if self.detailed:
             self.log(f"{trainer.name} ? {ask}")
-        call = trainer.calls[ask.call] = Call(self, trainer, ask)
-        self.network.cast(trainer.peer_id, ask.peer, call.arrive)
-        if self.network.reaches(trainer.peer_id, ask.peer):
-            in_s = ask.deadline_s if isinstance(ask, AskStage) else self.deadlines_s[0]
-        else:
-            in_s = 0.05
-            trainer.later(_PROBE_S, trainer.notice_down, ask.peer)
-        call.deadline = self.clock.after(in_s, call.fail)
+        call = trainer.calls[ask.call] = TrainerCall(self, trainer, ask)
+        call.begin(ask.deadline_s if isinstance(ask, AskStage) else self.deadlines_s[0])
 
     def learned(self, peer: PipelinePeer, record: Record) -> None:
         """A peer takes a record: the first one to do so shows it to the checkers."""
@@ -262,66 +256,35 @@ def _names(record: Record) -> str:
     return "members " + " ".join(f"{m.peer.decode()}@{m.stage}" for m in record.members)
 
 
-class Call:
-    """One question on its way, and its one answer."""
+class TrainerCall(Call):
+    """A trainer's question to a member."""
 
-    __slots__ = ("ask", "deadline", "ended", "life", "trainer", "world")
+    __slots__ = ("ask", "trainer")
+    world: PipelineWorld
 
     def __init__(
-        self, world: PipelineWorld, trainer: PipelinePeer, ask: AskStage | AskSettle | AskClaim
+        self,
+        world: PipelineWorld,
+        trainer: PipelinePeer,
+        ask: AskStage | AskSettle | AskClaim,
     ) -> None:
-        self.world = world
+        super().__init__(world, trainer, ask.peer)
         self.trainer = trainer
         self.ask = ask
-        self.life = trainer.life
-        self.ended = False
-        self.deadline = 0
-        """Of the clock's plans, the one that fails this call."""
 
-    def arrive(self) -> None:
-        target = self.world.peers[self.ask.peer]
-        if not target.up or target.stopped:
-            return
+    def serve(self, target: PipelinePeer) -> None:
         if isinstance(self.ask, AskStage):
             target.stage.serve(self.ask, self)
         else:
             target.stage.settle(self.ask, self.answer)
 
-    def wanted(self) -> bool:
-        """Tell whether the trainer still waits, as far as the member can know: a closed stream is noticed, a cut not."""
-        return not self.ended or not self.world.network.reaches(self.trainer.peer_id, self.ask.peer)
-
     def answer(self, make: MakeEvent) -> None:
-        if self.ended:
-            return
-        lies = self.world.peers[self.ask.peer].lies
-        if lies is not None:
+        lies = self.world.peers[self.target_id].lies
+        if lies is not None and not self.ended:
             make = lies.answer(self.trainer.peer_id, make)
-        self.world.network.cast(self.ask.peer, self.trainer.peer_id, self.end, make)
+        super().answer(make)
 
-    def cancel(self) -> None:
-        """The trainer does not wait any more."""
-        if not self.ended:
-            self.ended = True
-            self.world.clock.cancel(self.deadline)
-
-    def fail(self) -> None:
-        self._end(lambda now_s: CallFailed(now_s, self.ask.call, None))
-
-    def end(self, make: MakeEvent) -> None:
-        """The answer is here."""
-        if self._end(make):
-            self.world.clock.cancel(self.deadline)
-
-    def _end(self, make: MakeEvent) -> bool:
-        trainer = self.trainer
-        if self.ended or not trainer.up or trainer.life != self.life:
-            return False
-        self.ended = True
-        trainer.report(self._tell, make)
-        return True
-
-    def _tell(self, make: MakeEvent) -> None:
+    def answered(self, make: MakeEvent) -> None:
         event = make(self.trainer.now_s)
         if self.world.detailed:
             self.world.log(f"{self.trainer.name} ! {event}")
@@ -329,6 +292,9 @@ class Call:
         if self.trainer.calls.pop(self.ask.call, None) is not None:
             self.world.watch.see(self.trainer, CallEnded(self.ask, event))
         self.trainer.train(event)
+
+    def failed(self) -> None:
+        self.answered(lambda now_s: CallFailed(now_s, self.ask.call, None))
 
 
 def draw_world(
