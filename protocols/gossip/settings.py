@@ -35,13 +35,17 @@ class GossipSpec:
     """Average with whatever is here, one model at least, after so many batches: slow neighbours hold up nobody."""
     push_share: Annotated[float, Range(0.01, 1.0)] = 1.0
     """Share of the tensors in one push. 0.25 sends a quarter of them each time, in turn: a quarter of the traffic."""
-    variance_factor: Annotated[float, Range(1.5, 1e6)] = 4.0
-    """A model is refused when a tensor's variance is more times off the median. Honest peers stay within 2 (Dirichlet(0.5),
+    variance_factor: Annotated[float, Range(0.0, 1e6)] = 4.0
+    """0 refuses nothing. Else a model is refused when a tensor's variance is more times off the median. Honest peers stay within 2 (Dirichlet(0.5),
     from the first batch on); models scaled by more than 2 are seen."""
     clip: bool = True
     """Move each received model to at most the median distance from our own. It costs nothing without liars."""
     independent_averages: Annotated[int, Range(0, 1 << 20)] = 4
     """A newcomer starts from a neighbour's model when that has been averaged so often; before that from its own."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.variance_factor < 1.5:
+            raise SchemaError("variance_factor", "must be 0, or at least 1.5: honest peers differ")
 
     def check_run(self, run: RunSpec) -> None:
         """Refuse a model that cannot learn from the run's data."""

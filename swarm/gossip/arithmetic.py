@@ -134,7 +134,9 @@ def refused_rows(
     The median is of all models, our own included. With fewer than three there is none to speak of: a single model is then
     compared with our own, and may be off by the factor's square.
     """
-    refused = set()
+    refused: set[int] = set()
+    if not factor:
+        return ()
     for column, (start, end) in enumerate(table.bounds):
         if end - start < JUDGED_ELEMENTS:
             continue
