@@ -10,7 +10,8 @@ import trio
 from torch import Tensor
 
 from protocols.run.pipeline import pipeline_of
-from swarm.hosting.module import PARAMETERS, HostedStage
+from swarm.hosting.module import PARAMETERS
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.parts import part_name, stage_specs
 from swarm.pipeline.peer import PipelinePeer
 from swarm.resources import Resources

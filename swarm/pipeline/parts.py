@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from protocols.frames import TensorSpec
-from swarm.hosting.module import STEP, HostedStage
+from swarm.hosting.module import STEP
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.state.part import Part
 from swarm.state.snapshot import expected_specs
 

@@ -91,8 +91,8 @@ from swarm.calls import (
 )
 from swarm.data.sequences import Dataset
 from swarm.hosting.compute import ComputeThread
-from swarm.hosting.module import HostedStage
 from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner

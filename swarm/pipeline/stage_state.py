@@ -43,8 +43,8 @@ from protocols.state import (
 from swarm.averaging.butterfly import clip_scale
 from swarm.calls import Caller
 from swarm.hosting.compute import ComputeThread
-from swarm.hosting.module import HostedStage
 from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.parts import part_name, stage_part, stage_specs
 from swarm.pipeline.reduction import ReducedGradient
 from swarm.pipeline.stage_host import StageHost
@@ -272,7 +272,7 @@ class StageState:
             [stage.squared_norm for stage in record.stages],
             clip_norm=self._run_spec.optimizer.clip_norm,
         )
-        apply = functools.partial(host.stage.apply, clip_scale=scale, step=record.step - 1)
+        apply = functools.partial(host.stage.apply_step, clip_scale=scale, step=record.step - 1)
         await self._compute.run_own(apply, reduced.mean)
         host.committed_step = record.step
 

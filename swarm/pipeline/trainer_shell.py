@@ -56,7 +56,7 @@ from swarm.calls import (
     WireTensor,
 )
 from swarm.data.sequences import Dataset, TokenBatch
-from swarm.hosting.shapes import input_spec, output_spec
+from swarm.pipeline.shapes import input_spec, output_spec
 
 log = logging.getLogger(__name__)
 

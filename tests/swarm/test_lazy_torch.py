@@ -11,7 +11,7 @@ LIGHT = (
     "swarm.hosting.batching",
     "swarm.hosting.compute",
     "swarm.hosting.errors",
-    "swarm.hosting.shapes",
+    "swarm.pipeline.shapes",
     "swarm.models.cut",
     "swarm.data.sequences",
     "swarm.schedule",

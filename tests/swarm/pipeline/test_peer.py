@@ -285,7 +285,7 @@ def test_replicas_that_step_together_hold_the_same_bits() -> None:
             for node in nodes:
                 hosted = node.peer.state.complete
                 assert hosted is not None
-                by_stage.setdefault(hosted.stage, []).append(hosted._flat)
+                by_stage.setdefault(hosted.stage, []).append(hosted.flat)
             assert all(torch.equal(*pair) for pair in by_stage.values())
 
     trio.run(main)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.schema import encode
-from swarm.hosting.module import HostedStage
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.state.manifest import Manifest, manifest_untrusted
 from swarm.state.snapshot import Restore, Snapshot, expected_specs
 from tests.swarm.tiny import tiny_run
@@ -26,7 +26,7 @@ def stage_after_a_step() -> HostedStage:
     gradient = torch.randn(
         stage.parameter_count, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
-    stage.apply(gradient, clip_scale=1.0, step=0)
+    stage.apply_step(gradient, clip_scale=1.0, step=0)
     return stage
 
 

@@ -9,7 +9,7 @@ from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from swarm.averaging.butterfly import clip_scale, reduce_part, squared_norm
 from swarm.hosting.errors import NonFiniteError
-from swarm.hosting.module import HostedStage
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reference import parameter_difference, train_reference
 from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
 
@@ -154,7 +154,7 @@ def train_in_a_swarm(run: RunSpec) -> list[HostedStage]:
         )
         for stages in replicas:
             for stage, mean in zip(stages, means, strict=True):
-                stage.apply(mean, clip_scale=scale, step=step)
+                stage.apply_step(mean, clip_scale=scale, step=step)
     for one, two in zip(*replicas, strict=True):
         assert all(
             torch.equal(tensor, two.snapshot()[name]) for name, tensor in one.snapshot().items()
@@ -182,7 +182,7 @@ def test_a_microbatch_counted_twice_is_seen_in_the_parameters() -> None:
     for index in [*range(pipeline_of(run).microbatches), 0]:
         stage.loss(*tensors_of(dataset.training_batch(0, index)), count=True)
     mean = stage.gradient() / pipeline_of(run).microbatches
-    stage.apply(mean, clip_scale=clip_scale([squared_norm(mean)], clip_norm=1.0), step=0)
+    stage.apply_step(mean, clip_scale=clip_scale([squared_norm(mean)], clip_norm=1.0), step=0)
     assert parameter_difference(stage.parameters(), train_reference(run, dataset).parameters) > 1e-4
 
 
@@ -190,20 +190,20 @@ def test_steps_follow_each_other() -> None:
     stage = HostedStage(tiny_run(), 0)
     gradient = torch.zeros(stage.parameter_count, dtype=torch.float64)
     with pytest.raises(LocalProtocolError):
-        stage.apply(gradient, clip_scale=1.0, step=1)
-    stage.apply(gradient, clip_scale=1.0, step=0)
+        stage.apply_step(gradient, clip_scale=1.0, step=1)
+    stage.apply_step(gradient, clip_scale=1.0, step=0)
     with pytest.raises(LocalProtocolError):
-        stage.apply(gradient, clip_scale=1.0, step=0)
+        stage.apply_step(gradient, clip_scale=1.0, step=0)
 
 
 def test_a_joiner_that_loads_a_snapshot_continues_with_the_same_bits() -> None:
     run = tiny_run()
     old, joiner = HostedStage(run, 1), HostedStage(run, 1)
     gradient = torch.randn(old.parameter_count, dtype=torch.float64)
-    old.apply(gradient, clip_scale=0.5, step=0)
+    old.apply_step(gradient, clip_scale=0.5, step=0)
     joiner.load(old.snapshot())
     for stage in (old, joiner):
-        stage.apply(gradient, clip_scale=1.0, step=1)
+        stage.apply_step(gradient, clip_scale=1.0, step=1)
     assert joiner.version == 2
     assert all(
         torch.equal(tensor, old.snapshot()[name]) for name, tensor in joiner.snapshot().items()
@@ -214,7 +214,7 @@ def test_a_snapshot_does_not_change_with_later_steps() -> None:
     stage = HostedStage(tiny_run(), 1)
     before = stage.snapshot()
     copies = {name: tensor.clone() for name, tensor in before.items()}
-    stage.apply(torch.ones(stage.parameter_count, dtype=torch.float64), clip_scale=1.0, step=0)
+    stage.apply_step(torch.ones(stage.parameter_count, dtype=torch.float64), clip_scale=1.0, step=0)
     assert all(torch.equal(before[name], copies[name]) for name in before)
     assert not torch.equal(
         stage.snapshot()["parameters/layers.1.mlp.up.weight"],

@@ -10,8 +10,8 @@ import trio.testing
 
 from swarm.hosting.compute import ComputeThread
 from swarm.hosting.errors import NonFiniteError, StepAheadError, StepPassedError
-from swarm.hosting.module import HostedStage
-from swarm.hosting.server import StageServer
+from swarm.pipeline.hosted_stage import HostedStage
+from swarm.pipeline.stage_server import StageServer
 from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
 
 pytestmark = pytest.mark.trio
@@ -116,7 +116,9 @@ def test_calls_for_another_step_are_refused_when_their_turn_comes() -> None:
             await server.forward(activations(1), step=1)
         async with trio.open_nursery() as nursery:
             go_on = await held(compute, nursery)
-            nursery.start_soon(server.exclusive, lambda: stage.apply(zeros, clip_scale=1.0, step=0))
+            nursery.start_soon(
+                server.exclusive, lambda: stage.apply_step(zeros, clip_scale=1.0, step=0)
+            )
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(late)
             await trio.testing.wait_all_tasks_blocked()

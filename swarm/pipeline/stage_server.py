@@ -18,8 +18,8 @@ from torch import Tensor
 
 from swarm.hosting.compute import ComputeThread
 from swarm.hosting.errors import NonFiniteError, StepAheadError, StepPassedError
-from swarm.hosting.module import HostedStage, LossResult
-from swarm.hosting.shapes import microbatches_of
+from swarm.pipeline.hosted_stage import HostedStage, LossResult
+from swarm.pipeline.shapes import microbatches_of
 
 Whole = TypeVar("Whole")
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class StageServer:
     """One hosted stage on one compute thread.
 
     Every method raises BusyError and ClosedError; the calls also StepPassedError, StepAheadError and NonFiniteError.
-    After any of these nothing was counted. Inputs must have been checked (`swarm.hosting.shapes`, `tensor_untrusted`).
+    After any of these nothing was counted. Inputs must have been checked (`swarm.pipeline.shapes`, `tensor_untrusted`).
     """
 
     def __init__(self, stage: HostedStage, compute: ComputeThread) -> None:
