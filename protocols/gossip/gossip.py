@@ -331,12 +331,16 @@ class Gossip:
         if self._since_snapshot >= self._spec.batches or (self.finished and self._since_snapshot):
             self._since_snapshot = 0
             return TakeSnapshot(self._sequence + 1)
-        if self.finished:
+        if self.finished or not self._may_begin():
             return None
         for part in range(self._parts):
             if self._ready(part):
                 return AverageModels(part, self._inbox.take(part))
         return TrainBatch()
+
+    def _may_begin(self) -> bool:
+        enough = len(self.neighbourhood.current) >= self._spec.neighbours_to_start
+        return bool(self._trained) or enough
 
     def _ready(self, part: int) -> bool:
         """Tell whether to average a part now. At least one batch is trained between two averages of it."""
@@ -411,6 +415,8 @@ class Gossip:
         if self._newcomer is not None:
             effects += self._newcomer.tick(now_s, self.neighbourhood.current)
             effects += self._started()
+        if not self._trained:
+            effects += self._next_job()
         return [*effects, *self._push_owed(now_s), *self._leave_when_idle()]
 
     # --- leaving ---

@@ -60,6 +60,9 @@ class GossipSpec:
         if not fits[data]:
             raise SchemaError("model.kind", f"a model of kind {model!r} cannot learn from {data!r}")
 
+    neighbours_to_start: Annotated[int, Range(0, 64)] = 0
+    """Nobody trains its first batch before it knows so many neighbours: peers that are started together begin together."""
+
     @property
     def parts(self) -> int:
         """In how many pushes a whole model is sent."""

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from protocols.ids import PeerID
 from protocols.ledger.messages import Message, Rumour
-from protocols.ledger.view import Ballot, Record
+from protocols.ledger.view import Ballot, Record, View
 
 FAREWELLS_MAX: Final = 64
 """How many members a node that was let go tells the record by which it goes: perhaps nobody else can, but they can tell the rest."""
@@ -196,6 +196,15 @@ class Admitted:
     donors: tuple[PeerID, ...]
     synced: bool = False
     """Nothing to load: the state is the initial one (step 0), or the one we said we hold."""
+
+    def donors_in(self, view: View) -> list[PeerID]:
+        """Return the donors that are still there. One that was restarted is not: it has to fetch the state itself."""
+        found = []
+        for peer in self.donors:
+            then, now = self.record.view.find(peer), view.find(peer)
+            if then is not None and now is not None and now.stage == self.stage:
+                found += [peer] if now.incarnation == then.incarnation else []
+        return found
 
 
 @dataclass(frozen=True, slots=True)

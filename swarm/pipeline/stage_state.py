@@ -3,8 +3,8 @@
 Rules of this file:
   - Whatever changes the state is a job in one queue, done in the order in which the ledger decided.
   - A job keeps the host it was decided for: a node that is moved cannot apply its old stage's step to the new one.
-  - Steps committed while a newcomer loads are kept and applied after loading, all of them or none: a gap means that
-    loading has failed and the lead is asked to admit us again.
+  - What a newcomer loads, and when, `protocols.state` decides. Steps committed meanwhile are applied after loading, all of
+    them or none: a gap means that loading has failed and the lead is asked to admit us again.
 """
 
 from __future__ import annotations
@@ -13,26 +13,43 @@ import functools
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import trio
 
+from protocols.core import Tick
 from protocols.errors import LocalProtocolError
+from protocols.frames import TensorSpec
 from protocols.ids import PeerID
 from protocols.ledger.events import Admitted
 from protocols.ledger.messages import HeldState
 from protocols.ledger.view import Record
 from protocols.run import RunSpec
+from protocols.state import (
+    DonorsLeft,
+    Effect,
+    Event,
+    FetchBroken,
+    Fetched,
+    FetchFrom,
+    GiveUp,
+    LoadFetched,
+    RootNamed,
+    StateFetch,
+    StepCommitted,
+)
 from swarm.averaging.butterfly import clip_scale
 from swarm.calls import Caller
 from swarm.hosting.compute import ComputeThread
-from swarm.hosting.module import HostedStage
 from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.hosted_stage import HostedStage
+from swarm.pipeline.parts import part_name, stage_part, stage_specs
 from swarm.pipeline.reduction import ReducedGradient
 from swarm.pipeline.stage_host import StageHost
-from swarm.pipeline.transfer import Fetch, FetchedState, FetchError, Snapshots, stage_specs
+from swarm.state.part import Part
+from swarm.state.transfer import Fetch, FetchedState, FetchError, Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -40,44 +57,57 @@ Job: TypeAlias = Callable[[], Awaitable[None]]
 
 _JOBS_MAX: Final = 1024
 """One per decided record at most, and the ledger does not run that far ahead of a stage that is stuck."""
-_FETCH_TRIES: Final = 5
-_FETCH_PAUSE_S: Final = 0.5
-_KEPT_STEPS_MAX: Final = 256
-_KEPT_BYTES_MAX: Final = 1 << 30
-"""Of reduced gradients, while loading. A transfer that takes longer than these steps starts over."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A committed step that waits for the state."""
+
+    record: Record
+    reduced: ReducedGradient
+
+
 class _Loading:
-    """One admission on its way to a complete state."""
+    """One admission on its way to a complete state: the core that decides, and what it wants done."""
 
-    admitted: Admitted
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    kept: deque[tuple[Record, ReducedGradient]] = field(default_factory=deque)
-    lost: bool = False
-    """A committed step was not kept: what is loaded can never catch up."""
-    root: bytes | None = None
-    """Hash of the state we fetch, once a record has committed to it; empty when that record names none."""
-    root_known: trio.Event = field(default_factory=trio.Event)
+    def __init__(self, admitted: Admitted) -> None:
+        self.admitted = admitted
+        self.scope = trio.CancelScope()
+        self.core: StateFetch[_Step] = StateFetch(admitted.donors)
+        self._wanted: deque[Effect] = deque()
+        self._changed = trio.Event()
+
+    def start(self) -> None:
+        self._want(self.core.start(trio.current_time()))
+
+    def feed(self, event: Event[_Step]) -> None:
+        self._want(self.core.handle(event))
+
+    def _want(self, effects: Sequence[Effect]) -> None:
+        self._wanted.extend(effects)
+        self._changed.set()
+
+    async def next_effect(self) -> Effect:
+        """Wait until the core wants something."""
+        while not self._wanted:
+            self._changed = trio.Event()
+            with trio.move_on_at(self.core.wake_at_s) as timer:
+                await self._changed.wait()
+            if timer.cancelled_caught:
+                self.feed(Tick(trio.current_time()))
+        return self._wanted.popleft()
 
     def keep(self, record: Record, reduced: ReducedGradient) -> None:
         """Keep a committed step for later."""
-        step_bytes = max(1, reduced.mean.nbytes)
-        if len(self.kept) >= max(1, min(_KEPT_STEPS_MAX, _KEPT_BYTES_MAX // step_bytes)):
-            self.give_up()
-        if not self.lost:
-            self.kept.append((record, reduced))
-
-    def give_up(self) -> None:
-        """Keep no more: there is a gap now."""
-        self.kept.clear()
-        self.lost = True
+        step = _Step(record, reduced)
+        self.feed(StepCommitted(trio.current_time(), step, reduced.mean.nbytes))
 
     def learned(self, record: Record) -> None:
-        """See whether a record says what the state we fetch must be."""
-        if record.commits_step and record.step == self.admitted.record.step + 1:
-            self.root = record.stages[self.admitted.stage].state_hash
-            self.root_known.set()
+        """See whether a record says what the state we fetch must be, and who can still give it."""
+        now_s, admitted = trio.current_time(), self.admitted
+        if record.commits_step and record.step == admitted.record.step + 1:
+            self.feed(RootNamed(now_s, record.stages[admitted.stage].state_hash))
+        self.feed(DonorsLeft(now_s, admitted.donors_in(record.view)))
 
 
 @dataclass(slots=True)
@@ -94,8 +124,6 @@ class StateOwner:
     """What the state needs of the peer it belongs to."""
 
     open_host: Callable[[HostedStage], StageHost]
-    replicas: Callable[[int], list[PeerID]]
-    """Present members of a stage."""
     loaded: Callable[[], None]
     load_failed: Callable[[], None]
 
@@ -119,7 +147,7 @@ class StageState:
         """The one the ledger admitted us to; the host of another may still be there for a moment."""
         self.fetched_bytes = 0
         self.fetch_seconds: float | None = None
-        self.snapshots = Snapshots(lambda: self.complete, compute, codec)
+        self.snapshots = Snapshots(self._part, compute, codec)
         self._run_spec = run
         self._caller = caller
         self._compute = compute
@@ -198,6 +226,14 @@ class StageState:
             return None
         return self.host.stage
 
+    def parts(self) -> tuple[Part, ...]:
+        """Return the stage as a part, when its state is complete."""
+        hosted = self.complete
+        return (stage_part(hosted),) if hosted is not None else ()
+
+    def _part(self, name: str) -> Part | None:
+        return next((part for part in self.parts() if part.name == name), None)
+
     async def built(self) -> StageHost:
         """Wait for the host of the stage we were admitted to; its gradient is all zeros until the state is there."""
         await self._built.wait()
@@ -218,8 +254,10 @@ class StageState:
         self._send_job.send_nowait(job)
 
     async def _take_offer(self, offer: _Offer) -> None:
-        snapshot = await self.snapshots.take(offered=True)
-        if snapshot is not None and snapshot.manifest.step == offer.step:
+        hosted = self.complete
+        name = part_name(hosted.stage) if hosted is not None else ""
+        snapshot = await self.snapshots.take(name, offered=True)
+        if snapshot is not None and snapshot.manifest.version == offer.step:
             offer.root = snapshot.manifest.root
         offer.taken.set()
 
@@ -234,7 +272,7 @@ class StageState:
             [stage.squared_norm for stage in record.stages],
             clip_norm=self._run_spec.optimizer.clip_norm,
         )
-        apply = functools.partial(host.stage.apply, clip_scale=scale, step=record.step - 1)
+        apply = functools.partial(host.stage.apply_step, clip_scale=scale, step=record.step - 1)
         await self._compute.run_own(apply, reduced.mean)
         host.committed_step = record.step
 
@@ -267,7 +305,6 @@ class StageState:
             if loading.admitted.synced:
                 raise LocalProtocolError("steps went by that were not kept, and nothing is fetched")
             # Still loading, but nothing is kept any more: the lead admits us again, at the present step.
-            loading.give_up()
             self._hooks.syncing("the state could not be had: asking to be admitted anew")
             self._owner.load_failed()
 
@@ -288,12 +325,12 @@ class StageState:
     async def _catch_up(self, loading: _Loading) -> bool:
         """Apply the steps that were committed meanwhile; False when one is missing."""
         assert self.host is not None
-        while loading.kept:
-            record, reduced = loading.kept.popleft()
-            if record.step != self.host.stage.version + 1:
+        while loading.core.kept:
+            step = loading.core.kept.popleft()
+            if step.record.step != self.host.stage.version + 1:
                 return False
-            await self._step(self.host, record, reduced)
-        return not loading.lost
+            await self._step(self.host, step.record, step.reduced)
+        return not loading.core.given_up
 
     def _serve(self) -> None:
         assert self.host is not None
@@ -303,56 +340,52 @@ class StageState:
         self._hooks.serving(f"hosting stage {self.stage}")
 
     async def _fetch(self, loading: _Loading) -> bool:
-        """Load the committed state from donors; False when they do not have it any more."""
+        """Do what the core decides, until the state is loaded; False when it cannot be had."""
         assert self.host is not None
         hosted = self.host.stage
         specs = await self._compute.run_own(stage_specs, hosted)
-        for _ in range(_FETCH_TRIES):
-            if loading.root == b"":
-                return False  # the step went by and nobody vouched for the state before it
-            fetch = Fetch(
-                self._caller,
-                self._codec,
-                specs,
-                stage=loading.admitted.stage,
-                step=loading.admitted.record.step,
-                progress=self._progress,
-            )
-            try:
-                state = await fetch.run(self._donors(loading.admitted))
-            except FetchError as error:
-                log.warning("state transfer failed: stage=%d reason=%s", hosted.stage, error)
-                self._hooks.syncing(f"no state of stage {hosted.stage} yet: {error}")
-                await trio.sleep(_FETCH_PAUSE_S)
-                continue
-            if await self._is_committed(loading, state):
-                await self._compute.run_own(hosted.load, state.tensors)
-                self._note_fetched(state)
-                return True
-        return False
+        state: FetchedState | None = None
+        loading.start()
+        while True:
+            match await loading.next_effect():
+                case FetchFrom(donors):
+                    state = await self._fetch_from(loading, donors, specs)
+                case LoadFetched():
+                    assert state is not None
+                    await self._compute.run_own(hosted.load, state.tensors)
+                    self._note_fetched(state)
+                    return True
+                case GiveUp(reason):
+                    log.warning("state given up: stage=%d reason=%s", hosted.stage, reason)
+                    return False
+
+    async def _fetch_from(
+        self, loading: _Loading, donors: Sequence[PeerID], specs: Mapping[str, TensorSpec]
+    ) -> FetchedState | None:
+        """Try once, and tell the core how it ended."""
+        stage = loading.admitted.stage
+        fetch = Fetch(
+            self._caller,
+            self._codec,
+            specs,
+            part=part_name(stage),
+            version=loading.admitted.record.step,
+            progress=self._progress,
+        )
+        try:
+            state = await fetch.run(self._rng.sample(donors, len(donors)))
+        except FetchError as error:
+            log.warning("state transfer failed: stage=%d reason=%s", stage, error)
+            self._hooks.syncing(f"no state of stage {stage} yet: {error}")
+            loading.feed(FetchBroken(trio.current_time(), str(error)))
+            return None
+        loading.feed(Fetched(trio.current_time(), state.donor, state.root))
+        if loading.core.waits_for_root:
+            self._hooks.syncing("waiting for the members to commit to the state's hash")
+        return state
 
     def _progress(self, done: int, total: int) -> None:
         self._hooks.syncing(f"fetching stage {self.stage}: {done} of {total} bytes")
-
-    def _donors(self, admitted: Admitted) -> list[PeerID]:
-        """Replicas that were there before us and still are."""
-        present = self._owner.replicas(admitted.stage)
-        donors = [peer for peer in admitted.donors if peer in present]
-        self._rng.shuffle(donors)
-        return donors
-
-    async def _is_committed(self, loading: _Loading, state: FetchedState) -> bool:
-        """Wait for the record that names the state's hash, and compare."""
-        self._hooks.syncing("waiting for the members to commit to the state's hash")
-        await loading.root_known.wait()
-        if loading.root == state.root:
-            return True
-        log.error(
-            "state refused: stage=%d step=%d: its hash is not the committed one",
-            loading.admitted.stage,
-            state.step,
-        )
-        return False
 
     def _note_fetched(self, state: FetchedState) -> None:
         self.fetched_bytes += state.byte_count
@@ -360,7 +393,7 @@ class StageState:
         log.info(
             "state loaded: stage=%s step=%d bytes=%d seconds=%.2f",
             self.stage,
-            state.step,
+            state.version,
             state.byte_count,
             state.seconds,
         )

@@ -25,6 +25,7 @@ from tests.swarm.pipeline.small_swarm import (
 pytestmark = pytest.mark.trio
 
 FAULT_STEP = 3
+_WAITS_FOR_THE_HASH = "waiting for the members to commit to the state's hash"
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -219,6 +220,27 @@ def test_a_late_joiner_goes_on_at_another_donor_when_the_first_dies() -> None:
     run(main)
 
 
+def test_what_was_fetched_is_loaded_when_its_only_donor_dies_before_the_next_step() -> None:
+    """Nobody else holds the stage's state any more: without what the newcomer has, the run would stand still for good."""
+
+    async def main() -> None:
+        async with open_swarm(small_run(steps=8, replicas=1)) as swarm:
+            donor = await swarm.node(stage=0, train=False)
+            await swarm.node(stage=1, train=False)
+            trainer = await swarm.node(observer=True)
+            await swarm.until_step(2)
+            trainer.crash()  # no step is committed until there is another one
+            late = await swarm.node(stage=0, train=False)
+            await swarm.until(lambda: _WAITS_FOR_THE_HASH in late.reasons)
+            donor.crash()
+            await swarm.node(observer=True)
+            await swarm.finished()
+            assert late.peer.state.fetched_bytes > 0
+            swarm.check_equals_reference()
+
+    run(main)
+
+
 def test_a_drained_peer_hands_over_and_the_rest_goes_on() -> None:
     async def main() -> None:
         async with open_swarm(small_run(steps=8)) as swarm:
@@ -259,8 +281,8 @@ def test_the_trained_model_can_be_gathered_from_any_node(tmp_path: Path) -> None
         async with open_swarm(small_run(steps=2)) as swarm:
             *_, last = await four_nodes(swarm)
             await swarm.finished()
-            assert last.opened is not None
-            result = await export_run(last.opened, tmp_path / "model.safetensors")
+            assert last.resources is not None
+            result = await export_run(last.peer, last.resources, tmp_path / "model.safetensors")
             assert result["step"] == 2
             _, model = load_model(tmp_path / "model.safetensors")
             exported = {name: p.detach() for name, p in model.named_parameters()}
