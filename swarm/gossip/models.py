@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from protocols.gossip.layout import ModelLayout
+from protocols.gossip.pushes import ModelLayout
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from swarm.gossip.arithmetic import Averaging, Moments, average_, moments
