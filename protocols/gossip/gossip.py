@@ -198,8 +198,8 @@ class Gossip:
         return self._inbox.total()
 
     def takes_from(self, peer: PeerID) -> bool:
-        """Tell whether a frame of this peer may have a body at all."""
-        return peer in self.neighbourhood.current
+        """Tell whether a frame of this peer may have a body at all: it is a neighbour, or may be one once it is heard."""
+        return peer in self.neighbourhood.current or self.neighbourhood.is_out(peer)
 
     # --- driving it ---
 
@@ -490,7 +490,10 @@ class Gossip:
     def _rewired(self, now_s: float) -> list[GossipEffect]:
         """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
         effects: list[GossipEffect] = [
-            DropModel(handle) for handle in self._inbox.keep_only(self.neighbourhood.current.keys())
+            DropModel(handle)
+            for handle in self._inbox.keep_only(
+                self.neighbourhood.current.keys(), self.neighbourhood.contacts
+            )
         ]
         if self._newcomer is not None:
             effects += self._newcomer.tick(now_s, self.neighbourhood.current)
