@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from protocols.run.tables import register_table
+from swarm.gossip.info import INFO as GOSSIP
 from swarm.mode_info import ModeInfo
 from swarm.pipeline.info import INFO as PIPELINE
 
 if TYPE_CHECKING:
     from swarm.mode import Mode, RunContext
 
-MODES: Final[dict[str, ModeInfo]] = {PIPELINE.name: PIPELINE}
+MODES: Final[dict[str, ModeInfo]] = {info.name: info for info in (PIPELINE, GOSSIP)}
 
 
 def register(info: ModeInfo, table: type) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from node.clock import unix_s
 from node.errors import NodeError
+from node.identity import verify_signature
 from node.modes import build_mode, info_of
 from node.node import Node
 from node.runfile import check_wishes, wishes_of
@@ -33,6 +35,7 @@ def _context(node: Node) -> RunContext:
     return RunContext(
         run=node.run,
         signer=node.signer,
+        verify=verify_signature,
         host=node.host,
         directory=node.directory,
         guard=node.guard,
@@ -44,6 +47,7 @@ def _context(node: Node) -> RunContext:
         life=node.life,
         refuses_work=node.refuses_work,
         rng=node.rng,
+        unix_s=unix_s,
     )
 
 

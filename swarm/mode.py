@@ -17,7 +17,7 @@ import trio
 
 from protocols.frames import Limits
 from protocols.ids import PeerID
-from protocols.ports import Directory, Host, Signer
+from protocols.ports import Directory, Host, Signer, VerifySignature
 from protocols.run import RunSpec
 from swarm.endpoints import Endpoint
 from swarm.mode_info import Wishes
@@ -48,6 +48,7 @@ class RunContext:
 
     run: RunSpec
     signer: Signer
+    verify: VerifySignature
     host: Host
     directory: Directory
     guard: Guard
@@ -63,6 +64,8 @@ class RunContext:
     refuses_work: Callable[[], str | None]
     """Why this node takes no new work just now, or None."""
     rng: random.Random
+    unix_s: Callable[[], float]
+    """Wall clock, where something must grow over this node's restarts."""
 
     @property
     def me(self) -> PeerID:

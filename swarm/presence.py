@@ -32,7 +32,7 @@ class Presence:
         run: RunID,
         topic: str,
         *,
-        found: Callable[[Sequence[PeerID]], None],
+        found: Callable[[Sequence[PeerID]], None] = lambda peers: None,
         records: Callable[[Sequence[DirectoryRecord]], None] = lambda records: None,
     ) -> None:
         self._host = host
@@ -43,12 +43,17 @@ class Presence:
         self._value: bytes | None = None
         self._searching = True
         self._changed = trio.Event()
+        self._hurry = trio.Event()
 
     def announce(self, value: bytes | None) -> None:
         """Say this of ourselves from now on; None says that we left."""
         if value != self._value:
             self._value = value
             self._wake()
+
+    def look_now(self) -> None:
+        """Somebody wrote whom the directory has not named yet: look again soon."""
+        self._hurry.set()
 
     def search(self, *, searching: bool) -> None:
         """Look others up, or stop looking. Quick at first, when seconds count, then every ten seconds."""
@@ -96,5 +101,7 @@ class Presence:
             self._records([record for record in records if record.peer != me])
             found = dict.fromkeys([record.peer for record in records] + list(connected))
             self._found([peer for peer in found if peer != me])
-            await trio.sleep(pause_s)
+            with trio.move_on_after(pause_s):
+                await self._hurry.wait()
+            self._hurry = trio.Event()
             pause_s = min(LOOK_UP_EVERY_S, 1.5 * pause_s)

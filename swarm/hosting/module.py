@@ -57,7 +57,7 @@ class HostedModule:
         make = optimizer if callable(optimizer) else optimizer_of(optimizer)
         self._optimizer = make(self.flat, self.layout.decayed_elements)
         self._gradient = torch.zeros_like(self.flat)  # (n,), sum of what was counted
-        self._scratch = torch.empty_like(self.flat)  # (n,), gradient of the call in progress
+        self.scratch = torch.empty_like(self.flat)  # (n,), for the gradient of the call in progress
 
     # --- the gradient ---
 
@@ -87,9 +87,9 @@ class HostedModule:
         passed_on = gradients[len(gradients) - len(inputs) :]
         require_finite(y.detach(), *passed_on)
         if count:
-            self.layout.flatten(gradients[: len(self.weights)], out=self._scratch)
-            _require_summable(self._scratch)
-            self._gradient += self._scratch
+            self.layout.flatten(gradients[: len(self.weights)], out=self.scratch)
+            _require_summable(self.scratch)
+            self._gradient += self.scratch
             self.counted += count
         return passed_on
 
