@@ -327,7 +327,7 @@ def test_a_model_that_is_not_finite_is_rolled_back_and_never_spread() -> None:
     assert driven.core.standing.epoch == epoch + 1
     assert driven.core.offer is None
     driven.cycle()
-    assert {push.push.epoch for push in driven.wanted(PushModel)} == {epoch + 1}
+    assert {push.push.age for push in driven.wanted(PushModel)} == {(epoch + 1, 2)}
 
 
 def test_a_snapshot_that_is_not_finite_is_not_pushed() -> None:

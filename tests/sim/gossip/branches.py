@@ -11,7 +11,8 @@ from typing import Final
 from tests.sim.engine.subject import Measured
 
 _GOSSIP: Final = Path(__file__).parents[3] / "protocols" / "gossip"
-_SHELL_ONLY: Final = ("__init__", "messages")
+_SHELL_ONLY: Final = ("__init__", "claims", "messages", "settings")
+"""Forms and checks of what is sent and configured; claims are of the data, and no peer's of this core."""
 
 _EXCUSED: Final[dict[str, str]] = {}
 """Name of a branch -> why no seed can take it."""

@@ -169,7 +169,7 @@ class Bounded(Checker):
         self._check(peer, "senders", len(core._inbox._senders), contacts * parts)
         self._check(peer, "peers left out", len(core.neighbourhood._out), contacts)
         self._check(peer, "contacts", contacts, len(self.world.peers))
-        self._check(peer, "calls", len(core._calls), len(self.world.peers))
+        self._check(peer, "calls", core._pushes.on_the_way, len(self.world.peers))
 
     def _check(self, peer: GossipPeer, what: str, size: int, limit: int) -> None:
         if size > limit:

@@ -12,6 +12,7 @@ from protocols.gossip.gossip import Gossip
 from protocols.gossip.inbox import Inbox
 from protocols.gossip.neighbourhood import Neighbourhood
 from protocols.gossip.newcomer import Newcomer
+from protocols.gossip.pushes import Pushes
 from tests.sim.engine.subject import Planted
 from tests.sim.gossip.checkers import (
     Bounded,
@@ -92,17 +93,17 @@ def _found_and_remembered(self: Neighbourhood, now_s: float, peers: Any) -> None
     self._out.update(out)
 
 
-def _pushable_at_once(self: Gossip) -> Any:
+def _owed_at_once(self: Pushes) -> Any:
     """A push does not wait for the one before it."""
     called, self._called = self._called, set()
-    pushable = _pushable(self)
+    owed = _owed(self)
     self._called = called
-    return pushable
+    return owed
 
 
-def _push_and_owe(self: Gossip, peer: Any, neighbour: Any) -> Any:
+def _push_and_owe(self: Pushes, peer: Any, neighbour: Any, standing: Any) -> Any:
     """A snapshot is owed again as soon as it is pushed."""
-    push = _push(self, peer, neighbour)
+    push = _push(self, peer, neighbour, standing)
     neighbour.owed = True
     return push
 
@@ -165,7 +166,7 @@ def _never(*args: Any, **named: Any) -> bool:
 
 _take, _offer = Inbox.take, Inbox.offer
 _judge, _job, _job_done, _arrived = Gossip._judge, Gossip._job, Gossip._job_done, Gossip._arrived
-_push, _pushable, _drain = Gossip._push, Gossip._pushable, Gossip._drain
+_push, _owed, _drain = Pushes._push, Pushes._owed, Gossip._drain
 _fetched, _found, _gone = Newcomer.fetched, Neighbourhood.found, Neighbourhood.gone
 
 SUITE: Final = (
@@ -184,8 +185,8 @@ SUITE: Final = (
     Planted("who was left out is remembered for ever", Bounded,
             ((Neighbourhood, "found", _found_and_remembered),)),
     Planted("a push does not wait for the one before", TrafficBounded,
-            ((Gossip, "_pushable", _pushable_at_once),)),
-    Planted("a snapshot is pushed again and again", TrafficBounded, ((Gossip, "_push", _push_and_owe),)),
+            ((Pushes, "_owed", _owed_at_once),)),
+    Planted("a snapshot is pushed again and again", TrafficBounded, ((Pushes, "_push", _push_and_owe),)),
     Planted("failed pushes are not counted", DeadIsReplaced, ((Neighbourhood, "failed", _nothing),)),
     Planted("a lost peer stays a neighbour", DeadIsReplaced, ((Neighbourhood, "gone", _nothing),)),
     Planted("training waits for a full buffer", TrainingNeverWaits, ((Gossip, "_job", _job_when_full),)),

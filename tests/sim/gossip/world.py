@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from protocols.gossip.gossip import ModelLayout
+from protocols.gossip.pushes import ModelLayout
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from tests.sim.engine.checker import Checker
