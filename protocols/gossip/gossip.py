@@ -113,7 +113,9 @@ class Gossip:
         self._newcomer: Newcomer | None = None
         self._epoch = epoch
         self._sequence = 0
-        """Of the newest snapshot of this epoch; 0 when there is none."""
+        """Of the newest snapshot. It never starts anew, so that it names one snapshot also to the shell."""
+        self._has_snapshot = False
+        """Of this epoch."""
         self._trained = 0
         self._averages = 0
         self._since_snapshot = 0
@@ -159,7 +161,7 @@ class Gossip:
     @property
     def offer(self) -> Standing | None:
         """What can be fetched from us: the newest snapshot. None: nothing yet."""
-        return self.standing if self._sequence and self._newcomer is None else None
+        return self.standing if self._has_snapshot and self._newcomer is None else None
 
     @property
     def finished(self) -> bool:
@@ -182,8 +184,8 @@ class Gossip:
         return self._inbox.total()
 
     def takes_from(self, peer: PeerID) -> bool:
-        """Tell whether a frame of this peer may have a body at all."""
-        return peer in self.neighbourhood.current
+        """Tell whether a frame of this peer may have a body at all: it is a neighbour, or may be one once it is heard."""
+        return peer in self.neighbourhood.current or self.neighbourhood.is_out(peer)
 
     # --- driving it ---
 
@@ -276,7 +278,7 @@ class Gossip:
     def _new_epoch(self) -> None:
         """Our model does not follow from the one before."""
         self._epoch += 1
-        self._sequence = 0
+        self._has_snapshot = False
         self._since_snapshot = 0
 
     # --- work on the model ---
@@ -295,6 +297,7 @@ class Gossip:
             case SnapshotTaken(now_s, sequence, finite):
                 if finite:
                     self._sequence = sequence
+                    self._has_snapshot = True
                     self._rollbacks = 0
                     self._pushes.owe_all()
                     effects = self._push_owed(now_s)
@@ -417,12 +420,15 @@ class Gossip:
 
     @property
     def _may_push(self) -> bool:
-        return bool(self._sequence) and self._leave_by_s is None and self._newcomer is None
+        return self._has_snapshot and self._leave_by_s is None and self._newcomer is None
 
     def _rewired(self, now_s: float) -> list[GossipEffect]:
         """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
         effects: list[GossipEffect] = [
-            DropModel(handle) for handle in self._inbox.keep_only(self.neighbourhood.current.keys())
+            DropModel(handle)
+            for handle in self._inbox.keep_only(
+                self.neighbourhood.current.keys(), self.neighbourhood.contacts
+            )
         ]
         if self._newcomer is not None:
             effects += self._newcomer.tick(now_s, self.neighbourhood.current)
