@@ -7,14 +7,23 @@ deadline that is cancelled before, and a heap of a hundred thousand entries is s
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
 _DRAWER_S: Final = 0.25
 
 
+class EndlessRunError(Exception):
+    """More was done than any run needs: something plans itself again and again."""
+
+
 class Clock:
-    """Seconds that pass only when nothing is left to do at the present one."""
+    """Seconds that pass only when nothing is left to do at the present one.
+
+    Args:
+      actions_max: how many actions are run in all before the run is taken for endless.
+    """
 
     __slots__ = (
         "_cancelled",
@@ -23,11 +32,12 @@ class Clock:
         "_last",
         "_order",
         "_planned",
+        "_runnable",
         "now_s",
         "stopped",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, actions_max: float = math.inf) -> None:
         self.now_s = 0.0
         self.stopped = False
         """Set by an action to end `run_until` at once."""
@@ -39,6 +49,8 @@ class Clock:
         """A heap of the numbers of the drawers that hold something."""
         self._cancelled: set[int] = set()
         self._planned = 0
+        self._runnable = actions_max
+        """How many more actions may be run."""
 
     def after(self, delay_s: float, action: Callable[..., None], *args: Any) -> int:
         """Plan an action; actions check whether they still apply. Returns its number, for `cancel`."""
@@ -72,6 +84,12 @@ class Clock:
                 action(*args)
                 if self.stopped:
                     return
+                self._runnable -= 1
+                if self._runnable < 0:
+                    name = getattr(action, "__qualname__", repr(action))
+                    raise EndlessRunError(
+                        f"too many actions by {self.now_s:.3f} s, the last: {name}"
+                    )
             if heap or not self._order or self._order[0] * _DRAWER_S > end_s:
                 break
             self._open(heapq.heappop(self._order))

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.sim.contest import Contest
 from tests.sim.forger import Forger
 from tests.sim.liar import Liar, RogueTrainer
 from tests.sim.lying_member import LyingMember
@@ -76,6 +77,8 @@ class Faults:
     """Share of the peers that ask for a certain stage."""
     hushed_leads: int = 0
     """Leads that are cut off in the moment in which they have decided: nobody else knows of it."""
+    contested_elections: int = 0
+    """See tests.sim.contest."""
     lying_members: int = 0
     """Members that lie about what they counted and reduced."""
     topic_loss: float = 0.0
@@ -131,6 +134,7 @@ class Faults:
             late_reports=share("late_reports", 0.5),
             stage_wishes=share("stage_wishes", 1.0),
             hushed_leads=count("hushed_leads", 5),
+            contested_elections=count("contested_elections", 12),
             lying_members=count("lying_members", 1),
             topic_loss=share("topic_loss", 1.0),
             topic_repeats=share("topic_repeats", 0.5),
@@ -173,6 +177,9 @@ class Injector:
         for _ in range(faults.hushed_leads):
             at_s = moments.uniform(0, self._until_s)
             world.clock.after(at_s, world.at_next_decision, self._hush)
+        contests = _source(world.seed, "when elections are contested")
+        for _ in range(faults.contested_elections):
+            world.clock.after(contests.uniform(0, self._until_s), self._contest, contests)
         if faults.unavailable_directory:
             self._some_time(self._directory_outage)
         self._plan_deaths(peers)
@@ -277,6 +284,12 @@ class Injector:
         self._world.log(f"hush {lead.name}")
         self._world.network.cut(links)
         self._world.clock.after(5 * self._world.settings.silence_s, self._world.network.join, links)
+
+    def _contest(self, rng: random.Random) -> None:
+        world, record = self._world, self._world.newest_record
+        if record is not None and record.lead in record.view and world.peers[record.lead].up:
+            world.log(f"contest the lead of {record.lead.decode()}")
+            world.contest = Contest(world, record.lead, rng)
 
     def _flap(self) -> None:
         links = self._links_of_a_side(one_way=self._rng.random() < 0.5)

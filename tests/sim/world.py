@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,12 +10,13 @@ from typing import Any, Final
 
 from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
-from protocols.ledger.messages import Accept, Accepted, Promise
+from protocols.ledger.messages import Accept, Accepted, Lease, Promise
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, CallFailed
 from protocols.ledger.view import Record
 from tests.sim.checkers import ALL, Checker
 from tests.sim.checkers.one_side_commits import is_quorum
 from tests.sim.clock import Clock
+from tests.sim.contest import Contest
 from tests.sim.directory import SimDirectory
 from tests.sim.exchange import Exchanges
 from tests.sim.faults import Faults, Injector
@@ -23,6 +25,8 @@ from tests.sim.peer import SimPeer
 from tests.sim.stage import MakeEvent
 from tests.sim.topic import SimTopic
 
+ACTIONS_MAX: Final = 2_000_000
+"""Of one seed. The busiest of the first three hundred needs a quarter of that."""
 _LOOK_S: Final = 5.0
 _PROBE_S: Final = 1.0
 _ALL_CONNECTED: Final = 64
@@ -34,7 +38,7 @@ class Watch:
 
     def __init__(self, checkers: list[Checker]) -> None:
         for name in (
-            "decided", "learned", "settled", "accept_asked", "accepted", "promised", "step_applied",
+            "decided", "learned", "settled", "accept_asked", "accepted", "promised", "leased", "step_applied",
             "state_reached", "died", "expelled", "gave_up", "asked", "call_ended", "said_void", "counted", "blamed", "looked", "ended",
         ):  # fmt: skip
             base = getattr(Checker, name)
@@ -47,6 +51,7 @@ class Watch:
     accept_asked: Callable[..., None]
     accepted: Callable[..., None]
     promised: Callable[..., None]
+    leased: Callable[..., None]
     step_applied: Callable[..., None]
     state_reached: Callable[..., None]
     died: Callable[..., None]
@@ -80,6 +85,7 @@ class World:
       trainers: share of the peers that have data to train on; the others only host.
       in_flight: microbatches that one of them works on at once.
       deadlines_s: floor and ceiling of a trainer's requests; None: one and ten of these times.
+      actions_max: after so much has been done the run is taken for endless, and fails.
       detailed: trace every message, not only records and faults.
     """
 
@@ -98,6 +104,7 @@ class World:
         trainers: float = 1.0,
         in_flight: int = 4,
         deadlines_s: tuple[float, float] | None = None,
+        actions_max: float = math.inf,
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
     ) -> None:
@@ -106,7 +113,7 @@ class World:
         self.faults = faults
         self.scale = scale
         self.detailed = detailed
-        self.clock = Clock()
+        self.clock = Clock(actions_max=actions_max)
         self.rng = random.Random(f"world/{seed}")
         self.compute_s = compute_s * scale
         self.fetch_s = 0.5
@@ -139,6 +146,7 @@ class World:
         self.goal = 0
         self._healed_s: float | None = None
         self._interrupt: Callable[[SimPeer], None] | None = None
+        self.contest: Contest | None = None
         self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
         """Who, in which life of its state, must hold a stage's state of a step."""
         self.checkers = [checker(self) for checker in checkers]
@@ -147,6 +155,7 @@ class World:
             Accept: self.watch.accept_asked,
             Accepted: self.watch.accepted,
             Promise: self.watch.promised,
+            Lease: self.watch.leased,
         }
         self.exchanges = Exchanges(self)
         self.peers: dict[PeerID, SimPeer] = {}
@@ -172,6 +181,8 @@ class World:
         watched = self._watched.get(type(send.message))
         if watched is not None:
             watched(source.peer_id, send.message)
+        if self.contest is not None and self.contest.loses(source.peer_id, send):
+            return
         target = self.peers.get(send.peer)
         if target is not None:  # a stranger that made itself known gets nothing
             self.network.cast(source.peer_id, send.peer, target.receive, source.peer_id, send)
@@ -340,6 +351,7 @@ class World:
         """End all faults: what is up stays up, what is cut is joined, what is stopped goes on."""
         self.log("heal")
         self._healed_s = self.clock.now_s
+        self.contest = None
         self.network.heal()
         self.directory.heal()
         self.topic.heal()
@@ -463,6 +475,7 @@ def draw_world(
         scale=scale,
         delay_s=rng.choice((0.001, 0.01, 0.05, 0.15)),
         reduce_s=rng.choice((0.0, 0.1, 0.5, 1.5)),
+        actions_max=ACTIONS_MAX,
         detailed=detailed,
         checkers=checkers,
     )

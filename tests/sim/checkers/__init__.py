@@ -11,6 +11,7 @@ from tests.sim.checkers.all_prepared import AllPrepared
 from tests.sim.checkers.bounded import Bounded
 from tests.sim.checkers.checker import Checker, ViolationError
 from tests.sim.checkers.exactly_once import ExactlyOnce
+from tests.sim.checkers.fresh_is_fresh import FreshIsFresh
 from tests.sim.checkers.frozen_while_reduced import FrozenWhileReduced
 from tests.sim.checkers.last_copy_stays import LastCopyStays
 from tests.sim.checkers.nobody_honest_blamed import NobodyHonestBlamed
@@ -37,6 +38,7 @@ ALL: tuple[type[Checker], ...] = (
     VoidIsKept,
     StatusIsTrue,
     PlaceIsKept,
+    FreshIsFresh,
 )
 
 __all__ = ["ALL", "Checker", "ViolationError"]

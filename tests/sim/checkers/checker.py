@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
 from protocols.ids import PeerID
-from protocols.ledger.messages import Accept, Accepted, Promise
+from protocols.ledger.messages import Accept, Accepted, Lease, Promise
 from protocols.ledger.tally import Attempt
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, TrainerEvent
 from protocols.ledger.view import Record
@@ -54,6 +54,9 @@ class Checker:
 
     def promised(self, peer: PeerID, message: Promise) -> None:
         """A peer promises a ballot."""
+
+    def leased(self, peer: PeerID, message: Lease) -> None:
+        """A lead deals work to a trainer."""
 
     def accepted(self, peer: PeerID, message: Accepted) -> None:
         """A peer says that it accepted a record."""
