@@ -24,7 +24,7 @@ import click
 from benchmarks.workers import cpu_seconds_of, processor
 from node.identity import Identity
 from node.local import MURMURA, LocalNode, stop_all
-from swarm.pipeline.text import read_text
+from swarm.data.text import read_text
 
 BOUNDS: Final[dict[str, float]] = {
     "ready_seconds": 1.5,

@@ -46,6 +46,7 @@ from node.public import serve_public
 from node.services import ServiceGroup
 from node.starter import BuildServices, TrainingStarter
 from node.systemd import Supervisor
+from node.training import build_services
 from protocols.replies import Hello
 from swarm.calls import Caller, Guard, Rates
 
@@ -93,14 +94,14 @@ async def serve(
     startup: Startup,
     *,
     connect: OpenNetwork = open_network,
-    build_services: BuildServices | None = None,
+    build_services: BuildServices = build_services,
     supervisor: Supervisor | None = None,
 ) -> None:
     """Start, work, and leave.
 
     Args:
       connect: opens transport and directory; tests pass the in-memory ones.
-      build_services: None imports `node.training` once the run is known.
+      build_services: called in a thread once the run is known; it may load torch.
     """
     supervisor = supervisor or Supervisor()
     config, paths = startup.effective.config, startup.effective.paths
@@ -186,7 +187,7 @@ def _say_ready(node: Node, supervisor: Supervisor) -> None:
     supervisor.ready()
 
 
-async def _work(node: Node, supervisor: Supervisor, build: BuildServices | None) -> None:
+async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> None:
     """Run the services until the node is asked to leave, then let them drain."""
     async with trio.open_nursery() as services:
         for service in (*node.network.services, Joining(node)):

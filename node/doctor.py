@@ -17,7 +17,7 @@ from node.limits import raise_descriptor_limit
 from node.membership import resolve
 from node.p2pd.addresses import check_can_listen
 from node.p2pd.process import find_p2pd
-from node.runfile import check_data, check_stage
+from node.runfile import check_data, check_wishes, wishes_of
 
 DESCRIPTORS_MIN: Final = 2048
 """768 streams of peers, as many towards p2pd, and room."""
@@ -77,7 +77,7 @@ def _torch() -> str:
 def _run(effective: Effective) -> str:
     membership = resolve(effective.config, effective.paths)
     if membership.spec is not None:
-        check_stage(membership.spec, effective.config.stage)
+        check_wishes(membership.spec, wishes_of(effective.config))
     return f"{membership.run_id.short}, {'private' if membership.run_key else 'public'}"
 
 

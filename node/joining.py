@@ -224,7 +224,7 @@ class Joining:
         sent_s = unix_s()
         answer = await node.caller.call(peer, STATUS_SERVICE, {}, deadline_s=ASK_S)
         status = public_status_untrusted(answer.message)
-        self._in_run[peer] = status.step is not None
+        self._in_run[peer] = status.in_run
         node.skew.observe(
             peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
         )

@@ -18,6 +18,7 @@ import msgpack
 from node.config import NodeConfig
 from node.errors import ConfigError, PermissionRefusedError
 from node.files import write_atomically
+from node.modes import info_of
 from node.paths import Paths, make_private_dir
 from node.runfile import read_run_file
 from protocols.errors import RemoteProtocolError
@@ -32,12 +33,9 @@ from protocols.invite import (
     invite_from_text,
 )
 from protocols.run import RunSpec, run_from_canonical_bytes_untrusted
-from protocols.schema import SchemaError
-from swarm.pipeline.journal import last_record
 
 log = logging.getLogger(__name__)
 
-JOURNAL: Final = "records.msgpack"
 REMEMBERED_MAX: Final = 64
 """Addresses kept; any one that answers is enough to be back in."""
 
@@ -62,11 +60,6 @@ class Membership:
     """When this node was last in the run, others were too: they may go on without it."""
     remembered: list[str] = field(default_factory=list)
     """Addresses that answered lately, the latest first."""
-
-    @property
-    def journal(self) -> Path:
-        """Where the records of the run are written down."""
-        return self.folder / JOURNAL
 
     def learn(self, canonical: bytes) -> RunSpec:
         """Check and keep the run a peer sent. Raises RemoteProtocolError when it is another one."""
@@ -139,7 +132,7 @@ def resolve(config: NodeConfig, paths: Paths, me: PeerID | None = None) -> Membe
         write_atomically(folder / "run.msgpack", spec.canonical_bytes())
     addresses = (*(invite.addresses if invite else ()), *config.bootstrap)
     remembered = [] if config.new_swarm else _kept_addresses(folder)
-    others = not config.new_swarm and _last_members(folder) - {me}
+    others = not config.new_swarm and last_members(spec, folder) - {me}
     named = config.bootstrap if config.run and not config.new_swarm else ()
     return Membership(
         run_id=run_id,
@@ -202,13 +195,9 @@ def _kept_addresses(folder: Path) -> list[str]:
     return [address for address in known if isinstance(address, str) and _is_address(address)]
 
 
-def _last_members(folder: Path) -> set[PeerID]:
-    """Return the members of the last record that was written down; a journal that cannot be read names nobody."""
-    try:
-        record = last_record(folder / JOURNAL)
-    except (OSError, SchemaError):
-        return set()
-    return {member.peer for member in record.members} if record is not None else set()
+def last_members(spec: RunSpec | None, folder: Path) -> frozenset[PeerID]:
+    """Return with whom this node was in the run when it last left it, as its mode has written it down."""
+    return info_of(spec.mode).last_members(folder) if spec is not None else frozenset()
 
 
 def _is_address(address: str) -> bool:

@@ -17,10 +17,11 @@ from node.limits import MemoryLimit, Usage
 from node.membership import Membership
 from node.network import Network
 from node.paths import Paths
-from node.services import ServiceGroup
+from node.services import ServiceGroup, Trains
 from protocols.ids import PeerID
 from protocols.ports import Directory, Host, Signer
 from protocols.run import RunSpec
+from swarm.mode import Progress
 
 if TYPE_CHECKING:
     from swarm.calls import Caller, Guard, Rates
@@ -90,6 +91,13 @@ class Node:
         if self.membership.spec is None:
             raise NodeError("the run file has not been fetched from a peer yet")
         return self.membership.spec
+
+    def progress(self) -> Progress:
+        """How training goes; an empty one before it has begun."""
+        for member in self.services.members:
+            if isinstance(member.service, Trains):
+                return member.service.progress()
+        return Progress()
 
     def refuses_work(self) -> str | None:
         """Why this node takes no new work just now, or None. Services answer "busy" or "draining" with it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from node.clock import unix_s
 from node.node import Node
@@ -40,6 +40,7 @@ def public_status(node: Node) -> PublicStatus:
     """Return what a stranger may see."""
     spec = node.membership.spec if node.membership.run_key is None else None
     snapshot = node.life.snapshot
+    progress = node.progress()
     return PublicStatus(
         software=SOFTWARE_VERSION,
         state=snapshot.state.value,
@@ -47,24 +48,12 @@ def public_status(node: Node) -> PublicStatus:
         run=node.membership.run_id if spec else None,
         run_name=spec.name if spec else "",
         mode=spec.mode if spec else "",
-        stage=_natural(service_fact(node, "stage")),
-        step=_natural(service_fact(node, "step")),
+        in_run=progress.in_run,
+        role=progress.role,
+        step=progress.step,
         peers=snapshot.peers,
         time_s=unix_s(),
     )
-
-
-def service_fact(node: Node, key: str) -> Any:
-    """Return the first service's answer to `key` in its status; training services say `stage` and `step`."""
-    for member in node.services.members:
-        value = member.service.status().get(key)
-        if value is not None:
-            return value
-    return None
-
-
-def _natural(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
 
 
 def _anybody(peer: PeerID, hello: Hello) -> ErrorReply | None:

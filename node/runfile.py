@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import protocols.run
+from node.config import NodeConfig
 from node.errors import ConfigError
+from node.modes import info_of
 from protocols.run import RunSpec
-from protocols.run.pipeline import pipeline_of
 from protocols.schema import SchemaError
+from swarm.data.errors import DataError
+from swarm.mode_info import Wishes
 
 _MOVED: Final = {
     "pipeline.steps": "training.steps",
@@ -53,30 +56,37 @@ def run_from_plain(data: dict[str, Any], *, source: str) -> RunSpec:
         raise ConfigError(f"{source}: {error}", error.hint or "every key: docs/run.md") from error
 
 
-def check_stage(spec: RunSpec, stage: int | None) -> None:
-    """Refuse a wish (`--stage`) for a stage that the run does not have. Raises ConfigError."""
-    stages = pipeline_of(spec).stages
-    if stage is not None and stage >= stages:
+def wishes_of(config: NodeConfig) -> Wishes:
+    """Return what a volunteer's settings say about training."""
+    return Wishes(
+        host=config.host,
+        train=config.train,
+        stage=config.stage,
+        data=config.data,
+        threads=config.compute_threads,
+        nice=config.nice,
+    )
+
+
+def check_wishes(spec: RunSpec, wishes: Wishes) -> None:
+    """Refuse wishes that the run cannot grant, e.g. `--stage` of a stage that it does not have. Raises ConfigError."""
+    try:
+        info_of(spec.mode).check_wishes(spec, wishes)
+    except ValueError as error:
         raise ConfigError(
-            f"stage must be 0 to {stages - 1}, not {stage}: the run {spec.name} has {stages} stages",
-            "leave --stage away to host the stage that needs it most",
-        )
+            str(error), "leave the flag away, and the node chooses by itself"
+        ) from error
 
 
 def check_data(spec: RunSpec, path: str) -> str:
-    """Read the run's text here, as a node that trains would, and say what was found.
+    """Read the run's data here, as a node that trains would, and say what was found.
 
     Args:
       path: the setting `data`; empty takes the place the run names.
     Raises:
-      ConfigError: it is not here, or is another text: then both hashes are named.
+      ConfigError: it is not here, or is other data: then both hashes are named.
     """
-    from swarm.pipeline.data import load_dataset
-    from swarm.pipeline.text import DataError
-
     try:
-        dataset = load_dataset(spec, path=path)
+        return info_of(spec.mode).check_data(spec, path)
     except DataError as error:
         raise ConfigError(str(error)) from error
-    sha256 = pipeline_of(spec).data.sha256
-    return f"{dataset.held_out_range.stop} bytes, hash {sha256[:8]} as the run names it"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import trio
 
 from protocols.errors import ProtocolError
+from swarm.mode import Progress
 
 if TYPE_CHECKING:
     # trio-typing (it comes with libp2p) hides trio's own annotations from mypy; see swarm.calls.caller.
@@ -47,6 +49,19 @@ class Service(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Plain data for `murmura status --json`, from memory: never waits."""
+        ...
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """A service that trains says how it goes, whatever the mode, and can write the model."""
+
+    def progress(self) -> Progress:
+        """O(1): strangers may ask."""
+        ...
+
+    async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one safetensors file and return facts about it (step, parameters, bytes). Raises NodeError."""
         ...
 
 

@@ -68,12 +68,7 @@ def unhealthy_reasons(node: Node) -> list[str]:
     elif snapshot.state is LifeState.JOINING and node.life.since_seconds > JOINING_IS_FINE_S:
         reasons.append(f"joining for {node.life.since_seconds:.0f} s; see services.joining.dialled")
     reasons += [reason for reason in (node.memory.reason, node.skew.problem) if reason]
-    reasons += [
-        problem
-        for member in node.services.members
-        for key in ("data_problem", "journal_problem")
-        if (problem := member.service.status().get(key))
-    ]
+    reasons += node.progress().problems
     reasons += [
         f"service {member.service.name} is down: {member.last_error}"
         for member in node.services.members

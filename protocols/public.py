@@ -29,10 +29,12 @@ class PublicStatus:
     """None before the node knows its run, and for private runs."""
     run_name: Annotated[str, Size(0, 64)] = ""
     mode: Annotated[str, Size(0, 32)] = ""
-    stage: Natural | None = None
-    """The pipeline stage it hosts."""
+    in_run: bool = False
+    """It takes part in the run already, so nobody else is to begin it."""
+    role: Annotated[str, Size(0, 64)] = ""
+    """What it does in the run: `stage 1`, `trains`."""
     step: Natural | None = None
-    """Optimizer steps committed."""
+    """Optimizer steps: of the run where peers share them, else its own."""
     peers: Natural = 0
     time_s: Annotated[float, Range(0.0)]
     """The node's clock, Unix seconds, so that the asker can tell how far the two are apart."""

@@ -8,16 +8,14 @@ from typing import Any, Final
 
 import click
 
+from node.modes import MODES
+
 _SUPERVISION: Final = ("up", "restarts", "last_error")
 _SHOWN: Final = {
     "joining": ("members_known",),
     "directory": ("state", "dht_peers", "records_stored"),
-    "pipeline": (
-        *("stage", "step", "steps", "loss", "held_out_loss", "tokens_per_second"),
-        *("members_by_stage", "waiting_for", "data_problem", "journal_problem"),
-    ),
 }
-"""Of these services, what a person looks for; --json has everything. Of others, every plain fact."""
+"""Of these services, and of modes by what they say of themselves, what a person looks for; --json has everything."""
 
 
 def status_lines(report: dict[str, Any]) -> Iterator[str]:
@@ -62,7 +60,8 @@ def _skew(network: dict[str, Any]) -> str:
 def _service(name: str, service: dict[str, Any]) -> Iterator[str]:
     trouble = [] if service["up"] else ["down"]
     trouble += [f"restarted {service['restarts']} times"] if service["restarts"] else []
-    keys = _SHOWN.get(name, [key for key in service if key not in _SUPERVISION])
+    shown = MODES[name].shown if name in MODES else _SHOWN.get(name)
+    keys = shown or [key for key in service if key not in _SUPERVISION]
     facts = [
         f"{key.replace('_', ' ')} {_value(service[key])}"
         for key in keys

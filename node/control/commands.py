@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import trio
 
@@ -12,18 +11,10 @@ from node.clock import unix_s
 from node.control.server import Handler, Params
 from node.errors import ControlError
 from node.node import Node
+from node.services import Trains
 from node.status import SCHEMA_VERSION, build_status
 
 PROTOCOL_VERSION: Final = 1
-
-
-@runtime_checkable
-class Exporter(Protocol):
-    """A service that can write the trained model."""
-
-    async def export(self, path: Path) -> Mapping[str, Any]:
-        """Write one safetensors file and return facts about it (step, parameters, bytes)."""
-        ...
 
 
 def command_table(node: Node) -> dict[str, Handler]:
@@ -103,6 +94,9 @@ class _Commands:
         path = Path(str(params.get("path", "")))
         if not path.is_absolute():
             raise ControlError("bad-params", "export needs an absolute path")
+        options: Any = params.get("options", {})
+        if not isinstance(options, dict):
+            raise ControlError("bad-params", "options must be a table")
         # Looked at first: gathering a large model to find out afterwards would cost minutes.
         if not await trio.Path(path.parent).is_dir():
             raise ControlError(
@@ -111,8 +105,9 @@ class _Commands:
                 "make it, or name a path in another one",
             )
         for member in self._node.services.members:
-            if isinstance(member.service, Exporter):
-                return {"schema_version": SCHEMA_VERSION, **await member.service.export(path)}
+            if isinstance(member.service, Trains):
+                facts = await member.service.export(path, options)
+                return {"schema_version": SCHEMA_VERSION, **facts}
         raise ControlError(
             "not-now",
             "this node has no model to export yet",

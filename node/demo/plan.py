@@ -11,8 +11,10 @@ from node.errors import NodeError
 from node.runfile import read_run_file
 from protocols.run import RunSpec, TextSpec
 from protocols.run.pipeline import pipeline_of
-from swarm.pipeline.data import Dataset
-from swarm.pipeline.text import DataError, read_text
+from swarm.data.errors import DataError
+from swarm.data.sequences import Dataset
+from swarm.data.text import read_text
+from swarm.pipeline.data import dataset_of
 
 STEPS: Final = 120
 STAGES: Final = 3
@@ -64,7 +66,7 @@ def make_plan(
         text = read_text(pattern, bytes_max=TextSpec(pattern=pattern, sha256="0" * 64).bytes_max)
         run_file.write_text(_run_text(pattern, text.sha256, steps=steps, dtype=dtype), "utf-8")
         run = read_run_file(run_file)
-        Dataset(text.data, run)
+        dataset_of(text.data, run, Dataset)
     except DataError as error:
         raise NodeError(str(error), "--data takes any text file or folder") from error
     return Plan(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from node.cli import main
-from swarm.hosting.module import HostedStage
+from swarm.pipeline.hosted_stage import HostedStage
 
 _AFTER_VERSION: Final = 2
 """Not in the first steps, where the optimizer knows no scale yet and everything looks large."""

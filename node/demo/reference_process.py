@@ -14,11 +14,11 @@ from typing import Any, Final
 import torch
 
 from node.runfile import read_run_file
-from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
-from swarm.pipeline.data import Dataset, TokenBatch
+from swarm.data.sequences import Dataset, TokenBatch
+from swarm.data.text import read_run_text
+from swarm.pipeline.data import dataset_of
 from swarm.pipeline.reference import held_out_loss, parameter_difference, train_reference
-from swarm.pipeline.text import read_run_text
 from swarm.state.export import load_model, sample
 
 _PROMPT: Final = b"def "
@@ -30,8 +30,8 @@ _TEMPERATURE: Final = 0.7
 class WitnessedDataset(Dataset):
     """Notes which microbatches are drawn: what the swarm must have counted."""
 
-    def __init__(self, text: bytes, run: RunSpec) -> None:
-        super().__init__(text, run)
+    def __init__(self, text: bytes, **numbers: Any) -> None:
+        super().__init__(text, **numbers)
         self.drawn: dict[int, list[int]] = {}
 
     def training_batch(self, step: int, index: int) -> TokenBatch:
@@ -43,7 +43,7 @@ def main(run_file: Path, model_file: Path) -> None:
     """Print progress and the comparison."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     run = read_run_file(run_file)
-    dataset = WitnessedDataset(read_run_text(pipeline_of(run).data).data, run)
+    dataset = dataset_of(read_run_text(pipeline_of(run).data).data, run, WitnessedDataset)
     reference = train_reference(
         run, dataset, on_step=lambda step, loss: _print({"step": step, "loss": loss})
     )

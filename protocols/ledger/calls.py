@@ -1,6 +1,6 @@
 """What a trainer asks of a stage, and what members ask of each other: calls with one answer each.
 
-Services: `stage` (work on microbatches), `reduce` (the stage's gradient), `state` (snapshots). The tensors that go
+Services: `stage` (work on microbatches) and `reduce` (the stage's gradient). The tensors that go
 with them are listed at each message; their shapes follow from the run, so a wrong one is refused before it is used.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from protocols.errors import RemoteProtocolError
 from protocols.ledger.view import Ballot, IdSet, Loss
-from protocols.schema import Natural, Range, SchemaError, Size, decode
+from protocols.schema import Natural, Range, SchemaError, decode
 
 T = TypeVar("T")
 
@@ -98,25 +98,6 @@ class PartCall:
     ballot: Ballot
     part: Natural
     summed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateCall:
-    """Give me the manifest of your stage's state (`chunk` None) or one chunk of it.
-
-    Tensors of the reply: uint8, flat. `step` None asks for the state as it is now, for an export.
-    """
-
-    stage: StageIndex
-    step: Natural | None
-    chunk: Natural | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateReply:
-    step: Natural
-    root: Annotated[bytes, Size(32, 32)]
-    """Hash of the manifest."""
 
 
 _STAGE_CALLS: dict[str, type[Any]] = {"work": WorkCall, "settle": SettleCall, "claim": ClaimCall}

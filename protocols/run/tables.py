@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from protocols.gossip.settings import GossipSpec
 from protocols.run.pipeline import PipelineSpec
 
 if TYPE_CHECKING:
     from protocols.run.spec import RunSpec
 
-TABLES: Final[dict[str, type]] = {"pipeline": PipelineSpec}
+TABLES: Final[dict[str, type]] = {"pipeline": PipelineSpec, "gossip": GossipSpec}
 
 
 @runtime_checkable

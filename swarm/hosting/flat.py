@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swarm.pipeline.schedule import is_decayed
+from swarm.schedule import is_decayed
 
 
 @dataclass(frozen=True, slots=True)

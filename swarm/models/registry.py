@@ -7,17 +7,44 @@ volunteer has installed under the entry-point group `murmura.models`. Such an en
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
-from protocols.run.model import LayeredModelSpec
-from swarm.models import byte_transformer
+from torch import nn
+
+from protocols.run.model import (
+    ConvnetSpec,
+    InstalledModelSpec,
+    LayeredModelSpec,
+    MlpSpec,
+    ModelSpec,
+)
+from swarm.models import byte_transformer, convnet, mlp
+from swarm.models.classifier import SampleShape
 from swarm.models.contract import BuildStage, StageModule
 from swarm.models.cut import cut_of
 
 ENTRY_POINT_GROUP: Final = "murmura.models"
 
+BuildInstalled: TypeAlias = Callable[[InstalledModelSpec, SampleShape, int], nn.Module]
+
 _BUILT_IN: Final[dict[str, BuildStage]] = {"byte-transformer": byte_transformer.build}
+
+
+def build_whole(spec: ModelSpec, shape: SampleShape, seed: int) -> nn.Module:
+    """Build a whole model that classifies samples, with initial weights from the seed. Raises UnknownModelError.
+
+    An installed model of this use is a function (InstalledModelSpec, SampleShape, seed) -> nn.Module.
+    """
+    if isinstance(spec, MlpSpec):
+        return mlp.build(spec, shape, seed)
+    if isinstance(spec, ConvnetSpec):
+        return convnet.build(spec, shape, seed)
+    if isinstance(spec, InstalledModelSpec):
+        builder = cast("BuildInstalled", _builder(spec.kind))
+        return builder(spec, shape, seed)
+    raise UnknownModelError(f"a model of kind {spec.kind!r} does not classify samples")
 
 
 class UnknownModelError(Exception):

@@ -1,76 +1,29 @@
-"""Microbatch i of step t as a pure function of the run: nobody deals out data, everybody computes the same.
-
-Every sequence starts where a hash of (seed, purpose, step, microbatch, sequence) says, so there is no generator state
-to save, a microbatch costs the same at any step, and a node that joins late needs no history. No torch here.
-"""
+"""The text of a pipeline run, cut in microbatches."""
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import TypeVar
 
-from protocols.frames import TensorSpec
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
-from swarm.pipeline.text import DataError, read_run_text
+from swarm.data.sequences import Dataset
+from swarm.data.text import read_run_text
 
-_COUNTER: Final = struct.Struct("<QQQ")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
-    """One microbatch of bytes. The buffers are the caller's own and writable, ready to be sent or wrapped."""
-
-    spec: TensorSpec
-    """uint8 (sequences, context): of `inputs` and of `targets`."""
-    inputs: bytearray
-    targets: bytearray
-    """The byte that follows each input byte."""
+DatasetT = TypeVar("DatasetT", bound=Dataset)
 
 
-class Dataset:
-    """The run's text, split into a training part and a held-out part at its end that is never trained on."""
-
-    def __init__(self, text: bytes, run: RunSpec) -> None:
-        self._text = text
-        self._seed = run.seed.to_bytes(8, "little")
-        pipeline = pipeline_of(run)
-        self._sequences = pipeline.sequences
-        self._context = pipeline.model.context
-        held_out_bytes = int(len(text) * pipeline.data.held_out)
-        self.training_range = range(len(text) - held_out_bytes)
-        self.held_out_range = range(len(text) - held_out_bytes, len(text))
-        if min(held_out_bytes, len(self.training_range)) <= self._context:
-            raise DataError(
-                f"{len(text)} bytes of text are too few: the held-out part ({held_out_bytes} bytes) and the rest "
-                f"must each be longer than model.context ({self._context})"
-            )
-
-    def training_batch(self, step: int, index: int) -> TokenBatch:
-        """Return microbatch `index` of optimizer step `step`, both counted from 0."""
-        return self._batch(b"training", self.training_range, step, index)
-
-    def held_out_batch(self, index: int) -> TokenBatch:
-        """Return held-out microbatch `index`: the same ones at every step, so that losses can be compared."""
-        return self._batch(b"held-out", self.held_out_range, 0, index)
-
-    def _batch(self, purpose: bytes, part: range, step: int, index: int) -> TokenBatch:
-        context = self._context
-        inputs, targets = bytearray(), bytearray()
-        for sequence in range(self._sequences):
-            start = part.start + self._hash(purpose, step, index, sequence) % (len(part) - context)
-            inputs += self._text[start : start + context]
-            targets += self._text[start + 1 : start + context + 1]
-        return TokenBatch(TensorSpec("uint8", (self._sequences, context)), inputs, targets)
-
-    def _hash(self, purpose: bytes, step: int, index: int, sequence: int) -> int:
-        counter = _COUNTER.pack(step, index, sequence)
-        digest = hashlib.blake2b(counter, digest_size=8, key=self._seed, person=purpose).digest()
-        return int.from_bytes(digest, "little")
+def dataset_of(text: bytes, run: RunSpec, shape: type[DatasetT]) -> DatasetT:
+    """Return the run's dataset over this text: one batch of it is a microbatch. Raises DataError."""
+    pipeline = pipeline_of(run)
+    return shape(
+        text,
+        seed=run.seed,
+        sequences=pipeline.sequences,
+        context=pipeline.model.context,
+        held_out=pipeline.data.held_out,
+    )
 
 
 def load_dataset(run: RunSpec, *, path: str = "") -> Dataset:
     """Read the run's text, from `path` where the volunteer keeps it elsewhere. Raises DataError, DataMismatchError."""
-    return Dataset(read_run_text(pipeline_of(run).data, path=path).data, run)
+    return dataset_of(read_run_text(pipeline_of(run).data, path=path).data, run, Dataset)

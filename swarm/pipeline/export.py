@@ -10,41 +10,41 @@ import trio
 from torch import Tensor
 
 from protocols.run.pipeline import pipeline_of
-from swarm.hosting.module import PARAMETERS, HostedStage
-from swarm.pipeline.services import OpenPeer
-from swarm.pipeline.transfer import Fetch, FetchError, stage_specs
+from swarm.hosting.module import PARAMETERS
+from swarm.pipeline.hosted_stage import HostedStage
+from swarm.pipeline.parts import part_name, stage_specs
+from swarm.pipeline.peer import PipelinePeer
+from swarm.resources import Resources
 from swarm.state.export import export_model
+from swarm.state.transfer import Fetch, FetchError
 
 _TRIES: Final = 20
 """Stages commit within milliseconds of each other, so a second look usually finds them all at one step."""
 
 
-async def export_run(opened: OpenPeer, path: Path) -> dict[str, Any]:
+async def export_run(peer: PipelinePeer, resources: Resources, path: Path) -> dict[str, Any]:
     """Write the model to one safetensors file. Raises FetchError, and OSError from writing."""
     problem = "no stage has a member"
     for _ in range(_TRIES):
         try:
-            step, gathered = await _gather(opened)
+            step, gathered = await _gather(peer, resources)
         except FetchError as error:
             problem = str(error)
             await trio.sleep(0.25)
             continue
-        write = functools.partial(
-            export_model, path, opened.peer.run_spec, step=step, stages=[gathered]
-        )
-        size_bytes = await opened.codec.run_own(write)
+        write = functools.partial(export_model, path, peer.run_spec, step=step, stages=[gathered])
+        size_bytes = await resources.codec.run_own(write)
         return {"path": str(path), "step": step, "bytes": size_bytes}
     raise FetchError(f"the model could not be gathered: {problem}")
 
 
-async def _gather(opened: OpenPeer) -> tuple[int, dict[str, Tensor]]:
+async def _gather(peer: PipelinePeer, resources: Resources) -> tuple[int, dict[str, Tensor]]:
     """Return (step, parameters of all stages). Raises FetchError when stages are at different steps."""
     parameters: dict[str, Tensor] = {}
-    peer = opened.peer
     record = peer.ledger.record
     step = record.step if record is not None else 0
     for stage in range(pipeline_of(peer.run_spec).stages):
-        tensors = await _stage_tensors(opened, stage, step)
+        tensors = await _stage_tensors(peer, resources, stage, step)
         prefix = f"{PARAMETERS}/"
         parameters |= {
             name.removeprefix(prefix): tensor
@@ -54,8 +54,10 @@ async def _gather(opened: OpenPeer) -> tuple[int, dict[str, Tensor]]:
     return step, parameters
 
 
-async def _stage_tensors(opened: OpenPeer, stage: int, step: int) -> dict[str, Tensor]:
-    peer, compute = opened.peer, opened.compute
+async def _stage_tensors(
+    peer: PipelinePeer, resources: Resources, stage: int, step: int
+) -> dict[str, Tensor]:
+    compute = resources.compute
     hosted = peer.state.complete
     if hosted is not None and hosted.stage == stage:
         tensors: dict[str, Tensor] = await compute.run_own(hosted.snapshot)
@@ -64,5 +66,5 @@ async def _stage_tensors(opened: OpenPeer, stage: int, step: int) -> dict[str, T
         raise FetchError("this node's stage went on to the next step")
     specs = await compute.run_own(lambda: stage_specs(HostedStage(peer.run_spec, stage)))
     donors = [member.peer for member in peer.ledger.view.replicas(stage) if member.peer != peer.me]
-    fetch = Fetch(opened.caller, opened.codec, specs, stage=stage, step=step)
+    fetch = Fetch(resources.caller, resources.codec, specs, part=part_name(stage), version=step)
     return dict((await fetch.run(donors)).tensors)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, assert_never
@@ -89,15 +88,16 @@ from swarm.calls import (
     Refusal,
     StreamClosedError,
 )
+from swarm.data.sequences import Dataset
+from swarm.driver import Driver
 from swarm.hosting.compute import ComputeThread
-from swarm.hosting.module import HostedStage
-from swarm.pipeline.data import Dataset
 from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
 from swarm.pipeline.trainer_shell import TrainerShell
-from swarm.pipeline.transfer import Snapshots
+from swarm.state.transfer import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -176,10 +176,9 @@ class PipelinePeer:
         self._codec = codec
         self._rng = rng
         self._nursery: trio.Nursery | None = None
-        self._events: deque[AnyEvent] = deque()
-        self._pumping = False
-        self._kick = trio.Event()
-        self._sleeping_until_s = 0.0
+        self._driver: Driver[AnyEvent] = Driver(
+            handle=self._dispatch, wake_at_s=self._next_wake_s, tick=self._tick
+        )
         self._contacts: tuple[PeerID, ...] = ()
         self._probing: dict[PeerID, bool] = {}
         """Peers in doubt -> whether they were heard since."""
@@ -249,7 +248,7 @@ class PipelinePeer:
             self._nursery = nursery
             self._caller.on_unreachable = self.peer_unreachable
             task_status.started()
-            await self._keep_time()
+            await self._driver.run()
 
     def train_on(self, dataset: Dataset) -> None:
         """Begin to train: from now on leases are asked for."""
@@ -300,16 +299,7 @@ class PipelinePeer:
 
     def feed(self, event: AnyEvent) -> None:
         """Let the cores take an event, and do what they say, before anything else happens."""
-        self._events.append(event)
-        if self._pumping or self._nursery is None:
-            return
-        self._pumping = True
-        try:
-            while self._events:
-                self._dispatch(self._events.popleft())
-        finally:
-            self._pumping = False
-        self._wake_earlier()
+        self._driver.feed(event)
 
     def _dispatch(self, event: AnyEvent) -> None:
         if isinstance(event, _TRAINER_EVENTS):
@@ -334,8 +324,8 @@ class PipelinePeer:
             return
         now_s = trio.current_time()
         if isinstance(effect.message, Lease):
-            self._events.append(LeaseReceived(now_s, self.me, effect.message))
-        self._events.append(Received(now_s, self.me, effect.message))
+            self.feed(LeaseReceived(now_s, self.me, effect.message))
+        self.feed(Received(now_s, self.me, effect.message))
 
     def _do_trainer(self, effect: TrainerEffect) -> None:
         match effect:
@@ -375,34 +365,18 @@ class PipelinePeer:
 
     # --- time ---
 
-    async def _keep_time(self) -> None:
-        """Tick the cores when they ask for it."""
-        while True:
-            now_s = trio.current_time()
-            if now_s >= self.ledger.wake_at_s:
-                self.feed(Tick(now_s))
-            self._rewire()
-            if now_s >= self.trainer.wake_at_s:
-                self.feed(TrainerTick(now_s))
-            self._sleeping_until_s = self._next_wake_s()
-            with trio.move_on_at(max(self._sleeping_until_s, now_s + 0.01)):
-                await self._kick.wait()
-            self._kick = trio.Event()
+    def _tick(self, now_s: float) -> None:
+        if now_s >= self.ledger.wake_at_s:
+            self.feed(Tick(now_s))
+        if now_s >= self.trainer.wake_at_s:
+            self.feed(TrainerTick(now_s))
 
-    def _rewire(self) -> None:
+    def _next_wake_s(self) -> float:
         """The trainer asks whom the ledger takes for the lead."""
         lead = self.ledger.lead_peer
         if lead is not None:
             self.trainer.rewire(lead)
-
-    def _next_wake_s(self) -> float:
         return min(self.ledger.wake_at_s, self.trainer.wake_at_s)
-
-    def _wake_earlier(self) -> None:
-        """A core may want a tick before the one we sleep for."""
-        self._rewire()
-        if self._next_wake_s() < self._sleeping_until_s:
-            self._kick.set()
 
     # --- membership ---
 
@@ -445,9 +419,7 @@ class PipelinePeer:
         self.hooks.record_learned(record)
         if self._observer:
             self.hooks.serving("trains, hosts no stage")
-        self._events.append(
-            RecordLearned(trio.current_time(), record, self.ledger.lead_peer or record.lead)
-        )
+        self.feed(RecordLearned(trio.current_time(), record, self.ledger.lead_peer or record.lead))
 
     def _expelled(self, effect: Expelled) -> None:
         log.warning("no longer a member: reason=%s", effect.reason)
@@ -461,11 +433,11 @@ class PipelinePeer:
         self.ledger = self._new_ledger(holds)
         self.hooks.syncing(f"joining again: {effect.reason}")
         now_s = trio.current_time()
-        self._events.append(ContactsFound(now_s, self._contacts))
+        self.feed(ContactsFound(now_s, self._contacts))
         if (
             self.draining
         ):  # others may need the state we hold, so we go back in with it, to leave again
-            self._events.append(DrainWanted(now_s))
+            self.feed(DrainWanted(now_s))
 
     def _leave(self) -> None:
         if self._nursery is None:

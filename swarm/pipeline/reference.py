@@ -15,10 +15,10 @@ from torch import Tensor
 
 from protocols.run import AdamWSpec, RunSpec
 from protocols.run.pipeline import pipeline_of
+from swarm.data.sequences import Dataset, TokenBatch
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
-from swarm.pipeline.data import Dataset, TokenBatch
-from swarm.pipeline.schedule import is_decayed, learning_rate
+from swarm.schedule import is_decayed, learning_rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,9 @@ from protocols.schema import encode
 from swarm.calls import Answer, Incoming, Refusal, WireTensor
 from swarm.hosting.compute import ComputeThread
 from swarm.hosting.errors import BusyError, ClosedError, NonFiniteError, WrongStepError
-from swarm.hosting.module import HostedStage
-from swarm.hosting.server import StageServer
-from swarm.hosting.shapes import input_spec, output_spec, target_spec
+from swarm.pipeline.hosted_stage import HostedStage
+from swarm.pipeline.shapes import input_spec, output_spec, target_spec
+from swarm.pipeline.stage_server import StageServer
 from swarm.tensors.wire import tensor_untrusted, to_wire
 
 log = logging.getLogger(__name__)

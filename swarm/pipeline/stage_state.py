@@ -43,11 +43,13 @@ from protocols.state import (
 from swarm.averaging.butterfly import clip_scale
 from swarm.calls import Caller
 from swarm.hosting.compute import ComputeThread
-from swarm.hosting.module import HostedStage
 from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.hosted_stage import HostedStage
+from swarm.pipeline.parts import part_name, stage_part, stage_specs
 from swarm.pipeline.reduction import ReducedGradient
 from swarm.pipeline.stage_host import StageHost
-from swarm.pipeline.transfer import Fetch, FetchedState, FetchError, Snapshots, stage_specs
+from swarm.state.part import Part
+from swarm.state.transfer import Fetch, FetchedState, FetchError, Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +147,7 @@ class StageState:
         """The one the ledger admitted us to; the host of another may still be there for a moment."""
         self.fetched_bytes = 0
         self.fetch_seconds: float | None = None
-        self.snapshots = Snapshots(lambda: self.complete, compute, codec)
+        self.snapshots = Snapshots(self._part, compute, codec)
         self._run_spec = run
         self._caller = caller
         self._compute = compute
@@ -224,6 +226,14 @@ class StageState:
             return None
         return self.host.stage
 
+    def parts(self) -> tuple[Part, ...]:
+        """Return the stage as a part, when its state is complete."""
+        hosted = self.complete
+        return (stage_part(hosted),) if hosted is not None else ()
+
+    def _part(self, name: str) -> Part | None:
+        return next((part for part in self.parts() if part.name == name), None)
+
     async def built(self) -> StageHost:
         """Wait for the host of the stage we were admitted to; its gradient is all zeros until the state is there."""
         await self._built.wait()
@@ -244,8 +254,10 @@ class StageState:
         self._send_job.send_nowait(job)
 
     async def _take_offer(self, offer: _Offer) -> None:
-        snapshot = await self.snapshots.take(offered=True)
-        if snapshot is not None and snapshot.manifest.step == offer.step:
+        hosted = self.complete
+        name = part_name(hosted.stage) if hosted is not None else ""
+        snapshot = await self.snapshots.take(name, offered=True)
+        if snapshot is not None and snapshot.manifest.version == offer.step:
             offer.root = snapshot.manifest.root
         offer.taken.set()
 
@@ -260,7 +272,7 @@ class StageState:
             [stage.squared_norm for stage in record.stages],
             clip_norm=self._run_spec.optimizer.clip_norm,
         )
-        apply = functools.partial(host.stage.apply, clip_scale=scale, step=record.step - 1)
+        apply = functools.partial(host.stage.apply_step, clip_scale=scale, step=record.step - 1)
         await self._compute.run_own(apply, reduced.mean)
         host.committed_step = record.step
 
@@ -356,8 +368,8 @@ class StageState:
             self._caller,
             self._codec,
             specs,
-            stage=stage,
-            step=loading.admitted.record.step,
+            part=part_name(stage),
+            version=loading.admitted.record.step,
             progress=self._progress,
         )
         try:
@@ -381,7 +393,7 @@ class StageState:
         log.info(
             "state loaded: stage=%s step=%d bytes=%d seconds=%.2f",
             self.stage,
-            state.step,
+            state.version,
             state.byte_count,
             state.seconds,
         )

@@ -55,8 +55,8 @@ from swarm.calls import (
     StreamClosedError,
     WireTensor,
 )
-from swarm.hosting.shapes import input_spec, output_spec
-from swarm.pipeline.data import Dataset, TokenBatch
+from swarm.data.sequences import Dataset, TokenBatch
+from swarm.pipeline.shapes import input_spec, output_spec
 
 log = logging.getLogger(__name__)
 

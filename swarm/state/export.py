@@ -21,9 +21,9 @@ from protocols.run import RunSpec
 from protocols.run.model import LayeredModelSpec
 from protocols.run.pipeline import pipeline_of
 from protocols.schema import decode, encode
+from swarm.data.text import END_OF_FILE
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
-from swarm.pipeline.text import END_OF_FILE
 
 _METADATA: Final = "murmura"
 
@@ -49,10 +49,15 @@ def export_model(
     model = pipeline_of(run).model
     _check_parameters(build_stage(model, 1, 0, 0), parameters)
     about = {"model": encode(model), "run": run.name, "run_id": str(run.run_id), "step": step}
-    # One entry, because safetensors writes several in random order: equal models give equal files.
+    return write_tensors(path, parameters, about)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> int:
+    """Write one safetensors file, atomically, and return its size in bytes. Equal tensors give equal files."""
+    # One entry, because safetensors writes several in random order.
     metadata = {_METADATA: json.dumps(about, sort_keys=True)}
     contents = save(
-        {name: tensor.contiguous() for name, tensor in sorted(parameters.items())}, metadata
+        {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, metadata
     )
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:

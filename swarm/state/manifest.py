@@ -16,6 +16,7 @@ import msgpack
 from protocols.errors import RemoteProtocolError
 from protocols.frames import DTYPE_BYTES, TensorSpec, unpack_untrusted
 from protocols.schema import Natural, Range, SchemaError, Size, decode, encode
+from protocols.state_calls import PartName
 
 CHUNK_BYTES: Final = 1024 * 1024
 """One chunk takes a second at 8 Mbit/s: small enough to change donors without losing much."""
@@ -43,11 +44,11 @@ class NamedSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The table of contents of one stage's state at one step."""
+    """The table of contents of one part's state at one version."""
 
-    stage: Annotated[int, Range(0, 1023)]
-    step: Natural
-    """Optimizer steps applied."""
+    part: PartName
+    version: Natural
+    """Optimizer steps applied, or whatever else the part counts."""
     tensors: Annotated[tuple[NamedSpec, ...], Size(0, TENSORS_MAX)]
     chunk_bytes: Annotated[int, Range(1, 64 * 1024 * 1024)]
     chunks: Annotated[tuple[Annotated[bytes, Size(32, 32)], ...], Size(0, CHUNKS_MAX)]
@@ -66,7 +67,7 @@ class Manifest:
 
     @property
     def root(self) -> bytes:
-        """SHA-256 of `to_bytes`: what the stage's members commit to."""
+        """SHA-256 of `to_bytes`: what peers commit to or sign."""
         return hashlib.sha256(self.to_bytes()).digest()
 
     def to_bytes(self) -> bytes:
@@ -91,18 +92,18 @@ def manifest_untrusted(raw: bytes | memoryview, root: bytes) -> Manifest:
 
 
 def check_tensors_untrusted(manifest: Manifest, expected: dict[str, TensorSpec]) -> None:
-    """Check that a snapshot has exactly the tensors this stage needs, before anything is allocated for it.
+    """Check that a snapshot has exactly the tensors this part needs, before anything is allocated for it.
 
     Raises RemoteProtocolError only.
     """
     found = {tensor.name: tensor.spec for tensor in manifest.tensors}
     if found.keys() != expected.keys():
         raise RemoteProtocolError(
-            f"the snapshot has other tensors ({len(found)}) than this stage ({len(expected)})"
+            f"the snapshot has other tensors ({len(found)}) than this part ({len(expected)})"
         )
     for name, spec in expected.items():
         if found[name] != spec:
             raise RemoteProtocolError(
                 f"the snapshot's {name} is {found[name].dtype} of shape {list(found[name].shape)}; "
-                f"this stage needs {spec.dtype} of shape {list(spec.shape)}"
+                f"this part needs {spec.dtype} of shape {list(spec.shape)}"
             )

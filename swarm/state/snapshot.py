@@ -1,4 +1,4 @@
-"""The state of one stage at one step, as bytes that never change, and back.
+"""The state of one part at one version, as bytes that never change, and back.
 
 A snapshot owns a copy, so it can be served for as long as anybody fetches it while training goes on.
 """
@@ -30,15 +30,20 @@ class Snapshot:
 
     @classmethod
     def of(
-        cls, tensors: Mapping[str, Tensor], *, stage: int, step: int, chunk_bytes: int = CHUNK_BYTES
+        cls,
+        tensors: Mapping[str, Tensor],
+        *,
+        part: str,
+        version: int,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> Snapshot:
         """Copy named tensors into the layout of `swarm.state.manifest` and hash it: about 1 s per GB, not for the loop."""
         names = sorted(tensors)
         specs = {name: spec_of(tensors[name]) for name in names}
         data = _joined([bytes_of(tensors[name]) for name in names])
         manifest = Manifest(
-            stage=stage,
-            step=step,
+            part=part,
+            version=version,
             tensors=tuple(NamedSpec(name, spec.dtype, spec.shape) for name, spec in specs.items()),
             chunk_bytes=chunk_bytes,
             chunks=tuple(_chunk_hashes(data, chunk_bytes)),
@@ -75,10 +80,10 @@ class Restore:
     """A snapshot being received: memory for all of it, filled chunk by chunk."""
 
     def __init__(self, manifest: Manifest, expected: dict[str, TensorSpec]) -> None:
-        """Allocate for a manifest. Raises RemoteProtocolError when it is not of the stage we expect.
+        """Allocate for a manifest. Raises RemoteProtocolError when it is not of the part we expect.
 
         Args:
-          expected: what the local stage needs (`expected_specs`), which also bounds what is allocated.
+          expected: what the local part needs (`expected_specs`), which also bounds what is allocated.
         """
         check_tensors_untrusted(manifest, expected)
         self.manifest = manifest
@@ -108,11 +113,11 @@ class Restore:
             check_finite_untrusted(tensor, f"the snapshot's {named.name}")
             tensors[named.name] = tensor
             start = end
-        if "step" in tensors and int(tensors["step"]) != self.manifest.step:
+        if "step" in tensors and int(tensors["step"]) != self.manifest.version:
             raise RemoteProtocolError("the snapshot's step is not the one its manifest names")
         return tensors
 
 
 def expected_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
-    """Describe named tensors, such as the local stage's own `snapshot()`."""
+    """Describe named tensors, such as the local part's own `snapshot()`."""
     return {name: spec_of(tensor) for name, tensor in tensors.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.pipeline.text import read_text
+from swarm.data.text import read_text
 
 
 def write_run(folder: Path, *, text_sha256: str, stages: int = 3, steps: int = 2) -> Path:

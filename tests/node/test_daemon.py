@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from node.paths import Paths
 from node.services import Service
 from node.systemd import Supervisor
 from protocols.life import LifeState
+from swarm.mode import Progress
 from tests.fakes.directory import MemoryDht
 from tests.fakes.host import MemoryNetwork
 from tests.node.nodes import RUN_TOML, make_startup
@@ -71,7 +72,10 @@ class Training:
     def status(self) -> dict[str, Any]:
         return {"stage": 1, "step": 41}
 
-    async def export(self, path: Path) -> dict[str, Any]:
+    def progress(self) -> Progress:
+        return Progress(in_run=True, role="stage 1", step=41)
+
+    async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"bytes": 0, "step": 41}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from protocols.ports import StreamClosedError
 from protocols.public import STATUS_SERVICE, public_status_untrusted
 from protocols.replies import Hello
 from swarm.calls import Caller, CallError
+from swarm.mode import Progress
+from swarm.pipeline.info import JOURNAL
 from swarm.pipeline.journal import Journal
 from tests.fakes.signer import SeededSigner
 from tests.node.nodes import RUN_TOML, World, invite_of, make_startup, open_world
@@ -64,7 +66,13 @@ class PlayedService:
         pass
 
     def status(self) -> dict[str, Any]:
-        return {"step": self._step}
+        return {}
+
+    def progress(self) -> Progress:
+        return Progress(in_run=True, step=self._step)
+
+    async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 def play_service(world: World, node: Node, *, step: int) -> None:
@@ -286,7 +294,7 @@ def test_the_founder_that_was_in_with_others_waits_for_all_who_were_named(
         names, addresses = named_nodes(tmp_path, 2)
         others = [Member(SeededSigner(k).peer_id, 1, 0, 0) for k in (1, 2)]
         startup = make_startup(tmp_path / names[0], run=run_file)
-        Journal(startup.membership.journal).append(
+        Journal(startup.membership.folder / JOURNAL).append(
             Record(index=7, step=7, lead=others[0].peer, members=tuple(others))
         )
         founder = await world.node(names[0], run=run_file, bootstrap=addresses)
@@ -306,7 +314,7 @@ def test_a_first_node_that_left_others_behind_does_not_begin_the_run_again_by_it
     run_file.write_text(RUN_TOML)
     startup = make_startup(tmp_path / "first", run=str(run_file))
     assert startup.membership.first
-    journal = Journal(startup.membership.journal)
+    journal = Journal(startup.membership.folder / JOURNAL)
     alone = Member(startup.identity.peer_id, 1, 0, 0)
     journal.append(Record(index=0, step=0, lead=alone.peer, members=(alone,)))
     assert make_startup(tmp_path / "first", run=str(run_file)).membership.first

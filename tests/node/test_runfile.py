@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from node.errors import ConfigError
-from node.runfile import FILE_BYTES_MAX, check_stage, read_run_file
+from node.runfile import FILE_BYTES_MAX, check_wishes, read_run_file
 from protocols.run.pipeline import pipeline_of
+from swarm.mode_info import Wishes
 
 GOOD = f"""
 name = "try"
@@ -81,9 +82,9 @@ def test_a_wrong_value_points_to_the_page_about_run_files(tmp_path: Path) -> Non
 def test_a_stage_must_be_one_of_the_run(tmp_path: Path) -> None:
     spec = read_run_file(run_file(tmp_path, GOOD))
     for wanted in (None, 0, 1):
-        check_stage(spec, wanted)
+        check_wishes(spec, Wishes(stage=wanted))
     with pytest.raises(ConfigError, match="stage must be 0 to 1, not 2"):
-        check_stage(spec, 2)
+        check_wishes(spec, Wishes(stage=2))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

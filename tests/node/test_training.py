@@ -12,7 +12,7 @@ import trio
 
 from node.errors import ConfigError, NodeError
 from node.node import Node
-from node.training import PipelineService, build_services
+from node.training import TrainingService, build_services
 from tests.node.nodes import invite_of, open_world
 from tests.node.runs import write_right_run
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.trio
 
 
 async def until(
-    service: PipelineService, wanted: Callable[[dict[str, Any]], object]
+    service: TrainingService, wanted: Callable[[dict[str, Any]], object]
 ) -> dict[str, Any]:
     with trio.fail_after(60):
         while not wanted(status := service.status()):  # noqa: ASYNC110 - as a person does
@@ -28,9 +28,9 @@ async def until(
     return status
 
 
-async def start(node: Node, nursery: trio.Nursery) -> PipelineService:
+async def start(node: Node, nursery: trio.Nursery) -> TrainingService:
     (service,) = build_services(node)
-    assert isinstance(service, PipelineService)
+    assert isinstance(service, TrainingService)
     nursery.start_soon(node.services.keep_running, service)
     return service
 
@@ -38,7 +38,7 @@ async def start(node: Node, nursery: trio.Nursery) -> PipelineService:
 def test_a_run_that_is_over_says_so_once_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "node.training")
+    caplog.set_level(logging.INFO, "swarm.pipeline.mode")
 
     async def main() -> None:
         async with open_world(tmp_path) as world, trio.open_nursery() as nursery:
@@ -50,7 +50,7 @@ def test_a_run_that_is_over_says_so_once_in_the_log(
             )
             await trio.sleep(1.0)  # heartbeats go on
             with pytest.raises(NodeError) as refused:
-                await service.export(tmp_path / "nodir" / "x.st")
+                await service.export(tmp_path / "nodir" / "x.st", {})
             assert refused.value.reason == (
                 f"cannot write {tmp_path}/nodir/x.st: No such file or directory"
             )

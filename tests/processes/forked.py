@@ -23,6 +23,8 @@ _LOADED_BEFORE: Final = [
     "node.cli.commands.run",
     "node.daemon",
     "node.training",
+    "swarm.gossip.mode",
+    "swarm.pipeline.mode",
     "tests.processes.points",
 ]
 

@@ -88,7 +88,7 @@ def _gives(_self: Any, _channel: Any, head: Any, reply: Any) -> bool:
     return is_part and bool(getattr(reply, "tensors", ()))
 
 
-_STAGE: Final = "swarm.hosting.module:HostedStage"
+_STAGE: Final = "swarm.pipeline.hosted_stage:HostedStage"
 _HOST: Final = "swarm.pipeline.stage_host:StageHost"
 _TRAINER: Final = "swarm.pipeline.trainer_shell:TrainerShell"
 _REDUCTION: Final = "swarm.pipeline.reduction:Reduction"
@@ -118,7 +118,7 @@ POINTS: Final = (
     Point("accepted sent", _CASTS, "_send_one", "after", _message("accepted")),
     Point("record received", _PEER, "_take", "before", _received("Records")),
     Point("record learned", _PEER, "_learned", "after"),
-    Point("step applied", _STAGE, "apply", "after"),
+    Point("step applied", _STAGE, "apply_step", "after"),
     # The lead: one of the others has the message already.
     Point("reduce sent", _CASTS, "_send_one", "after", _message("reduce")),
     Point("accept sent", _CASTS, "_send_one", "after", _message("accept")),
@@ -232,13 +232,13 @@ def _wrap(point: Point, reached: Callable[[], None]) -> None:
 
 def _wrap_after_apply(folder: Path) -> None:
     stage = _class_of(_STAGE)
-    apply = stage.apply
+    apply = stage.apply_step
 
     @functools.wraps(apply)
     def note_state(self: Any, *arguments: Any, **named: Any) -> None:
         apply(self, *arguments, **named)
-        digest = hashlib.sha256(self._flat.detach().numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(self.flat.detach().numpy().tobytes()).hexdigest()
         with (folder / _STATES).open("a") as file:
             file.write(f"{self.stage} {self.version} {digest}\n")
 
-    stage.apply = note_state
+    stage.apply_step = note_state

@@ -11,8 +11,8 @@ from typing import Any
 
 from node.errors import NodeError
 from protocols.ledger.view import Record
+from swarm.data.text import read_text
 from swarm.pipeline.journal import read_journal
-from swarm.pipeline.text import read_text
 from tests.node.processes import Daemon, daemons
 from tests.processes.forked import ForkedDaemon
 from tests.processes.history import check_counted_once, check_same_states, one_history

@@ -10,11 +10,12 @@ from types import ModuleType
 import pytest
 
 import tests.sim.__main__ as command
-from tests.sim.branches import Branches, Recorder, begin_recording, find_branches
-from tests.sim.outcome import Outcome
-from tests.sim.world import run_seed
+from tests.sim.engine.branches import Branches, Recorder, begin_recording, find_branches
+from tests.sim.engine.runner import Outcome, run_seed
+from tests.sim.engine.subject import Measured, measured_of, subject_of
 
 pytestmark = pytest.mark.sim
+MEASURED = measured_of("pipeline")
 
 SOURCE = """
 from __future__ import annotations
@@ -106,7 +107,7 @@ def test_branches_that_look_alike_have_names_of_their_own() -> None:
 
 def test_cores_that_were_imported_unmarked_are_noticed() -> None:
     with pytest.raises(RuntimeError, match=r"protocols\.ledger\.lead"):
-        Recorder(find_branches()).install()
+        Recorder(MEASURED.modules).install()
 
 
 def outcome(seed: int) -> Outcome:
@@ -117,17 +118,18 @@ def run_command(
     monkeypatch: pytest.MonkeyPatch, *, spare: set[str], excused: dict[str, str], seeds: int
 ) -> int:
     """Run `python -m tests.sim` with runs that take every branch but those to spare."""
-    branches = find_branches()
+    branches = find_branches(MEASURED.modules)
     marks = bytearray([1] * branches.marks)
     for name in spare:
         for mark in branches.by_name[name].marks:
             marks[mark] = 0
 
-    def run_all(asked: Sequence[int]) -> Iterator[tuple[Outcome, bytes]]:
+    def run_all(mode: str, asked: Sequence[int]) -> Iterator[tuple[Outcome, bytes]]:
         yield from ((outcome(seed), bytes(marks)) for seed in asked)
 
     monkeypatch.setattr(command, "run_all", run_all)
-    monkeypatch.setattr(command, "EXCUSED", excused)
+    measured = Measured(MEASURED.modules, excused)
+    monkeypatch.setattr(command, "measured_of", lambda mode: measured)
     return command.main(["--seeds", str(seeds), "--json"])
 
 
@@ -157,7 +159,7 @@ def test_few_seeds_prove_nothing_about_rare_branches(monkeypatch: pytest.MonkeyP
 
 
 def digest_of_trace(seed: int) -> str:
-    world = run_seed(seed, detailed=True)
+    world = run_seed(subject_of("pipeline"), seed, detailed=True)
     return hashlib.sha256("\n".join(world.trace).encode()).hexdigest()
 
 
@@ -171,5 +173,5 @@ def marked_digest(seed: int) -> str:
 
 def test_marks_change_nothing() -> None:
     seed = 11
-    with multiprocessing.get_context("spawn").Pool(1, begin_recording) as pool:
+    with multiprocessing.get_context("spawn").Pool(1, begin_recording, ("pipeline",)) as pool:
         assert pool.apply(marked_digest, (seed,)) == digest_of_trace(seed)

@@ -9,21 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.engine.subject import MODES
+
 pytestmark = pytest.mark.sim
 
 SCRIPT = """
-import hashlib
-from tests.sim.world import run_seed
+import hashlib, sys
+from tests.sim.engine.runner import run_seed
+from tests.sim.engine.subject import subject_of
 for seed in (3, 11, 29):
-    world = run_seed(seed, detailed=True)
+    world = run_seed(subject_of(sys.argv[1]), seed, detailed=True)
     print(len(world.trace), hashlib.sha256("\\n".join(world.trace).encode()).hexdigest())
 """
 
 
-def digests(hash_seed: str) -> str:
+def digests(mode: str, hash_seed: str) -> str:
     """Run the script in a fresh process and return what it prints."""
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", SCRIPT, mode]
     root = Path(__file__).parents[2]
     done = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, check=True, timeout=120
@@ -31,7 +34,8 @@ def digests(hash_seed: str) -> str:
     return done.stdout
 
 
-def test_a_seed_gives_the_same_trace_in_every_process() -> None:
-    first, second = digests("1"), digests("4711")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_seed_gives_the_same_trace_in_every_process(mode: str) -> None:
+    first, second = digests(mode, "1"), digests(mode, "4711")
     assert first == second
     assert len(first.splitlines()) == 3

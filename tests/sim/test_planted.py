@@ -6,29 +6,33 @@ import multiprocessing
 
 import pytest
 
-from tests.sim.checkers import ALL
-from tests.sim.planted import PROCESSES, SUITE, Catch, catch
+from tests.sim.engine.planted import Catch, catch
+from tests.sim.engine.runner import PROCESSES
+from tests.sim.engine.subject import MODES, subject_of, suite_of
 
 SEEDS_MAX = 100
 pytestmark = pytest.mark.sim
 
 
-def test_every_checker_has_a_fault_to_catch() -> None:
-    assert {planted.checker for planted in SUITE} == set(ALL)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_checker_has_a_fault_to_catch(mode: str) -> None:
+    assert {planted.checker for planted in suite_of(mode)} == set(subject_of(mode).checkers)
 
 
-def test_no_two_faults_share_a_name() -> None:
-    names = [planted.name for planted in SUITE]
+@pytest.mark.parametrize("mode", MODES)
+def test_no_two_faults_share_a_name(mode: str) -> None:
+    names = [planted.name for planted in suite_of(mode)]
     assert len(set(names)) == len(names)
 
 
-def _catch_named(name: str) -> Catch:
-    planted = next(planted for planted in SUITE if planted.name == name)
-    return catch(planted, SEEDS_MAX, first_seed=planted.first_seed)
+def _catch_soon(job: tuple[str, int]) -> Catch:
+    mode, index = job
+    planted = suite_of(mode)[index]
+    return catch(mode, planted, SEEDS_MAX, first_seed=planted.first_seed)
 
 
 def test_planted_faults_are_caught() -> None:
-    names = [planted.name for planted in SUITE]
+    jobs = [(mode, index) for mode in MODES for index in range(len(suite_of(mode)))]
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        catches = pool.map(_catch_named, names, chunksize=1)
-    assert [found.name for found in catches if found.seeds_needed is None] == []
+        catches = pool.map(_catch_soon, jobs, chunksize=1)
+    assert [(found.mode, found.name) for found in catches if found.seeds_needed is None] == []

@@ -6,28 +6,35 @@ import multiprocessing
 
 import pytest
 
-from tests.sim.outcome import Outcome, outcome_of, regressions
+from tests.sim.engine.runner import PROCESSES, Outcome, outcome_of, regressions, replay_command
+from tests.sim.engine.subject import MODES, subject_of
 
 SEEDS = range(200)
-PROCESSES = 2
 
 pytestmark = pytest.mark.sim
 
 
-def failures(seeds: list[int]) -> list[str]:
+def _run(job: tuple[str, int]) -> Outcome:
+    mode, seed = job
+    return outcome_of(subject_of(mode), seed)
+
+
+def failures(mode: str, seeds: list[int]) -> list[str]:
     """Run seeds in two processes and return what failed, each with the command that replays it."""
     with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
-        outcomes: list[Outcome] = pool.map(outcome_of, seeds, chunksize=4)
+        outcomes = pool.map(_run, [(mode, seed) for seed in seeds], chunksize=4)
     return [
-        f"{o.promise}: {o.failure}; replay: .venv/bin/python -m tests.sim --replay {o.seed}"
+        f"{o.promise}: {o.failure}; replay: {replay_command(mode, o.seed)}"
         for o in outcomes
         if o.failure is not None
     ]
 
 
-def test_no_seed_fails_again_that_failed_once() -> None:
-    assert failures(regressions()) == []
+@pytest.mark.parametrize("mode", MODES)
+def test_no_seed_fails_again_that_failed_once(mode: str) -> None:
+    assert failures(mode, regressions(subject_of(mode))) == []
 
 
-def test_two_hundred_seeds_keep_every_promise() -> None:
-    assert failures(list(SEEDS)) == []
+@pytest.mark.parametrize("mode", MODES)
+def test_two_hundred_seeds_keep_every_promise(mode: str) -> None:
+    assert failures(mode, list(SEEDS)) == []

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from protocols.run import AdamWSpec, ByteTransformerSpec, RunSpec, TextSpec, TrainingSpec
 from protocols.run.pipeline import PipelineSpec
-from swarm.pipeline.data import Dataset, TokenBatch
+from swarm.data.sequences import Dataset, TokenBatch
+from swarm.pipeline.data import dataset_of
 
 # Tiny tensors gain nothing from a second core, and torch's threads stall when another program keeps it busy.
 torch.set_num_threads(1)
@@ -43,7 +44,7 @@ def tiny_run(
 
 
 def tiny_dataset(run: RunSpec) -> Dataset:
-    return Dataset(tiny_text(), run)
+    return dataset_of(tiny_text(), run, Dataset)
 
 
 def tensors_of(batch: TokenBatch) -> tuple[Tensor, Tensor]:

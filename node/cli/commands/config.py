@@ -46,10 +46,10 @@ def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
     loaded = _load(**which)
     report: dict[str, Any] = {"schema_version": 1, "ok": True}
     if chosen := run_file or loaded.config.run:
-        from node.runfile import check_data, check_stage, read_run_file
+        from node.runfile import check_data, check_wishes, read_run_file, wishes_of
 
         spec = read_run_file(Path(chosen).expanduser())
-        check_stage(spec, loaded.config.stage)
+        check_wishes(spec, wishes_of(loaded.config))
         check_data(spec, loaded.config.data)
         report |= {"run_name": spec.name, "run_id": str(spec.run_id), "mode": spec.mode}
     if loaded.config.join:
@@ -70,7 +70,8 @@ def data(*, pattern: str, bytes_max: int | None) -> None:
     """Print the [data] section of a run file for PATTERN: a file, a folder or a glob."""
     from node.errors import ConfigError
     from protocols.run import TextSpec
-    from swarm.pipeline.text import DataError, read_text
+    from swarm.data.errors import DataError
+    from swarm.data.text import read_text
 
     spec = TextSpec(pattern=pattern, sha256="0" * 64)
     limit = spec.bytes_max if bytes_max is None else bytes_max

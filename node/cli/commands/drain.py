@@ -12,6 +12,7 @@ from node import exit_codes
 from node.cli.options import connect, json_option, node_options, print_json
 from node.control.client import ControlClient
 from node.errors import ControlError, NodeError, NotRunningError
+from node.modes import MODES, info_of
 
 DEADLINE_S_MAX = 3600.0
 """The daemon takes no longer ones."""
@@ -83,15 +84,8 @@ def _wait_until_gone(client: ControlClient, drain_s: float) -> None:
 
 def waits_for(report: dict[str, Any]) -> str:
     """Say what a draining node waits for, from its status; empty when it only takes down what it is made of."""
-    pipeline = report["services"].get("pipeline", {})
-    if report["life"]["state"] != "draining" or not pipeline.get("member"):
+    if report["life"]["state"] != "draining":
         return ""
-    if pipeline.get("asked_to_stay"):
-        return (
-            f"draining: nobody else holds the state of stage {pipeline['stage']}; it is lost unless another node "
-            "takes it over"
-        )
-    reason = pipeline.get("waiting_for")
-    return "draining: waiting for the members to let this node go" + (
-        f", and these for {reason}" if reason else ""
-    )
+    mode = report["run"]["mode"] or ""
+    reason = info_of(mode).waits_for(report["services"].get(mode, {})) if mode in MODES else ""
+    return f"draining: {reason}" if reason else ""

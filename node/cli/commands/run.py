@@ -86,9 +86,10 @@ def command(*, config_file: str | None, **flags: Any) -> None:
     given = {key: value for key, value in flags.items() if value is not None and value != ()}
     effective = load(given, config_file=Path(config_file) if config_file else None)
     if effective.config.run:
-        from node.runfile import check_stage, read_run_file
+        from node.runfile import check_wishes, read_run_file, wishes_of
 
-        check_stage(read_run_file(Path(effective.config.run).expanduser()), effective.config.stage)
+        run = read_run_file(Path(effective.config.run).expanduser())
+        check_wishes(run, wishes_of(effective.config))
     from node.daemon import run_daemon
 
     run_daemon(effective)

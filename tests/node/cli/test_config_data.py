@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from node.cli.commands.config import command
 from protocols.run import TextSpec
 from protocols.schema import decode
-from swarm.pipeline.text import read_run_text
+from swarm.data.text import read_run_text
 
 
 def test_the_printed_section_names_the_text_it_was_made_from(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from node.demo import planted
-from swarm.hosting.module import HostedStage
+from swarm.pipeline.hosted_stage import HostedStage
 from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
 
 

@@ -57,7 +57,7 @@ async def answer(incoming: Incoming) -> Answer:
     assert incoming.hello.role == "visitor"
     status = PublicStatus(
         software="0.1.0", state="serving", state_seconds=12.5, run=RunID(b"r" * 32),
-        run_name="demo", mode="pipeline", stage=1, step=41, peers=5, time_s=unix_s(),
+        run_name="demo", mode="pipeline", in_run=True, role="stage 1", step=41, peers=5, time_s=unix_s(),
     )  # fmt: skip
     return Answer(encode(status))
 
@@ -81,7 +81,7 @@ def test_it_prints_the_public_status_and_how_far_the_clocks_are_apart(tmp_path: 
         assert abs(report.pop("clock_skew_seconds")) < 1.0
         assert report == {
             "schema_version": 1, "software": "0.1.0", "state": "serving", "state_seconds": 12.5,
-            "run": "72" * 32, "run_name": "demo", "mode": "pipeline", "stage": 1, "step": 41, "peers": 5,
+            "run": "72" * 32, "run_name": "demo", "mode": "pipeline", "in_run": True, "role": "stage 1", "step": 41, "peers": 5,
         }  # fmt: skip
         assert not done.stderr
 

@@ -22,10 +22,12 @@ from protocols.ledger.view import Record, unpack_ids
 from protocols.run import DeadlineSpec, RunSpec
 from protocols.run.pipeline import pipeline_of
 from swarm.calls import Answer, Guard, Incoming, Rates
+from swarm.endpoints import Endpoints
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.peer import PipelinePeer
 from swarm.pipeline.reference import parameter_difference, train_reference
-from swarm.pipeline.services import OpenPeer, PeerOptions, RunServices
+from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
+from swarm.resources import Resources, open_resources
 from tests.fakes.host import MemoryHost, MemoryNetwork
 from tests.fakes.signer import SeededSigner
 from tests.swarm.tiny import tiny_dataset, tiny_run
@@ -82,8 +84,15 @@ class SwarmNode:
         self.host = host
         self.peer_id: PeerID = host.peer_id
         self.guard = Guard()
-        self.services = RunServices(host, swarm.run, run_key=None, guard=self.guard, rates=Rates())
-        self.opened: OpenPeer | None = None
+        self._shared: dict[str, Any] = {
+            "run_key": None,
+            "guard": self.guard,
+            "rates": Rates(),
+            "limits": limits_of(swarm.run),
+        }
+        self.endpoints = Endpoints(host, swarm.run.run_id, **self._shared)
+        self.opened: PipelinePeer | None = None
+        self.resources: Resources | None = None
         self.left = trio.Event()
         self.serving = trio.Event()
         self.journal: list[Record] = []
@@ -95,7 +104,7 @@ class SwarmNode:
     @property
     def peer(self) -> PipelinePeer:
         assert self.opened is not None
-        return self.opened.peer
+        return self.opened
 
     async def run(
         self, options: PeerOptions, *, train: bool, task_status: Any = trio.TASK_STATUS_IGNORED
@@ -111,9 +120,25 @@ class SwarmNode:
         with self.scope:
             while True:
                 with trio.CancelScope() as self._life:
-                    async with self.services.open_peer(options, rng=rng, hooks=hooks) as opened:
-                        self.opened = opened
+                    async with (
+                        open_resources(
+                            self.host,
+                            self.swarm.run.run_id,
+                            batch_max=JOINED_MICROBATCHES,
+                            **self._shared,
+                        ) as self.resources,
+                        open_peer(
+                            self.swarm.run,
+                            self.host,
+                            self.guard,
+                            self.resources,
+                            options,
+                            rng=rng,
+                            hooks=hooks,
+                        ) as self.opened,
+                    ):
                         self._tap()
+                        await self.endpoints.open(wire_of(self.peer))
                         if train:
                             self.peer.train_on(tiny_dataset(self.swarm.run))
                         task_status.started()

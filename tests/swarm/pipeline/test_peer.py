@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.ids import PeerID
-from protocols.ledger.calls import PartCall, StateCall
+from protocols.ledger.calls import PartCall
 from protocols.ledger.events import Admitted, DiscardGradient, PeerDown, StateLoaded
 from protocols.ledger.messages import (
     Accept,
@@ -28,6 +28,7 @@ from protocols.ledger.messages import (
 )
 from protocols.ledger.view import Ballot, Member, MemberTally, Record, pack_ids
 from protocols.schema import encode
+from protocols.state_calls import StateCall
 from swarm.calls import CallError
 from swarm.pipeline.stage_state import StageState
 from tests.swarm.pipeline.small_swarm import open_swarm, small_run
@@ -112,16 +113,16 @@ def test_questions_about_parts_cost_a_stranger_its_time_and_not_ours() -> None:
 def test_state_that_is_not_here_is_refused() -> None:
     async def scenario(stranger: Stranger) -> None:
         for call, expected in [
-            (StateCall(stage=1, step=0), "not-here"),
-            (StateCall(stage=1000, step=None), "not-here"),
-            (StateCall(stage=0, step=5), "step-passed"),
-            (StateCall(stage=0, step=2**62), "step-passed"),
-            (StateCall(stage=0, step=0, chunk=2**62), "bad-request"),
+            (StateCall(part="stage/1", version=0), "not-here"),
+            (StateCall(part="stage/1000", version=None), "not-here"),
+            (StateCall(part="stage/0", version=5), "step-passed"),
+            (StateCall(part="stage/0", version=2**62), "step-passed"),
+            (StateCall(part="stage/0", version=0, chunk=2**62), "bad-request"),
         ]:
             code, _ = await stranger.refused("state", encode(call))
             assert code == expected
-        answer = await stranger.call("state", encode(StateCall(stage=0, step=None)))
-        assert answer.message["step"] == 0
+        answer = await stranger.call("state", encode(StateCall(part="stage/0", version=None)))
+        assert answer.message["version"] == 0
         await stranger.check_serves()
 
     with_stranger(scenario)
@@ -284,7 +285,7 @@ def test_replicas_that_step_together_hold_the_same_bits() -> None:
             for node in nodes:
                 hosted = node.peer.state.complete
                 assert hosted is not None
-                by_stage.setdefault(hosted.stage, []).append(hosted._flat)
+                by_stage.setdefault(hosted.stage, []).append(hosted.flat)
             assert all(torch.equal(*pair) for pair in by_stage.values())
 
     trio.run(main)

@@ -212,7 +212,7 @@ def test_a_device_error_makes_the_gradient_broken_and_the_member_starts_the_step
 def test_a_full_queue_is_said_and_a_step_gets_through_all_the_same() -> None:
     async def main() -> None:
         async with stranger_at(LAST) as stranger:
-            opened = stranger.target.opened
+            opened = stranger.target.resources
             assert opened is not None
             begun, release = threading.Event(), threading.Event()
 

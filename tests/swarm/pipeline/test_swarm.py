@@ -281,8 +281,8 @@ def test_the_trained_model_can_be_gathered_from_any_node(tmp_path: Path) -> None
         async with open_swarm(small_run(steps=2)) as swarm:
             *_, last = await four_nodes(swarm)
             await swarm.finished()
-            assert last.opened is not None
-            result = await export_run(last.opened, tmp_path / "model.safetensors")
+            assert last.resources is not None
+            result = await export_run(last.peer, last.resources, tmp_path / "model.safetensors")
             assert result["step"] == 2
             _, model = load_model(tmp_path / "model.safetensors")
             exported = {name: p.detach() for name, p in model.named_parameters()}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from protocols.run import ByteTransformerSpec
-from swarm.hosting.module import HostedStage
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.state.export import ExportError, export_model, load_model, sample
 from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
 

@@ -15,7 +15,9 @@ from swarm.state.fetch import Arrival, ChunkRequest, FetchPlan
 from swarm.state.snapshot import Snapshot
 
 A, B, C = (PeerID(bytes([0, 1, letter])) for letter in b"abc")
-SNAPSHOT = Snapshot.of({"x": torch.arange(80, dtype=torch.uint8)}, stage=0, step=0, chunk_bytes=10)
+SNAPSHOT = Snapshot.of(
+    {"x": torch.arange(80, dtype=torch.uint8)}, part="stage/0", version=0, chunk_bytes=10
+)
 
 
 def plan_of(*donors: PeerID) -> FetchPlan:

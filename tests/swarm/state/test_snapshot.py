@@ -13,7 +13,7 @@ from torch import Tensor
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.schema import encode
-from swarm.hosting.module import HostedStage
+from swarm.pipeline.hosted_stage import HostedStage
 from swarm.state.manifest import Manifest, manifest_untrusted
 from swarm.state.snapshot import Restore, Snapshot, expected_specs
 from tests.swarm.tiny import tiny_run
@@ -26,12 +26,12 @@ def stage_after_a_step() -> HostedStage:
     gradient = torch.randn(
         stage.parameter_count, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
-    stage.apply(gradient, clip_scale=1.0, step=0)
+    stage.apply_step(gradient, clip_scale=1.0, step=0)
     return stage
 
 
 def snapshot_of(tensors: dict[str, Tensor]) -> Snapshot:
-    return Snapshot.of(tensors, stage=1, step=1, chunk_bytes=CHUNK_BYTES)
+    return Snapshot.of(tensors, part="stage/1", version=1, chunk_bytes=CHUNK_BYTES)
 
 
 def restored(snapshot: Snapshot, joiner: HostedStage) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ def test_a_snapshot_with_other_names_shapes_or_dtypes_is_refused_before_anything
     joiner = HostedStage(tiny_run(), 1)
     tensors = joiner.snapshot()
     change(tensors)
-    with pytest.raises(RemoteProtocolError, match="this stage"):
+    with pytest.raises(RemoteProtocolError, match="this part"):
         Restore(snapshot_of(tensors).manifest, expected_specs(joiner.snapshot()))
 
 
@@ -148,7 +148,9 @@ def test_committed_state_that_is_not_finite_never_reaches_our_weights() -> None:
 
 def test_a_snapshot_that_names_another_step_than_it_holds_is_refused() -> None:
     snapshot = snapshot_of(stage_after_a_step().snapshot())
-    lying = dataclasses.replace(snapshot, manifest=dataclasses.replace(snapshot.manifest, step=7))
+    lying = dataclasses.replace(
+        snapshot, manifest=dataclasses.replace(snapshot.manifest, version=7)
+    )
     with pytest.raises(RemoteProtocolError, match="step"):
         restored(lying, HostedStage(tiny_run(), 1))
 

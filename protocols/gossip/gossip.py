@@ -1,0 +1,537 @@
+"""One peer of a gossip run: trains, pushes to its neighbours, averages what they push. Nobody waits for anybody.
+
+Rules:
+  - One job at a time is done on our model (a batch, a snapshot, an average); pushes go on beside it, from snapshots.
+  - After `batches` batches a snapshot is taken and pushed. One push is on its way per neighbour, and one more is owed,
+    which will be of the newest snapshot: a slow neighbour gets fewer models, and holds up and stores nothing.
+  - A part is averaged between two batches, when `buffer_share` of the live neighbours have sent it, or when
+    `average_after_batches` have passed since its last average and one model is here.
+  - A model is averaged once. A later one of the same sender replaces it; one that is not later is refused.
+  - Whatever is not finite is refused at arrival. What became so here is rolled back, and was in no snapshot.
+
+| state | work on the model | pushes | arrivals |
+|---|---|---|---|
+| starting (`Newcomer`) | none | none | taken |
+| training | batches, snapshots, averages | yes | taken |
+| finished (all batches done) | none; its model can still be fetched | the last snapshot | refused |
+| leaving | ends the job it is in | those on their way end | refused |
+
+The shell drives it (`swarm.driver`): events in, effects out, in order. It keeps tensors under handles, answers each
+job with its event, lets a stranger's frame carry no body (`takes_from`), and answers OfferWanted from `offer`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
+from protocols.errors import LocalProtocolError
+from protocols.gossip.events import (
+    AnswerPush,
+    Averaged,
+    AverageModels,
+    DropModel,
+    GossipEffect,
+    GossipEvent,
+    Left,
+    LookForContacts,
+    ModelArrived,
+    ModelFailed,
+    ModelFetched,
+    OfferAnswered,
+    OfferFailed,
+    PushAnswered,
+    PushFailed,
+    PushModel,
+    RollBack,
+    RolledBack,
+    SnapshotTaken,
+    TakeSnapshot,
+    TrainBatch,
+    Trained,
+)
+from protocols.gossip.inbox import Inbox
+from protocols.gossip.messages import Leaving, Push, PushAnswer, Verdict
+from protocols.gossip.neighbourhood import Neighbour, Neighbourhood
+from protocols.gossip.newcomer import Newcomer
+from protocols.gossip.settings import GossipSpec
+from protocols.gossip.topology import Topology
+from protocols.ids import PeerID
+
+ROLLBACKS_MAX: Final = 3
+"""In a row; then a neighbour's model is wanted, since our last good one leads nowhere."""
+_LOOK_S: Final = 5.0
+"""Between two looks in the directory that strangers can cause."""
+_DRAIN_S: Final = 10.0
+"""What pushes on their way have to end when we leave."""
+
+JobDone: TypeAlias = Trained | SnapshotTaken | Averaged | RolledBack
+_ANSWER_TO: Final[dict[type[GossipEffect], type[JobDone]]] = {
+    TrainBatch: Trained,
+    TakeSnapshot: SnapshotTaken,
+    AverageModels: Averaged,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLayout:
+    """What a model must look like, without its tensors."""
+
+    digest: bytes
+    """32 bytes: hash of names, shapes and dtypes, and of the cut in parts."""
+    part_elements: tuple[int, ...]
+    """Numbers in each part; as many as `GossipSpec.parts`, or fewer when the model has fewer tensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far our model is; what an offer says of it."""
+
+    epoch: int
+    sequence: int
+    trained: int
+    averages: int
+
+
+class Gossip:
+    """The core of mode `gossip`.
+
+    Args:
+      seed: the run's; with the PeerIDs it gives the graph.
+      epoch: must be larger than in any earlier life of this PeerID: milliseconds since 1970 will do.
+      steps: batches to train; None is without end.
+      founds: we begin the run, so nobody is asked for a model.
+    """
+
+    def __init__(
+        self,
+        own: PeerID,
+        spec: GossipSpec,
+        layout: ModelLayout,
+        *,
+        seed: int,
+        epoch: int,
+        rng: random.Random,
+        steps: int | None = None,
+        founds: bool = False,
+    ) -> None:
+        self._own = own
+        self._spec = spec
+        self._layout = layout
+        self._parts = len(layout.part_elements)
+        self._rng = rng
+        self._steps = steps
+        self._founds = founds
+        self.neighbourhood = Neighbourhood(
+            own, Topology(spec.neighbours, degree=spec.degree, seed=seed)
+        )
+        self._inbox = Inbox(self._parts)
+        self._newcomer: Newcomer | None = None
+        self._epoch = epoch
+        self._sequence = 0
+        """Of the newest snapshot of this epoch; 0 when there is none."""
+        self._trained = 0
+        self._averages = 0
+        self._since_snapshot = 0
+        self._since_average = [0] * self._parts
+        self._awaited: type[JobDone] | None = None
+        """The event that ends the job in progress."""
+        self._rollbacks = 0
+        self._calls: dict[int, PeerID] = {}
+        self._called: set[PeerID] = set()
+        """Who has a push of ours on its way; also those that are no neighbours any more."""
+        self._next_call = 0
+        self._look_at_s = -math.inf
+        self._leave_by_s: float | None = None
+        self._left = False
+
+    # --- for the shell and for people ---
+
+    @property
+    def wake_at_s(self) -> float:
+        """When it wants its next Tick."""
+        if self._left:
+            return math.inf
+        newcomer = self._newcomer.wake_at_s if self._newcomer is not None else math.inf
+        if self._leave_by_s is not None:
+            return self._leave_by_s
+        owed = min((neighbour.not_before_s for _, neighbour in self._pushable()), default=math.inf)
+        return min(self.neighbourhood.wake_at_s, newcomer, owed)
+
+    @property
+    def standing(self) -> Standing:
+        """How far our model is."""
+        return Standing(
+            epoch=self._epoch,
+            sequence=self._sequence,
+            trained=self._trained,
+            averages=self._averages,
+        )
+
+    @property
+    def offer(self) -> Standing | None:
+        """What can be fetched from us: the newest snapshot. None: nothing yet."""
+        return self.standing if self._sequence and self._newcomer is None else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all batches are trained."""
+        return self._steps is not None and self._trained >= self._steps
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has no first model yet."""
+        return self._newcomer is not None
+
+    @property
+    def rollbacks(self) -> int:
+        """In a row, without a good snapshot between."""
+        return self._rollbacks
+
+    @property
+    def waiting(self) -> int:
+        """Models that wait to be averaged."""
+        return self._inbox.total()
+
+    def takes_from(self, peer: PeerID) -> bool:
+        """Tell whether a frame of this peer may have a body at all."""
+        return peer in self.neighbourhood.current
+
+    # --- driving it ---
+
+    def start(self, now_s: float) -> Sequence[GossipEffect]:
+        """Begin. Who founds the run trains at once; others look for a model first."""
+        if self._founds:
+            return self._next_job()
+        self._newcomer = self._new_newcomer(now_s, insist=False)
+        return []
+
+    def handle(self, event: GossipEvent) -> Sequence[GossipEffect]:
+        """Take one event and say what is to be done, in this order."""
+        if self._left:
+            return self._after_leaving(event)
+        match event:
+            case Tick(now_s):
+                return self._tick(now_s)
+            case Received(now_s, peer, message):
+                return self._received(now_s, peer, message)
+            case PeerDown(now_s, peer):
+                self.neighbourhood.gone(now_s, peer)
+                return self._rewired(now_s)
+            case ContactsFound(now_s, peers):
+                self.neighbourhood.found(now_s, peers)
+                return self._rewired(now_s)
+            case DrainWanted(now_s):
+                return self._drain(now_s)
+            case Trained() | SnapshotTaken() | Averaged() | RolledBack():
+                return self._job_done(event)
+            case ModelArrived():
+                return self._arrived(event)
+            case PushAnswered(now_s, call, answer):
+                return self._push_answered(now_s, call, answer)
+            case PushFailed(now_s, call, busy):
+                return self._push_failed(now_s, call, busy=busy)
+            case OfferAnswered() | OfferFailed() | ModelFetched() | ModelFailed():
+                return self._start_on(event)
+            case _:
+                assert_never(event)
+
+    def _tick(self, now_s: float) -> list[GossipEffect]:
+        if self._leave_by_s is not None and now_s >= self._leave_by_s:
+            return self._leave()
+        self.neighbourhood.tick(now_s)
+        return [*self._rewired(now_s), *self._push_owed(now_s)]
+
+    # --- the first model ---
+
+    def _new_newcomer(self, now_s: float, *, insist: bool) -> Newcomer:
+        return Newcomer(
+            now_s,
+            layout=self._layout.digest,
+            averages_wanted=self._spec.independent_averages,
+            rng=self._rng,
+            insist=insist,
+        )
+
+    def _start_on(
+        self, event: OfferAnswered | OfferFailed | ModelFetched | ModelFailed
+    ) -> list[GossipEffect]:
+        newcomer = self._newcomer
+        if newcomer is None:
+            return [DropModel(event.handle)] if isinstance(event, ModelFetched) else []
+        neighbours = self.neighbourhood.current
+        match event:
+            case OfferAnswered(now_s, peer, offer):
+                effects = newcomer.answered(now_s, peer, offer, neighbours)
+            case OfferFailed(now_s, peer) | ModelFailed(now_s, peer):
+                effects = newcomer.failed(now_s, peer, neighbours)
+            case ModelFetched():
+                effects = newcomer.fetched(event, neighbours)
+            case _:
+                assert_never(event)
+        return [*effects, *self._started()]
+
+    def _started(self) -> list[GossipEffect]:
+        """Go on to train, once there is a model."""
+        newcomer = self._newcomer
+        if newcomer is None or not newcomer.done:
+            return []
+        self._newcomer = None
+        if newcomer.adopted is not None:
+            _, offer = newcomer.adopted
+            self._new_epoch()
+            self._averages = offer.averages
+        return self._next_job()
+
+    def _new_epoch(self) -> None:
+        """Our model does not follow from the one before."""
+        self._epoch += 1
+        self._sequence = 0
+        self._since_snapshot = 0
+
+    # --- work on the model ---
+
+    def _job_done(self, event: JobDone) -> list[GossipEffect]:
+        if type(event) is not self._awaited:
+            raise LocalProtocolError(f"{type(event).__name__} answers no job")
+        self._awaited = None
+        effects: list[GossipEffect] = []
+        match event:
+            case Trained(_, finite):
+                self._trained += 1
+                self._since_snapshot += 1
+                self._since_average = [since + 1 for since in self._since_average]
+                self._inbox.batch_done()
+            case SnapshotTaken(now_s, sequence, finite):
+                if finite:
+                    self._sequence = sequence
+                    self._rollbacks = 0
+                    effects = self._push_all(now_s)
+            case Averaged(_, part, refused, finite):
+                self._averages += 1
+                self._since_average[part] = 0
+                for peer in refused:
+                    if (neighbour := self.neighbourhood.current.get(peer)) is not None:
+                        neighbour.refused += 1
+            case RolledBack(now_s):
+                self._new_epoch()
+                if self._rollbacks >= ROLLBACKS_MAX and self._leave_by_s is None:
+                    self._rollbacks = 0
+                    self._newcomer = self._new_newcomer(now_s, insist=True)
+                    return self._rewired(now_s)
+                finite = True
+            case _:
+                assert_never(event)
+        if not finite:
+            self._rollbacks += 1
+            self._awaited = RolledBack
+            return [RollBack()]
+        return [*effects, *self._next_job()]
+
+    def _next_job(self) -> list[GossipEffect]:
+        """Say what to do with the model now: spread it, average it, or train it."""
+        if self._awaited is not None or self._newcomer is not None:
+            return []
+        if self._leave_by_s is not None:
+            return self._leave_when_idle()
+        job = self._job()
+        if job is None:
+            return []
+        self._awaited = _ANSWER_TO[type(job)]
+        return [job]
+
+    def _job(self) -> TakeSnapshot | AverageModels | TrainBatch | None:
+        if self._since_snapshot >= self._spec.batches or (self.finished and self._since_snapshot):
+            self._since_snapshot = 0
+            return TakeSnapshot(self._sequence + 1)
+        if self.finished or not self._may_begin():
+            return None
+        for part in range(self._parts):
+            if self._ready(part):
+                return AverageModels(part, self._inbox.take(part))
+        return TrainBatch()
+
+    def _may_begin(self) -> bool:
+        enough = len(self.neighbourhood.current) >= self._spec.neighbours_to_start
+        return bool(self._trained) or enough
+
+    def _ready(self, part: int) -> bool:
+        """Tell whether to average a part now. At least one batch is trained between two averages of it."""
+        count, since = self._inbox.count(part), self._since_average[part]
+        if not count or not since:
+            return False
+        if count >= self._spec.enough(self.neighbourhood.exchanging):
+            return True
+        return since >= self._spec.average_after_batches * self._parts
+
+    # --- pushes of ours ---
+
+    def _push_all(self, now_s: float) -> list[GossipEffect]:
+        for _, neighbour in self.neighbourhood.in_order():
+            neighbour.owed = not neighbour.finished
+        return self._push_owed(now_s)
+
+    def _push_owed(self, now_s: float) -> list[GossipEffect]:
+        return [
+            self._push(peer, neighbour)
+            for peer, neighbour in self._pushable()
+            if now_s >= neighbour.not_before_s
+        ]
+
+    def _pushable(self) -> list[tuple[PeerID, Neighbour]]:
+        """Return the neighbours that are owed a snapshot and have no push on its way."""
+        if not self._sequence or self._leave_by_s is not None or self._newcomer is not None:
+            return []
+        return [
+            (peer, neighbour)
+            for peer, neighbour in self.neighbourhood.in_order()
+            if neighbour.owed and peer not in self._called
+        ]
+
+    def _push(self, peer: PeerID, neighbour: Neighbour) -> PushModel:
+        call = self._next_call
+        self._next_call += 1
+        self._calls[call] = peer
+        self._called.add(peer)
+        neighbour.owed = False
+        part = neighbour.part % self._parts
+        neighbour.part = (part + 1) % self._parts
+        push = Push(
+            epoch=self._epoch,
+            sequence=self._sequence,
+            part=part,
+            layout=self._layout.digest,
+            trained=self._trained,
+            averages=self._averages,
+        )
+        return PushModel(call, peer, push)
+
+    def _push_answered(self, now_s: float, call: int, answer: PushAnswer) -> list[GossipEffect]:
+        peer = self._end_push(call)
+        if peer is None:
+            return []
+        if answer.verdict == "draining":
+            self.neighbourhood.gone(now_s, peer)
+        else:
+            self.neighbourhood.heard(now_s, peer)
+        neighbour = self.neighbourhood.current.get(peer)
+        if neighbour is not None:
+            neighbour.sent += answer.verdict == "taken"
+            neighbour.finished = answer.verdict == "finished"
+            if answer.verdict in ("unknown", "no-neighbour", "too-often"):
+                self.neighbourhood.refused(now_s, peer)
+        return self._rewired(now_s)
+
+    def _push_failed(self, now_s: float, call: int, *, busy: bool) -> list[GossipEffect]:
+        peer = self._end_push(call)
+        if peer is None:
+            return []
+        if busy:
+            self.neighbourhood.heard(now_s, peer)
+        else:
+            self.neighbourhood.failed(now_s, peer)
+        return self._rewired(now_s)
+
+    def _end_push(self, call: int) -> PeerID | None:
+        peer = self._calls.pop(call, None)
+        if peer is not None:
+            self._called.discard(peer)
+        return peer
+
+    # --- models of others ---
+
+    def _arrived(self, event: ModelArrived) -> list[GossipEffect]:
+        effects: list[GossipEffect] = []
+        verdict, replaced = self._judge(event)
+        effects.append(AnswerPush(event.handle, PushAnswer(verdict)))
+        if replaced is not None:
+            effects.append(DropModel(replaced))
+        if verdict == "bad":
+            effects.append(Blame(event.peer, "a model of another layout than the run's"))
+        elif verdict == "non-finite":
+            effects.append(Blame(event.peer, "a model with numbers that are not finite"))
+        elif verdict == "unknown" and event.now_s >= self._look_at_s:
+            self._look_at_s = event.now_s + _LOOK_S
+            effects.append(LookForContacts())
+        elif verdict == "taken":
+            neighbour = self.neighbourhood.current[event.peer]
+            neighbour.models += 1
+            neighbour.heard_s = event.now_s
+            neighbour.finished = False
+        return [*effects, *self._rewired(event.now_s)]
+
+    def _judge(self, event: ModelArrived) -> tuple[Verdict, int | None]:
+        """Say what becomes of a model, and which one it replaces. The first check that fails counts."""
+        push = event.push
+        if self._leave_by_s is not None:
+            return "draining", None
+        if self.neighbourhood.knows(event.peer):
+            self.neighbourhood.heard(event.now_s, event.peer)
+        else:
+            return "unknown", None
+        if event.peer not in self.neighbourhood.current:
+            return "no-neighbour", None
+        if push.layout != self._layout.digest or push.part >= self._parts:
+            return "bad", None
+        if event.elements != self._layout.part_elements[push.part] or not event.dtype_right:
+            return "bad", None
+        if not event.finite:
+            return "non-finite", None
+        if self.finished:
+            return "finished", None
+        return self._inbox.offer(event.peer, push, event.handle)
+
+    def _received(self, now_s: float, peer: PeerID, message: object) -> list[GossipEffect]:
+        if not isinstance(message, Leaving):
+            return [Blame(peer, "a message that is no cast of a gossip run")]
+        self.neighbourhood.gone(now_s, peer)
+        return self._rewired(now_s)
+
+    def _rewired(self, now_s: float) -> list[GossipEffect]:
+        """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
+        effects: list[GossipEffect] = [
+            DropModel(handle) for handle in self._inbox.keep_only(self.neighbourhood.current.keys())
+        ]
+        if self._newcomer is not None:
+            effects += self._newcomer.tick(now_s, self.neighbourhood.current)
+            effects += self._started()
+        if not self._trained:
+            effects += self._next_job()
+        return [*effects, *self._push_owed(now_s), *self._leave_when_idle()]
+
+    # --- leaving ---
+
+    def _drain(self, now_s: float) -> list[GossipEffect]:
+        if self._leave_by_s is not None:
+            return []
+        self._leave_by_s = now_s + _DRAIN_S
+        self._newcomer = None
+        said: list[GossipEffect] = [
+            Send(peer, Leaving()) for peer, _ in self.neighbourhood.in_order()
+        ]
+        return [*said, *self._leave_when_idle()]
+
+    def _leave_when_idle(self) -> list[GossipEffect]:
+        if self._leave_by_s is None or self._awaited is not None or self._calls:
+            return []
+        return self._leave()
+
+    def _leave(self) -> list[GossipEffect]:
+        if self._left:
+            return []
+        self._left = True
+        self._leave_by_s = math.inf
+        dropped: list[GossipEffect] = [DropModel(handle) for handle in self._inbox.keep_only(())]
+        return [*dropped, Left()]
+
+    def _after_leaving(self, event: GossipEvent) -> list[GossipEffect]:
+        """Only what came late needs an answer."""
+        if isinstance(event, ModelArrived):
+            return [AnswerPush(event.handle, PushAnswer("draining"))]
+        if isinstance(event, ModelFetched):
+            return [DropModel(event.handle)]
+        return []

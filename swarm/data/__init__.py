@@ -1,0 +1,1 @@
+"""What is learned from: reading it, checking it, and cutting it between peers."""

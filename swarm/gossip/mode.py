@@ -1,0 +1,339 @@
+"""A gossip run as a mode: finds the data, a partition and the neighbours, and says how it goes."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+import torch
+import trio
+from torch import Tensor
+
+from protocols.errors import RemoteProtocolError
+from protocols.frames import Limits, unpack_untrusted
+from protocols.gossip.claims import choose_partition
+from protocols.gossip.settings import GossipSpec
+from protocols.ids import PeerID
+from protocols.ports import DirectoryRecord
+from swarm.data.errors import DataError
+from swarm.endpoints import Endpoint
+from swarm.gossip.arithmetic import Averaging
+from swarm.gossip.info import MODE
+from swarm.gossip.models import MODEL, Models
+from swarm.gossip.peer import GossipHooks, GossipPeer
+from swarm.learner.learner import Learner, TrainedBatch
+from swarm.learner.task import Evaluation, Task, open_task
+from swarm.mode import ExportRefusedError, Progress, RunContext
+from swarm.models.classifier import peer_seed
+from swarm.presence import Presence
+from swarm.resources import Resources
+from swarm.state.export import write_tensors
+from swarm.state.manifest import MANIFEST_BYTES_MAX
+from swarm.state.part import Part
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+_FIRST_LOOK_S: Final = 3.0
+"""Claims of others are waited for so long before a partition is claimed."""
+_LATELY: Final = 50
+"""Batches over which the loss is averaged for people."""
+_COMPLETE: Final = (
+    "nothing: all batches are trained; `murmura export PATH` writes this peer's model"
+)
+
+
+class GossipMode:
+    """One gossip run on this node."""
+
+    name = MODE
+    batch_max = 1
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._run = context.run
+        self._spec = context.run.settings(GossipSpec)
+        self._presence = Presence(
+            context.host, context.directory, context.run.run_id, MODE, records=self._records
+        )
+        self._peer: GossipPeer | None = None
+        self._models: Models | None = None
+        """Kept when the peer behind it is started again: the model goes on."""
+        self._task: Task | None = None
+        self._partition: int | None = None
+        self._claims: dict[PeerID, int] = {}
+        self._looked = trio.Event()
+        self._left = trio.Event()
+        self._data_problem = ""
+        self._losses: deque[float] = deque(maxlen=_LATELY)
+        self._times: deque[float] = deque(maxlen=_LATELY)
+        self._evaluation: Evaluation | None = None
+        self._averaging: Averaging | None = None
+        self._rollbacks = 0
+        self._begun = False
+
+    @property
+    def limits(self) -> Limits:
+        """Answers are verdicts, offers, manifests and chunks."""
+        return Limits(header_bytes_max=64 * 1024, body_bytes_max=MANIFEST_BYTES_MAX, tensors_max=1)
+
+    def wire(self) -> Mapping[str, Endpoint]:
+        return self._peer.wire() if self._peer is not None else {}
+
+    # --- taking part ---
+
+    async def run(
+        self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        founds = await self._context.founding()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._presence.run)
+            if not await self._prepare(resources, founds=founds):
+                task_status.started()
+                await trio.sleep_forever()
+            assert self._models is not None
+            self._peer = GossipPeer(
+                self._context,
+                resources,
+                self._models,
+                epoch=int(self._context.unix_s() * 1000),
+                founds=founds and not self._begun,
+                hooks=GossipHooks(
+                    trained=self._trained,
+                    averaged=self._averaged,
+                    rolled_back=self._rolled_back,
+                    look=self._presence.look_now,
+                    left=self._left.set,
+                ),
+            )
+            self._begun = True
+            try:
+                await nursery.start(self._peer.run)
+                self._context.life.has_state(self.name, "training a model of its own")
+                self._tell_contacts()
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._peer = None
+
+    async def _prepare(self, resources: Resources, *, founds: bool) -> bool:
+        """Read the data, claim a partition of it, and build the model. False when the data cannot be used."""
+        if self._models is not None:
+            return True
+        self._context.life.needs_state(self.name, "reading the data")
+        try:
+            self._task = await trio.to_thread.run_sync(
+                lambda: open_task(self._run, path=self._context.wishes.data)
+            )
+        except DataError as error:
+            self._data_problem = str(error)
+            log.error("does not train: %s", error)
+            return False
+        if not founds:
+            with trio.move_on_after(_FIRST_LOOK_S):
+                await self._looked.wait()
+        self._claim()
+        seed = peer_seed(self._run.seed, self._context.me)
+        learner = await resources.compute.run_own(
+            lambda: Learner(self._run, self._task_here, self._batches(), seed=seed)
+        )
+        self._models = Models(learner, self._spec)
+        return True
+
+    @property
+    def _task_here(self) -> Task:
+        assert self._task is not None
+        return self._task
+
+    def _batches(self) -> Any:
+        assert self._partition is not None
+        return self._task_here.batches(self._partition, salt=bytes(self._context.me))
+
+    # --- who takes part, and on which part of the data ---
+
+    def _records(self, records: Sequence[DirectoryRecord]) -> None:
+        self._claims = {
+            record.peer: claim
+            for record in records
+            if (claim := _claim_untrusted(record)) is not None
+        }
+        self._looked.set()
+        self._claim()
+        self._tell_contacts()
+
+    def _tell_contacts(self) -> None:
+        if self._peer is not None:
+            self._peer.contacts_found(tuple(self._claims))
+
+    def _claim(self) -> None:
+        """Claim a partition, or another one when a peer with a better right has claimed ours."""
+        if self._task is None or self._left.is_set():
+            return
+        chosen = choose_partition(
+            self._context.me, self._claims, self._task.partitions, held=self._partition
+        )
+        if chosen != self._partition:
+            log.info("partition: %d of %d", chosen, self._task.partitions)
+            self._partition = chosen
+            if self._models is not None:
+                self._models.learner.batches = self._batches()
+        self._presence.announce(bytes(msgpack.packb({"partition": chosen})))
+
+    # --- leaving ---
+
+    async def drain(self, deadline_s: float) -> None:
+        """Tell the neighbours, let pushes on their way end, and withdraw."""
+        if self._peer is not None:
+            self._peer.drain()
+            with trio.move_on_after(max(1.0, deadline_s - 2.0)):
+                await self._left.wait()
+        self._left.set()
+        with trio.move_on_after(2.0):
+            await self._presence.withdraw()
+
+    # --- how it goes ---
+
+    def _trained(self, trained: TrainedBatch, evaluation: Evaluation | None) -> None:
+        self._losses.append(trained.loss)
+        self._times.append(trio.current_time())
+        if evaluation is not None:
+            self._evaluation = evaluation
+        if self._models is not None and self._models.learner.trained == self._run.training.steps:
+            log.info(
+                "all batches are trained: batches=%d accuracy=%s",
+                self._run.training.steps,
+                f"{evaluation.accuracy:.2f}" if evaluation and evaluation.accuracy else None,
+            )
+
+    def _averaged(self, averaging: Averaging) -> None:
+        self._averaging = averaging
+
+    def _rolled_back(self) -> None:
+        self._rollbacks += 1
+        log.warning("the model was not finite: back to the last good one")
+
+    def progress(self) -> Progress:
+        peer, learner = self._peer, self._models.learner if self._models is not None else None
+        return Progress(
+            in_run=peer is not None,
+            role="trains" if peer is not None else "",
+            step=learner.trained if learner is not None else None,
+            steps=self._run.training.steps,
+            loss=statistics.fmean(self._losses) if self._losses else None,
+            held_out_loss=self._evaluation.loss if self._evaluation else None,
+            samples_per_second=self._samples_per_second(),
+            peers=len(self._claims) + 1,
+            waiting_for=self._waiting_for(),
+            problems=(self._data_problem,) if self._data_problem else (),
+        )
+
+    def _waiting_for(self) -> str | None:
+        if self._peer is None:
+            return None
+        if self._peer.core.finished:
+            return _COMPLETE
+        if self._peer.core.starting:
+            return "a neighbour's model to start from"
+        return None
+
+    def _samples_per_second(self) -> float | None:
+        if len(self._times) < 2 or self._times[-1] == self._times[0]:
+            return None
+        batches_per_s = (len(self._times) - 1) / (self._times[-1] - self._times[0])
+        return round(batches_per_s * self._run.training.batch, 1)
+
+    def detail(self) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            "accuracy": self._evaluation.accuracy if self._evaluation else None,
+            "partition": self._partition,
+            "data_problem": self._data_problem or None,
+        }
+        peer, models = self._peer, self._models
+        if peer is None or models is None:
+            return status
+        now_s = trio.current_time()
+        neighbours = list(peer.core.neighbourhood.in_order())
+        scales = self._averaging.scales if self._averaging is not None else ()
+        return status | {
+            "epoch": peer.core.standing.epoch,
+            "averages": peer.core.standing.averages,
+            "pushes_taken": sum(neighbour.sent for _, neighbour in neighbours),
+            "models_taken": sum(neighbour.models for _, neighbour in neighbours),
+            "models_refused": sum(neighbour.refused for _, neighbour in neighbours),
+            "rollbacks": self._rollbacks,
+            "scale_median": round(statistics.median(scales), 4) if scales else None,
+            "scale_max": round(max(scales), 4) if scales else None,
+            "scales": {
+                slot.name: round(scale, 4)
+                for slot, scale in zip(models.table.slots, scales, strict=False)
+            },
+            "models_held_bytes": models.bytes_held,
+            "neighbours_live": len(neighbours),
+            "members": [
+                {
+                    "peer_id": str(who),
+                    "models": neighbour.models,
+                    "refused": neighbour.refused,
+                    "pushes_taken": neighbour.sent,
+                    "last_model_seconds": None
+                    if neighbour.heard_s is None
+                    else round(now_s - neighbour.heard_s, 1),
+                }
+                for who, neighbour in neighbours
+            ],
+        }
+
+    # --- the model ---
+
+    def parts(self) -> Sequence[Part]:
+        models = self._models
+        if models is None:
+            return ()
+        learner = models.learner
+
+        def load(tensors: Mapping[str, Tensor]) -> None:
+            learner.load(tensors, trained=learner.trained)
+
+        return (Part(MODEL, learner.trained, learner.snapshot, load),)
+
+    async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write this peer's model, or the mean of the neighbourhood's."""
+        peer, models = self._peer, self._models
+        if peer is None or models is None:
+            raise ExportRefusedError("this node has not begun to train yet")
+        vectors = [await peer.on_model(models.copy)]
+        if vectors[0] is None:
+            raise ExportRefusedError("this peer's model is not finite just now")
+        if options.get("consensus"):
+            for who, _ in peer.core.neighbourhood.in_order():
+                vectors.append(await peer.fetch_newest(who))
+        found = [vector for vector in vectors if vector is not None]
+        about = {
+            "run": self._run.name,
+            "run_id": str(self._run.run_id),
+            "step": models.learner.trained,
+            "models": len(found),
+        }
+        size_bytes = await trio.to_thread.run_sync(_write, path, about, models, found)
+        return {"path": str(path), **about, "bytes": size_bytes}
+
+
+def _write(path: Path, about: Mapping[str, Any], models: Models, vectors: Sequence[Tensor]) -> int:
+    """Write the mean of these models."""
+    return write_tensors(path, models.tensors_of(torch.stack(list(vectors)).mean(dim=0)), about)
+
+
+def _claim_untrusted(record: DirectoryRecord) -> int | None:
+    """Read which partition a peer claims; None for what is no claim."""
+    try:
+        claim = unpack_untrusted(record.value).get("partition")
+    except (RemoteProtocolError, AttributeError):
+        return None
+    return claim if type(claim) is int and 0 <= claim < 1 << 31 else None

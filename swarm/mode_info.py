@@ -1,0 +1,47 @@
+"""What is known of a mode without loading torch or an event loop: all that the command line needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from protocols.ids import PeerID
+from protocols.run import RunSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the volunteer wants of this node, as far as it concerns training."""
+
+    host: bool = True
+    """Offer to hold a part of the model for others."""
+    train: bool = True
+    stage: int | None = None
+    data: str = ""
+    """Where the run's data is on this machine; empty takes the place that the run names."""
+    threads: int = 1
+    nice: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeInfo:
+    """What the command line and the node know of a mode before, or without, loading torch."""
+
+    name: str
+    summary: str
+    build: str
+    """`package.module:function`, imported once the run is known; called with a RunContext, returns a Mode."""
+    shown: tuple[str, ...] = ()
+    """Keys of the mode's section in `status --json` that a person looks for first."""
+    check_wishes: Callable[[RunSpec, Wishes], None] = lambda run, wishes: None
+    """Raises ValueError, with a sentence, when the run cannot grant them."""
+    check_data: Callable[[RunSpec, str], str] = lambda run, path: "nothing to read"
+    """Reads the run's data, from `path` if given, and says what was found. Raises swarm.data.errors.DataError."""
+    last_members: Callable[[Path], frozenset[PeerID]] = lambda folder: frozenset()
+    """With whom this node was in the run when it last left it, from what the mode keeps in the run's folder."""
+    waits_for: Callable[[Mapping[str, Any]], str] = lambda section: ""
+    """What a draining node waits for, from its section of the status; empty when for nothing that others decide."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What `murmura export` takes in this mode besides a path: name -> help."""

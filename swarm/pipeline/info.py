@@ -1,0 +1,73 @@
+"""What is known of the mode `pipeline` without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from protocols.ids import PeerID
+from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
+from protocols.schema import SchemaError
+from swarm.mode_info import ModeInfo, Wishes
+from swarm.pipeline.data import load_dataset
+from swarm.pipeline.journal import last_record
+
+MODE: Final = "pipeline"
+JOURNAL: Final = "records.msgpack"
+"""In the run's folder: the records that the members decided."""
+
+
+def check_wishes(run: RunSpec, wishes: Wishes) -> None:
+    """Refuse a wish for a stage that the run does not have."""
+    stages = pipeline_of(run).stages
+    if wishes.stage is not None and wishes.stage >= stages:
+        raise ValueError(
+            f"stage must be 0 to {stages - 1}, not {wishes.stage}: the run {run.name} has {stages} stages"
+        )
+
+
+def check_data(run: RunSpec, path: str) -> str:
+    """Read the run's text as a node that trains would."""
+    dataset = load_dataset(run, path=path)
+    sha256 = pipeline_of(run).data.sha256
+    return f"{dataset.held_out_range.stop} bytes, hash {sha256[:8]} as the run names it"
+
+
+def last_members(folder: Path) -> frozenset[PeerID]:
+    """Return the members of the last record that was written down; a journal that cannot be read names nobody."""
+    try:
+        record = last_record(folder / JOURNAL)
+    except (OSError, SchemaError):
+        return frozenset()
+    return (
+        frozenset(member.peer for member in record.members) if record is not None else frozenset()
+    )
+
+
+def waits_for(section: Mapping[str, Any]) -> str:
+    """Say what a draining member waits for."""
+    if not section.get("member"):
+        return ""
+    if section.get("asked_to_stay"):
+        return f"nobody else holds the state of stage {section['stage']}; it is lost unless another node takes it over"
+    reason = section.get("waiting_for")
+    return "waiting for the members to let this node go" + (
+        f", and these for {reason}" if reason else ""
+    )
+
+
+INFO: Final = ModeInfo(
+    name=MODE,
+    summary="a model cut in stages, each held by several peers; all share every optimizer step (SWARM)",
+    build="swarm.pipeline.mode:PipelineMode",
+    shown=(
+        *("stage", "step", "steps", "loss", "held_out_loss", "tokens_per_second"),
+        *("members_by_stage", "waiting_for", "data_problem", "journal_problem"),
+    ),
+    check_wishes=check_wishes,
+    check_data=check_data,
+    last_members=last_members,
+    waits_for=waits_for,
+)

@@ -1,0 +1,278 @@
+"""A pipeline run as a mode: composes a peer with what the node gives, and says how it goes."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from protocols.frames import Limits
+from protocols.ledger.member import Ledger
+from protocols.ledger.view import Record
+from protocols.run.pipeline import pipeline_of
+from swarm.data.errors import DataError
+from swarm.endpoints import Endpoint
+from swarm.mode import ExportRefusedError, Progress, RunContext
+from swarm.pipeline.data import load_dataset
+from swarm.pipeline.export import export_run
+from swarm.pipeline.hooks import PeerHooks
+from swarm.pipeline.info import JOURNAL, MODE
+from swarm.pipeline.journal import Journal
+from swarm.pipeline.peer import PipelinePeer
+from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
+from swarm.presence import Presence
+from swarm.resources import Resources
+from swarm.state.part import Part
+from swarm.state.transfer import FetchError
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+_COMPLETE: Final = "nothing: the run is complete; `murmura export PATH` writes the model"
+
+
+class PipelineMode:
+    """One pipeline run on this node."""
+
+    name = MODE
+    batch_max = JOINED_MICROBATCHES
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._run = context.run
+        self._spec = pipeline_of(context.run)
+        self._peer: PipelinePeer | None = None
+        self._resources: Resources | None = None
+        self._presence = Presence(
+            context.host,
+            context.directory,
+            context.run.run_id,
+            MODE,
+            found=lambda peers: self._peer.contacts_found(peers) if self._peer else None,
+        )
+        self._left = trio.Event()
+        self._data_problem = ""
+        self._last: Record | None = None
+        self._last_step: Record | None = None
+        self._complete = False
+        """The last step of the run is committed; nothing goes on any more."""
+        self._held_out: float | None = None
+        self._step_s: float | None = None
+        self._seconds_per_step: float | None = None
+        self._journal_problem = ""
+        self._journal = Journal(context.folder / JOURNAL)
+        self._begun = False
+
+    @property
+    def limits(self) -> Limits:
+        return limits_of(self._run)
+
+    # --- what the node calls ---
+
+    def wire(self) -> Mapping[str, Endpoint]:
+        return wire_of(self._peer) if self._peer is not None else {}
+
+    async def run(
+        self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        context, wishes = self._context, self._context.wishes
+        founder = await context.founding()
+        options = PeerOptions(
+            founder=founder and not self._begun,  # a restarted service joins the run that it began
+            observer=not wishes.host,
+            stage=wishes.stage,
+        )
+        rng = random.Random(context.rng.getrandbits(64))
+        async with (
+            open_peer(
+                self._run,
+                context.host,
+                context.guard,
+                resources,
+                options,
+                rng=rng,
+                hooks=self._hooks(),
+            ) as peer,
+            trio.open_nursery() as nursery,
+        ):
+            self._peer, self._resources = peer, resources
+            self._begun = True
+            self._note_membership()
+            nursery.start_soon(self._prepare_data, peer)
+            nursery.start_soon(self._presence.run)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._peer = self._resources = None
+
+    async def drain(self, deadline_s: float) -> None:
+        """Finish the step in progress if there is time, hand over by leaving the view, and withdraw."""
+        if self._peer is None:
+            return
+        self._peer.drain()
+        with trio.move_on_after(max(1.0, deadline_s - 2.0)):
+            if self._peer.ledger.member is not None:
+                await self._left.wait()
+        with trio.move_on_after(2.0):
+            await self._presence.withdraw()
+
+    def progress(self) -> Progress:
+        peer = self._peer
+        ledger = peer.ledger if peer is not None else None
+        member = ledger.member if ledger is not None else None
+        role = "" if peer is None else "trains" if not self._context.wishes.host else "joins"
+        return Progress(
+            in_run=self._last is not None,
+            role=f"stage {member.stage}" if member is not None else role,
+            step=self._last.step if self._last is not None else None,
+            steps=self._spec.steps,
+            loss=self._last_step.loss if self._last_step is not None else None,
+            held_out_loss=self._held_out,
+            samples_per_second=self._samples_per_second(),
+            peers=len(ledger.view) if ledger is not None else 0,
+            waiting_for=self._waiting_for(ledger) if ledger is not None else None,
+            problems=tuple(filter(None, (self._data_problem, self._journal_problem))),
+        )
+
+    def detail(self) -> dict[str, Any]:
+        rate = self._samples_per_second()
+        status: dict[str, Any] = {
+            "tokens_per_second": None
+            if rate is None
+            else round(rate * self._spec.model.context, 1),
+            "data_problem": self._data_problem or None,
+            "journal_problem": self._journal_problem or None,
+        }
+        peer = self._peer
+        if peer is None or self._resources is None:
+            return status
+        ledger = peer.ledger
+        lead = ledger.lead
+        status |= {
+            "stage": ledger.member.stage if ledger.member is not None else None,
+            "member": ledger.member is not None,
+            "synced": ledger.synced,
+            "index": ledger.record.index if ledger.record is not None else None,
+            "lead": str(ledger.lead_peer) if ledger.lead_peer is not None else None,
+            "leading": lead is not None,
+            "asked_to_stay": ledger.leaving and ledger.asked_to_stay,
+            "members_by_stage": [len(ledger.view.replicas(s)) for s in range(self._spec.stages)],
+            "members": [
+                {"peer_id": str(member.peer), "stage": member.stage}
+                for member in ledger.view.members
+            ],
+            "training": not peer.trainer.paused,
+            "microbatches_in_flight": sum(
+                1 for journey in peer.trainer.journeys.values() if not journey.finished
+            ),
+            "tensors_held_bytes": peer.shell.bytes_held,
+            "expulsions": peer.expulsions,
+            "state_fetched_bytes": peer.state.fetched_bytes,
+            "state_fetch_seconds": peer.state.fetch_seconds,
+        }
+        if peer.host is not None:
+            counters = peer.counters
+            status |= {
+                "calls_served": counters.served,
+                "calls_refused": counters.refused,
+                "microbatches_counted": counters.counted,
+                "counting_step": ledger.tally.step,
+                "microbatches_counted_in_step": ledger.tally.counted.bit_count(),
+                "queue": self._resources.compute.waiting,
+                "compute_busy_seconds": round(self._resources.compute.stats.busy_s, 3),
+            }
+        return status
+
+    def parts(self) -> Sequence[Part]:
+        return self._peer.state.parts() if self._peer is not None else ()
+
+    async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the whole model, gathering stages from peers."""
+        peer, resources = self._peer, self._resources
+        if peer is None or resources is None:
+            raise ExportRefusedError("this node has not begun to train yet")
+        try:
+            return await export_run(peer, resources, path)
+        except FetchError as error:
+            raise ExportRefusedError(f"nothing was written to {path}: {error}") from error
+
+    # --- pieces ---
+
+    def _waiting_for(self, ledger: Ledger) -> str | None:
+        if self._complete and not ledger.leaving:
+            return _COMPLETE
+        return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+
+    def _hooks(self) -> PeerHooks:
+        life = self._context.life
+        return PeerHooks(
+            record_learned=self._record_learned,
+            syncing=self._syncing,
+            serving=lambda reason: life.has_state(self.name, reason),
+            left=self._left.set,
+            refuses_work=self._context.refuses_work,
+        )
+
+    async def _prepare_data(self, peer: PipelinePeer) -> None:
+        """Read the text and begin to train; without it this node still hosts its stage."""
+        try:
+            dataset = await trio.to_thread.run_sync(
+                lambda: load_dataset(self._run, path=self._context.wishes.data)
+            )
+        except DataError as error:
+            self._data_problem = str(error)
+            log.error("does not train: %s", error)
+            return
+        if self._context.wishes.train:
+            peer.train_on(dataset)
+
+    def _syncing(self, reason: str) -> None:
+        """Called when a stage's state is to be loaded, and when this node has been expelled."""
+        self._context.life.needs_state(self.name, reason)
+        self._note_membership()
+
+    def _note_membership(self) -> None:
+        """Members are in the directory; outsiders look there. One that has left does neither."""
+        member = self._peer is not None and self._peer.ledger.member is not None
+        self._presence.announce(b"" if member else None)
+        self._presence.search(searching=not member and not self._left.is_set())
+
+    def _record_learned(self, record: Record) -> None:
+        self._last = record
+        self._note_membership()
+        if record.step >= self._spec.steps and not self._complete:
+            self._complete = True
+            log.info("the run is complete: steps=%d, `murmura export PATH` writes it", record.step)
+        if record.commits_step:
+            now_s = trio.current_time()
+            if self._step_s is not None:
+                seconds = now_s - self._step_s
+                before = self._seconds_per_step
+                self._seconds_per_step = seconds if before is None else 0.8 * before + 0.2 * seconds
+            self._step_s = now_s
+            self._last_step = record
+            if record.held_out_loss is not None:
+                self._held_out = record.held_out_loss
+        self._write_down(record)
+
+    def _write_down(self, record: Record) -> None:
+        """Keep a record in the journal. Training does not need it: on a full disk it goes on and says so."""
+        try:
+            self._journal.append(record)
+        except OSError as error:
+            self._journal_problem = f"records are not written to the journal: {error.strerror}"
+            log.error("record not written to the journal: %s", error.strerror)
+        else:
+            self._journal_problem = ""
+
+    def _samples_per_second(self) -> float | None:
+        if self._seconds_per_step is None:
+            return None
+        return round(self._run.training.batch / self._seconds_per_step, 3)

@@ -1,0 +1,1 @@
+"""What every simulated mode shares: virtual time, networks, faults, the run, and those who watch it."""
