@@ -1,5 +1,5 @@
 """Many small models in one tensor, trained and tested many at a time. The arithmetic is that of `swarm.models.mlp` and
-of SGD with momentum, which tests/test_benchmark_gossip.py checks against torch's."""
+of SGD with momentum, which tests/benchmarks/test_gossip.py checks against torch's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Training:
     """How each peer trains."""
 
     batch: int = 16
-    lr: float = 0.05
+    lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 1e-4
 
@@ -79,6 +79,11 @@ class Population:
             momentum = self._momentum[who].mul_(t.momentum).add_(gradient)
             self._momentum[who] = momentum
             self.weights[who] -= t.lr * momentum
+
+    def restore(self, index: int, weights: Tensor) -> None:
+        """Return a model to earlier weights, without momentum."""
+        self.weights[index] = weights
+        self._momentum[index] = 0.0
 
     @torch.no_grad()
     def accuracy(self, who: list[int]) -> float:

@@ -15,17 +15,21 @@ from typing import TypeAlias
 from torch import Tensor
 
 from benchmarks.gossip.population import Population
-from protocols.core import ContactsFound
+from protocols.core import Blame, ContactsFound
 from protocols.gossip.events import (
     AnswerPush,
+    AskOffer,
     Averaged,
     AverageModels,
     DropModel,
     GossipEffect,
     GossipEvent,
     ModelArrived,
+    OfferFailed,
     PushAnswered,
     PushModel,
+    RollBack,
+    RolledBack,
     SnapshotTaken,
     TakeSnapshot,
     TrainBatch,
@@ -93,11 +97,14 @@ class Swarm:
         self._now = 0
         self._training: dict[int, list[int]] = {}
         self._snapshots: dict[tuple[int, int], Model] = {}
+        self._good = list(population.weights.clone())
         self._held: list[dict[int, Model]] = [{} for _ in self.peers]
         self._pushers: list[dict[int, tuple[int, int]]] = [{} for _ in self.peers]
         self._handle = 0
         self.snapshots_taken = 0
         self.refusals = 0
+        self.roll_backs = 0
+        self.blames = 0
         self.averages = 0
 
     def run(self, *, rounds: int, every: int = 2) -> Curve:
@@ -154,8 +161,16 @@ class Swarm:
             case TrainBatch():
                 self._training.setdefault(now + self._rng.randint(8, 12), []).append(index)
             case TakeSnapshot(sequence):
-                self._snapshot(index, sequence)
-                self._feed(index, SnapshotTaken(now, sequence, True))
+                finite = self._snapshot(index)
+                self._feed(index, SnapshotTaken(now, sequence, finite))
+            case RollBack():
+                self.roll_backs += 1
+                self.population.restore(index, self._good[index])
+                self._feed(index, RolledBack(now))
+            case AskOffer(
+                peer
+            ):  # after three in a row; here nobody offers, so it goes on by itself
+                self._later(1, index, OfferFailed(now + 1, peer))
             case PushModel():
                 self._push(index, effect)
             case AnswerPush(handle, answer):
@@ -163,6 +178,8 @@ class Swarm:
                 if answer.verdict != "taken":
                     del self._held[index][handle]
                 self._later(1, sender, PushAnswered(now + 1, call, answer))
+            case Blame():
+                self.blames += 1
             case DropModel(handle):
                 del self._held[index][handle]
             case AverageModels():
@@ -170,14 +187,23 @@ class Swarm:
             case _:
                 raise AssertionError(f"nothing here should lead to {effect}")
 
-    def _snapshot(self, index: int, sequence: int) -> None:
+    def _snapshot(self, index: int) -> bool:
+        """Copy a model for its pushes, or what a liar sends in its place; tell whether it is finite."""
         self.snapshots_taken += 1
         numbers = self.population.weights[index].clone()
+        models = self._models(numbers)
+        if not all(model.moments.finite for model in models):
+            return False
+        self._good[index] = numbers
         if index in self._liars and self._lie is not None:
-            numbers = self._lie(self, numbers)
-        for part, table in enumerate(self._parts):
-            piece = numbers[table.start : table.end]
-            self._snapshots[index, part] = Model(piece, moments(piece, table))
+            models = self._models(self._lie(self, numbers))
+        for part, model in enumerate(models):
+            self._snapshots[index, part] = model
+        return True
+
+    def _models(self, numbers: Tensor) -> list[Model]:
+        pieces = [(numbers[table.start : table.end], table) for table in self._parts]
+        return [Model(piece, moments(piece, table)) for piece, table in pieces]
 
     def _push(self, index: int, effect: PushModel) -> None:
         receiver = self._index[effect.peer]

@@ -26,7 +26,8 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTaken:
-    """The model was copied. Not finite: some number of it is not, and the copy was thrown away."""
+    """The model was copied. Not finite by the same measure as ModelArrived, or its neighbours would blame us; the copy was
+    thrown away then."""
 
     now_s: float
     sequence: int

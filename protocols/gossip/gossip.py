@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias, assert_never
 
 from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
@@ -46,7 +45,6 @@ from protocols.gossip.events import (
     OfferFailed,
     PushAnswered,
     PushFailed,
-    PushModel,
     RollBack,
     RolledBack,
     SnapshotTaken,
@@ -55,9 +53,10 @@ from protocols.gossip.events import (
     Trained,
 )
 from protocols.gossip.inbox import Inbox
-from protocols.gossip.messages import Leaving, Push, PushAnswer, Verdict
-from protocols.gossip.neighbourhood import Neighbour, Neighbourhood
+from protocols.gossip.messages import Leaving, PushAnswer, Verdict
+from protocols.gossip.neighbourhood import Neighbourhood
 from protocols.gossip.newcomer import Newcomer
+from protocols.gossip.pushes import ModelLayout, Pushes, Standing
 from protocols.gossip.settings import GossipSpec
 from protocols.gossip.topology import Topology
 from protocols.ids import PeerID
@@ -75,26 +74,6 @@ _ANSWER_TO: Final[dict[type[GossipEffect], type[JobDone]]] = {
     TakeSnapshot: SnapshotTaken,
     AverageModels: Averaged,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLayout:
-    """What a model must look like, without its tensors."""
-
-    digest: bytes
-    """32 bytes: hash of names, shapes and dtypes, and of the cut in parts."""
-    part_elements: tuple[int, ...]
-    """Numbers in each part; as many as `GossipSpec.parts`, or fewer when the model has fewer tensors."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How far our model is; what an offer says of it."""
-
-    epoch: int
-    sequence: int
-    trained: int
-    averages: int
 
 
 class Gossip:
@@ -129,6 +108,7 @@ class Gossip:
         self.neighbourhood = Neighbourhood(
             own, Topology(spec.neighbours, degree=spec.degree, seed=seed)
         )
+        self._pushes = Pushes(self.neighbourhood, layout)
         self._inbox = Inbox(self._parts)
         self._newcomer: Newcomer | None = None
         self._epoch = epoch
@@ -141,10 +121,6 @@ class Gossip:
         self._awaited: type[JobDone] | None = None
         """The event that ends the job in progress."""
         self._rollbacks = 0
-        self._calls: dict[int, PeerID] = {}
-        self._called: set[PeerID] = set()
-        """Who has a push of ours on its way; also those that are no neighbours any more."""
-        self._next_call = 0
         self._look_at_s = -math.inf
         self._leave_by_s: float | None = None
         self._left = False
@@ -159,7 +135,7 @@ class Gossip:
         newcomer = self._newcomer.wake_at_s if self._newcomer is not None else math.inf
         if self._leave_by_s is not None:
             return self._leave_by_s
-        owed = min((neighbour.not_before_s for _, neighbour in self._pushable()), default=math.inf)
+        owed = self._pushes.wake_at_s if self._may_push else math.inf
         return min(self.neighbourhood.wake_at_s, newcomer, owed)
 
     @property
@@ -232,9 +208,11 @@ class Gossip:
             case ModelArrived():
                 return self._arrived(event)
             case PushAnswered(now_s, call, answer):
-                return self._push_answered(now_s, call, answer)
+                known = self._pushes.answered(now_s, call, answer)
+                return self._rewired(now_s) if known else []
             case PushFailed(now_s, call, busy):
-                return self._push_failed(now_s, call, busy=busy)
+                known = self._pushes.failed(now_s, call, busy=busy)
+                return self._rewired(now_s) if known else []
             case OfferAnswered() | OfferFailed() | ModelFetched() | ModelFailed():
                 return self._start_on(event)
             case _:
@@ -310,7 +288,8 @@ class Gossip:
                 if finite:
                     self._sequence = sequence
                     self._rollbacks = 0
-                    effects = self._push_all(now_s)
+                    self._pushes.owe_all()
+                    effects = self._push_owed(now_s)
             case Averaged(_, part, refused, finite):
                 self._averages += 1
                 self._since_average[part] = 0
@@ -333,7 +312,11 @@ class Gossip:
         return [*effects, *self._next_job()]
 
     def _next_job(self) -> list[GossipEffect]:
-        """Say what to do with the model now: spread it, average it, or train it."""
+        """Say what to do with the model now: copy it for pushes, average it, or train it.
+
+        In this order. A push holds the newest batch in full, which an average would dilute to `own_share` of it: pushing
+        after averaging took a third more rounds (benchmarks.gossip).
+        """
         if self._awaited is not None or self._newcomer is not None:
             return []
         if self._leave_by_s is not None:
@@ -367,80 +350,6 @@ class Gossip:
         if count >= self._spec.enough(self.neighbourhood.exchanging):
             return True
         return since >= self._spec.average_after_batches * self._parts
-
-    # --- pushes of ours ---
-
-    def _push_all(self, now_s: float) -> list[GossipEffect]:
-        for _, neighbour in self.neighbourhood.in_order():
-            neighbour.owed = not neighbour.finished
-        return self._push_owed(now_s)
-
-    def _push_owed(self, now_s: float) -> list[GossipEffect]:
-        return [
-            self._push(peer, neighbour)
-            for peer, neighbour in self._pushable()
-            if now_s >= neighbour.not_before_s
-        ]
-
-    def _pushable(self) -> list[tuple[PeerID, Neighbour]]:
-        """Return the neighbours that are owed a snapshot and have no push on its way."""
-        if not self._sequence or self._leave_by_s is not None or self._newcomer is not None:
-            return []
-        return [
-            (peer, neighbour)
-            for peer, neighbour in self.neighbourhood.in_order()
-            if neighbour.owed and peer not in self._called
-        ]
-
-    def _push(self, peer: PeerID, neighbour: Neighbour) -> PushModel:
-        call = self._next_call
-        self._next_call += 1
-        self._calls[call] = peer
-        self._called.add(peer)
-        neighbour.owed = False
-        part = neighbour.part % self._parts
-        neighbour.part = (part + 1) % self._parts
-        push = Push(
-            epoch=self._epoch,
-            sequence=self._sequence,
-            part=part,
-            layout=self._layout.digest,
-            trained=self._trained,
-            averages=self._averages,
-        )
-        return PushModel(call, peer, push)
-
-    def _push_answered(self, now_s: float, call: int, answer: PushAnswer) -> list[GossipEffect]:
-        peer = self._end_push(call)
-        if peer is None:
-            return []
-        if answer.verdict == "draining":
-            self.neighbourhood.gone(now_s, peer)
-        else:
-            self.neighbourhood.heard(now_s, peer)
-        neighbour = self.neighbourhood.current.get(peer)
-        if neighbour is not None:
-            neighbour.sent += answer.verdict == "taken"
-            neighbour.finished = answer.verdict == "finished"
-            if answer.verdict in ("unknown", "no-neighbour", "too-often"):
-                self.neighbourhood.refused(now_s, peer)
-        return self._rewired(now_s)
-
-    def _push_failed(self, now_s: float, call: int, *, busy: bool) -> list[GossipEffect]:
-        peer = self._end_push(call)
-        if peer is None:
-            return []
-        if busy:
-            self.neighbourhood.heard(now_s, peer)
-        else:
-            self.neighbourhood.failed(now_s, peer)
-        return self._rewired(now_s)
-
-    def _end_push(self, call: int) -> PeerID | None:
-        peer = self._calls.pop(call, None)
-        if peer is not None:
-            self._called.discard(peer)
-        return peer
 
     # --- models of others ---
 
@@ -491,6 +400,13 @@ class Gossip:
         self.neighbourhood.gone(now_s, peer)
         return self._rewired(now_s)
 
+    def _push_owed(self, now_s: float) -> list[GossipEffect]:
+        return [*self._pushes.due(now_s, self.standing)] if self._may_push else []
+
+    @property
+    def _may_push(self) -> bool:
+        return bool(self._sequence) and self._leave_by_s is None and self._newcomer is None
+
     def _rewired(self, now_s: float) -> list[GossipEffect]:
         """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
         effects: list[GossipEffect] = [
@@ -516,7 +432,7 @@ class Gossip:
         return [*said, *self._leave_when_idle()]
 
     def _leave_when_idle(self) -> list[GossipEffect]:
-        if self._leave_by_s is None or self._awaited is not None or self._calls:
+        if self._leave_by_s is None or self._awaited is not None or self._pushes.on_the_way:
             return []
         return self._leave()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgpack
 
-from protocols.gossip.gossip import ModelLayout
+from protocols.gossip.pushes import ModelLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from protocols.gossip.events import (
     TrainBatch,
     Trained,
 )
-from protocols.gossip.gossip import Gossip, ModelLayout
+from protocols.gossip.gossip import Gossip
 from protocols.gossip.messages import Push, Verdict
+from protocols.gossip.pushes import ModelLayout
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 

@@ -36,7 +36,7 @@ from protocols.gossip.newcomer import CONTACTS_WAIT_S, ROUNDS_MAX
 from protocols.gossip.settings import GossipSpec
 from tests.protocols.gossip.peers import LAYOUT, QUARTERS, Driven, peer
 
-SLOW = GossipSpec(average_after_batches=1000)
+SLOW = GossipSpec(average_after_batches=1000, buffer_share=1.0)
 
 
 def offer(
@@ -94,7 +94,9 @@ def test_two_models_of_one_sender_are_one() -> None:
 
 def test_each_part_is_averaged_by_itself() -> None:
     driven = Driven(
-        GossipSpec(push_share=0.25, average_after_batches=1000), layout=QUARTERS, others=2
+        GossipSpec(push_share=0.25, average_after_batches=1000, buffer_share=1.0),
+        layout=QUARTERS,
+        others=2,
     )
     driven.arrive(peer(1), part=2)
     driven.arrive(peer(2), part=1)
@@ -230,7 +232,9 @@ def test_a_thousand_models_of_one_sender_take_the_place_of_one_and_then_are_refu
 
 
 def test_the_buffer_never_has_more_than_one_model_per_part_and_neighbour() -> None:
-    driven = Driven(GossipSpec(push_share=0.25, average_after_batches=1000), layout=QUARTERS)
+    driven = Driven(
+        GossipSpec(push_share=0.25, average_after_batches=1000, buffer_share=1.0), layout=QUARTERS
+    )
     for sequence in range(10):
         for sender in range(1, 20):
             for part in range(4):
