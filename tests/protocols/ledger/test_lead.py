@@ -14,11 +14,13 @@ from protocols.ledger.lead import Lead, LeadMessage, Phase
 from protocols.ledger.messages import (
     Accept,
     JoinWanted,
+    Lease,
     Message,
     Reduce,
     Reduced,
     ReduceStuck,
     TallyReport,
+    WorkWanted,
 )
 from protocols.ledger.pulse import Pulse
 from protocols.ledger.view import LOSS_MAX, Ballot, MemberTally, Record, pack_ids
@@ -493,3 +495,19 @@ def proposals(effects: list[Effect]) -> list[Record]:
     """Return the records that these effects ask to be accepted."""
     sent = [effect.message for effect in effects if isinstance(effect, Send)]
     return [message.record for message in sent if isinstance(message, Accept)]
+
+
+def test_an_elected_lead_deals_nothing_as_fresh() -> None:
+    """What the lead before it dealt it cannot know: who takes such a lease asks the members first."""
+    trainer = PeerID(b"trainer")
+    ids = peer_ids(3)
+    record = Record(index=4, step=2, lead=ids[2], members=members([0] * 3))
+    lead = Lead(ids[0], SETTINGS, Pulse(SETTINGS.silence_s))
+    lead.begin(
+        0.0, record, record.view, record.digest(), Ballot(1, ids[0]), elected=True, inherited=None
+    )
+    effects = lead.received(10.0, trainer, WorkWanted(3, 2, b""))
+    leases = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Lease)]
+    assert len(leases) == 1
+    assert leases[0].ids
+    assert not leases[0].fresh

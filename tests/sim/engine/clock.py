@@ -7,10 +7,15 @@ deadline that is cancelled before, and a heap of a hundred thousand entries is s
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
 _DRAWER_S: Final = 0.25
+
+
+class EndlessRunError(Exception):
+    """More was done than any run needs: something plans itself again and again."""
 
 
 class Clock:
@@ -23,6 +28,7 @@ class Clock:
         "_last",
         "_order",
         "_planned",
+        "actions_left",
         "now_s",
         "stopped",
     )
@@ -39,6 +45,8 @@ class Clock:
         """A heap of the numbers of the drawers that hold something."""
         self._cancelled: set[int] = set()
         self._planned = 0
+        self.actions_left = math.inf
+        """How many more actions may be run before the run is taken for endless."""
 
     def after(self, delay_s: float, action: Callable[..., None], *args: Any) -> int:
         """Plan an action; actions check whether they still apply. Returns its number, for `cancel`."""
@@ -72,6 +80,12 @@ class Clock:
                 action(*args)
                 if self.stopped:
                     return
+                self.actions_left -= 1
+                if self.actions_left < 0:
+                    name = getattr(action, "__qualname__", repr(action))
+                    raise EndlessRunError(
+                        f"too many actions by {self.now_s:.3f} s, the last: {name}"
+                    )
             if heap or not self._order or self._order[0] * _DRAWER_S > end_s:
                 break
             self._open(heapq.heappop(self._order))

@@ -49,6 +49,7 @@ def run_seed(
     """Run one seed of a mode's standard mix. Raises ViolationError, or whatever a core raises."""
     watched = subject.checkers if checkers is None else checkers
     world = subject.draw(seed, detailed=detailed, checkers=watched)
+    world.clock.actions_left = subject.actions_max
     if on_world is not None:
         on_world(world)
     world.run(safety_s=subject.safety_s, liveness_s=subject.liveness_s)

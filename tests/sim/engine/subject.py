@@ -40,6 +40,7 @@ class Subject:
       unit: what is counted as progress, in the plural.
       safety_s: how long faults last, in seconds of the standard run.
       liveness_s: how long a healed run may take to come as far as is expected of it.
+      actions_max: a seed in which more is done than that is taken for endless. The busiest of 300 needs a quarter.
     """
 
     mode: str
@@ -49,6 +50,7 @@ class Subject:
     checkers: tuple[type[Checker], ...]
     safety_s: float = 160.0
     liveness_s: float = 180.0
+    actions_max: int = 2_000_000
 
     @property
     def regressions(self) -> Path:

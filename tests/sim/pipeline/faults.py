@@ -10,10 +10,12 @@ A new fault:
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.sim.engine.faults import Faults, Injector, count, share, source
+from tests.sim.pipeline.contest import Contest
 from tests.sim.pipeline.forger import Forger
 from tests.sim.pipeline.liar import Liar, RogueTrainer
 from tests.sim.pipeline.lying_member import LyingMember
@@ -42,6 +44,8 @@ class PipelineFaults(Faults):
     """Share of the peers that ask for a certain stage."""
     hushed_leads: int = count(5)
     """Leads that are cut off in the moment in which they have decided: nobody else knows of it."""
+    contested_elections: int = count(12)
+    """See `contest`."""
     lying_members: int = count(1)
     """Members that lie about what they counted and reduced."""
 
@@ -62,6 +66,9 @@ class PipelineInjector(Injector):
         for _ in range(faults.hushed_leads):
             at_s = moments.uniform(0, self._until_s)
             world.clock.after(at_s, world.at_next_decision, self._hush)
+        contests = source(world.seed, "when elections are contested")
+        for _ in range(faults.contested_elections):
+            world.clock.after(contests.uniform(0, self._until_s), self._contest, contests)
         for number in range(faults.liars):
             Liar(world, number).start(self._until_s)
         for number in range(faults.rogue_trainers):
@@ -81,3 +88,9 @@ class PipelineInjector(Injector):
         world.log(f"hush {lead.name}")
         world.network.cut(links)
         world.clock.after(5 * world.settings.silence_s, world.network.join, links)
+
+    def _contest(self, rng: random.Random) -> None:
+        world, record = self._pipeline, self._pipeline.newest_record
+        if record is not None and record.lead in record.view and world.peers[record.lead].up:
+            world.log(f"contest the lead of {record.lead.decode()}")
+            world.contest = Contest(world, record.lead, rng)

@@ -26,6 +26,7 @@ from tests.sim.pipeline.checkers.aborted_changes_nothing import AbortedChangesNo
 from tests.sim.pipeline.checkers.all_prepared import AllPrepared
 from tests.sim.pipeline.checkers.bounded import Bounded
 from tests.sim.pipeline.checkers.exactly_once import ExactlyOnce
+from tests.sim.pipeline.checkers.fresh_is_fresh import FreshIsFresh
 from tests.sim.pipeline.checkers.frozen_while_reduced import FrozenWhileReduced
 from tests.sim.pipeline.checkers.last_copy_stays import LastCopyStays
 from tests.sim.pipeline.checkers.nobody_honest_blamed import NobodyHonestBlamed
@@ -127,6 +128,21 @@ def _half_is_a_quorum(self: views.View, peers: Any) -> bool:
 
 def _one_less_is_a_quorum(self: views.View, peers: Any) -> bool:
     return sum(peer in peers for peer in self) * 2 + 1 > len(self)
+
+
+def _stand_with_old_promises(
+    self: candidacy.Candidacy, now_s: float, promised: views.Ballot
+) -> views.Ballot:
+    """What was promised to an earlier round counts for the next."""
+    before = self._promises
+    ballot = _stand(self, now_s, promised)
+    self._promises = before
+    return ballot
+
+
+def _open_step_as_dealt_by_us(self: lead.Lead, now_s: float, step: int, *, elected: bool) -> None:
+    """An elected lead takes nothing for dealt."""
+    _open_step(self, now_s, step, elected=False)
 
 
 def _nothing_inherited(promises: Any) -> None:
@@ -378,6 +394,8 @@ def _records_from_spreaders(self: member.Ledger, now_s: float, peer: Any, messag
 
 _take_lease, _due = trainer_core.Trainer._take_lease, gossip.Gossip.due
 _take_report = lead.Lead._take_report
+_stand = candidacy.Candidacy.stand
+_open_step = lead.Lead._open_step
 _begin, _settle = tally.Tally.begin, tally.Tally.settle
 _open_tally, _adopt = member.Ledger._open_tally, member.Ledger._adopt
 _prepare, _accept = member.Ledger._prepare, member.Ledger._accept
@@ -460,6 +478,10 @@ SUITE: Final = (
             ((history, "HISTORY_RECORDS", 10**6),)),
     Planted("a proposed record may have members that cannot be", NobodyHonestBlamed,
             ((member, "membership_problem", _no_problem),)),
+    Planted("promises to an earlier round are counted", OneHistory,
+            ((candidacy.Candidacy, "stand", _stand_with_old_promises),)),
+    Planted("an elected lead deals everything as fresh", FreshIsFresh,
+            ((lead.Lead, "_open_step", _open_step_as_dealt_by_us),)),
     Planted("status counts the microbatches that are done", StatusIsTrue,
             ((lead.Lead, "waiting_for", _waiting_for_what_is_done),)),
     Planted("claims that contradict each other are both believed", WorkIsRedone,

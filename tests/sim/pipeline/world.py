@@ -16,6 +16,7 @@ from tests.sim.engine.checker import Checker
 from tests.sim.engine.world import World
 from tests.sim.pipeline.checkers import ALL
 from tests.sim.pipeline.checkers.one_side_commits import is_quorum
+from tests.sim.pipeline.contest import Contest
 from tests.sim.pipeline.exchange import Exchanges
 from tests.sim.pipeline.faults import PipelineFaults, PipelineInjector
 from tests.sim.pipeline.notes import CallEnded, Decided, GaveUp, StateReached
@@ -84,6 +85,7 @@ class PipelineWorld(World[PipelinePeer]):
         self.forgers: set[PeerID] = set()
         """Honest but for what they are made to send, which nobody believes."""
         self._interrupt: Callable[[PipelinePeer], None] | None = None
+        self.contest: Contest | None = None
         self.holders: dict[tuple[int, int], set[tuple[PeerID, int]]] = {}
         """Who, in which life of its state, must hold a stage's state of a step."""
         self.exchanges = Exchanges(self)
@@ -111,6 +113,7 @@ class PipelineWorld(World[PipelinePeer]):
 
     def mend(self) -> None:
         self.broken_gradients = self.damaged_bytes = 0.0
+        self.contest = None
         for peer in self.peers.values():
             peer.lies = None
 
@@ -138,7 +141,10 @@ class PipelineWorld(World[PipelinePeer]):
         """Cast a message of the ledger or the trainer."""
         if source.lies is not None and send.peer != source.peer_id:
             send = source.lies.told(send)
-        self.cast(source, send.peer, send.message)
+        self.watch.see(source, send.message)
+        contest = self.contest
+        if contest is None or not contest.loses(source.peer_id, send.peer, send.message):
+            self.forge(source.peer_id, send.peer, send.message)
 
     def call(self, trainer: PipelinePeer, ask: AskStage | AskSettle | AskClaim) -> None:
         """Carry a question that is answered once: by the member, or by its deadline with nobody knowing."""

@@ -11,6 +11,7 @@ from tests.sim.pipeline.checkers.aborted_changes_nothing import AbortedChangesNo
 from tests.sim.pipeline.checkers.all_prepared import AllPrepared
 from tests.sim.pipeline.checkers.bounded import Bounded
 from tests.sim.pipeline.checkers.exactly_once import ExactlyOnce
+from tests.sim.pipeline.checkers.fresh_is_fresh import FreshIsFresh
 from tests.sim.pipeline.checkers.frozen_while_reduced import FrozenWhileReduced
 from tests.sim.pipeline.checkers.last_copy_stays import LastCopyStays
 from tests.sim.pipeline.checkers.nobody_honest_blamed import NobodyHonestBlamed
@@ -37,6 +38,7 @@ ALL: tuple[type[Checker], ...] = (
     VoidIsKept,
     StatusIsTrue,
     PlaceIsKept,
+    FreshIsFresh,
 )
 
 __all__ = ["ALL", "Checker"]
