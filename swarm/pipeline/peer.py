@@ -9,6 +9,7 @@ compute thread's.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ from protocols.ledger.events import (
     TallyChanged,
     Tick,
 )
+from protocols.ledger.grants import Verifier, statement
 from protocols.ledger.member import Ledger
 from protocols.ledger.messages import (
     HeldState,
@@ -75,6 +77,7 @@ from protocols.ledger.trainer import (
     TrainerTick,
 )
 from protocols.ledger.view import Record
+from protocols.ports import VerifySignature
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from swarm.calls import (
@@ -140,6 +143,7 @@ class PipelinePeer:
       observer: host nothing; only train.
       stage: the stage we would like to host; None leaves it to the lead.
       in_flight: microbatches our trainer works on at once.
+      sign: with our identity: the leases that we deal as the lead.
     """
 
     def __init__(
@@ -151,6 +155,8 @@ class PipelinePeer:
         compute: ComputeThread,
         codec: ComputeThread,
         *,
+        sign: Callable[[bytes], bytes],
+        verify: VerifySignature,
         rng: random.Random,
         hooks: PeerHooks,
         founder: bool = False,
@@ -174,6 +180,8 @@ class PipelinePeer:
         self._guard = guard
         self._compute = compute
         self._codec = codec
+        self._sign = sign
+        self._grants = Verifier(run.run_id, verify)
         self._rng = rng
         self._nursery: trio.Nursery | None = None
         self._driver: Driver[AnyEvent] = Driver(
@@ -318,7 +326,13 @@ class PipelinePeer:
             self.feed(LeaseReceived(now_s, peer, message))
         self.feed(Received(now_s, peer, message))
 
+    def _signed(self, trainer: PeerID, lease: Lease) -> Lease:
+        said = statement(self.run_spec.run_id, trainer, lease.grant(self.me))
+        return dataclasses.replace(lease, signature=self._sign(said))
+
     def _send(self, effect: Send) -> None:
+        if isinstance(effect.message, Lease):
+            effect = Send(effect.peer, self._signed(effect.peer, effect.message))
         if effect.peer != self.me:
             self._caller.cast_nowait(effect.peer, LEDGER_SERVICE, encode_message(effect.message))
             return
@@ -486,6 +500,7 @@ class PipelinePeer:
             compute=self._compute,
             codec=self._codec,
             counters=self.counters,
+            grants=self._grants,
             ledger=lambda: self.ledger,
             changed=lambda broken: self.feed(TallyChanged(trio.current_time(), broken)),
             refuses_work=self._refuses_work,
