@@ -1,7 +1,8 @@
-"""`murmura demo` from beginning to end: prepare, start, train, kill, join, finish, compare, judge."""
+"""`murmura demo`: what surrounds every scenario: folder, screen, what is printed, exit code."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -11,59 +12,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from node import exit_codes
-from node.demo.accounts import Accounts, audit, counted_by, merge_journals
-from node.demo.comparison import Comparison, compare
-from node.demo.faults import Killed, join_late, kill_lead_with_work, kill_trainer
-from node.demo.figures import Figures, broken_bounds
-from node.demo.plan import REPLICAS, STAGES, STEPS, Plan, make_plan
-from node.demo.report import summary
-from node.demo.scene import Scene, Sight
+from node.demo.result import Options, Result
 from node.demo.screen import Screen, open_screen
-from node.demo.watching import Watch
 from node.errors import NodeError
-from node.limits import process_age_s, processor
-from protocols.ids import PeerID
-from protocols.run.pipeline import pipeline_of
-from swarm.pipeline.journal import read_journal
+from node.limits import process_age_s
 
+SCENARIOS: Final = {
+    "pipeline": "node.demo.scenarios.pipeline.scenario",
+    "gossip": "node.demo.scenarios.gossip.scenario",
+}
+"""Mode -> module with `run(options, folder, screen, *, model) -> Result`."""
 MODEL_FILE: Final = "murmura-demo.safetensors"
-NODE_FLAGS: Final = ("--threads", "1", "--nice", "0")
-"""A thread each: the nodes share the machine. Nice 0: here, training is what the person is waiting for."""
-PLANTED: Final = (sys.executable, "-P", "-m", "node.demo.planted")
-_TRAINER: Final = "t1"
-_JOIN_STILL_S: Final = 60.0
-"""Starting six nodes at once is mostly importing torch, and a slow disk takes its time for that."""
-_EXPORT_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the person chose."""
-
-    data: str = ""
-    dtype: Literal["float32", "float64"] = "float32"
-    steps: int | None = None
-    plant: str = ""
-    keep: Path | None = None
-    as_json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What happened to the swarm."""
-
-    node: Killed
-    trainer: Killed
-    joined: Sight | None
-    nodes_started: int
-    training_s: float
-    failures: tuple[str, ...]
-    """A sentence for everything that went wrong when the nodes left."""
 
 
 def run(options: Options) -> int:
@@ -71,181 +34,32 @@ def run(options: Options) -> int:
     began_s = time.monotonic() - process_age_s()
     model = ((options.keep or Path.cwd()) / MODEL_FILE).absolute()
     _require_writable(model.parent, make=options.keep is not None)
+    scenario = importlib.import_module(SCENARIOS[options.mode])
     with _sigterm_as_interrupt(), _work_folder(options.keep) as folder:
-        plan = make_plan(
-            folder / "run.toml",
-            data=options.data,
-            steps=options.steps or STEPS,
-            dtype=options.dtype,
-        )
-        screen = open_screen(pipeline_of(plan.run).steps, began_s=began_s)
-        try:
-            outcome = _train(plan, folder, model, screen, plant=options.plant)
-            comparison = _compare(plan, folder, model, screen)
-        except KeyboardInterrupt:
-            screen.say("interrupted: every node has been killed")
-            raise
-        finally:
-            screen.close()
-        accounts, figures = _figures(plan, folder, outcome, comparison)
-    broken = [
-        *outcome.failures,
-        *accounts.problems,
-        *broken_bounds(figures, dtype=options.dtype, shortened=options.steps is not None),
-    ]
+        screen = open_screen(began_s=began_s)
+        result = _play(scenario.run, options, folder, screen, model)
     out = sys.stderr if options.as_json else sys.stdout
-    out.write(summary(figures, outcome.node, outcome.trainer, outcome.joined, comparison))
+    out.write(result.summary)
     out.write(f"\nThe trained model: {model}\n")
     if options.keep is not None:
         out.write(f"Logs, journals and run file: {options.keep}\n")
-    for sentence in broken:
+    for sentence in result.broken:
         sys.stderr.write(f"murmura demo: {sentence}\n")
     if options.as_json:
         sys.stderr.flush()
-        sys.stdout.write(json.dumps(figures.to_json(), indent=2) + "\n")
-    return exit_codes.FAILED if broken else exit_codes.OK
+        sys.stdout.write(json.dumps(result.figures, indent=2) + "\n")
+    return exit_codes.FAILED if result.broken else exit_codes.OK
 
 
-# --- the swarm ---
-
-
-def _train(plan: Plan, folder: Path, model: Path, screen: Screen, *, plant: str) -> Outcome:
-    """Train from the first step to the last, with everything that happens on the way."""
-    with Watch(folder, screen, NODE_FLAGS) as watch:
-        started = _start(watch, plan, plant=plant)
-        training_from_s = time.monotonic()
-        screen.say(f"training: {STAGES} stages x {REPLICAS} replicas, a trainer on every node")
-        watch.until(lambda scene: scene.step >= plan.kill_node_at, what="training")
-        node = kill_lead_with_work(watch, microbatches=pipeline_of(plan.run).microbatches)
-        watch.until(lambda scene: scene.step >= plan.kill_trainer_at, what="training")
-        trainer = kill_trainer(watch, _TRAINER)
-        joined = None
-        if plan.join_at is None:
-            screen.say("nobody joins late: the run is too short for that")
-        else:
-            join_at = plan.join_at
-            watch.until(lambda scene: scene.step >= join_at, what="training")
-            joined = join_late(watch, f"n{started}", role="joins late")
-            started += 1
-        watch.until(lambda scene: _finished(scene, plan), what="the last step")
-        training_s = time.monotonic() - training_from_s
-        failures = _leave(watch, model)
-    return Outcome(
-        node=node,
-        trainer=trainer,
-        joined=joined,
-        nodes_started=started,
-        training_s=training_s,
-        failures=tuple(failures),
-    )
-
-
-def _start(watch: Watch, plan: Plan, *, plant: str) -> int:
-    """Start all nodes, wait until every stage has its replicas, and return how many nodes there are."""
-    count = STAGES * REPLICAS
-    watch.screen.say(f"start: {count} nodes that host and train, and {_TRAINER}, which only trains")
-    watch.start("n1", "--run", str(plan.run_file), role="hosts, trains")
-    invite = watch.invite("n1")
-    for index in range(2, count + 1):
-        planted = bool(plant) and index == count
-        watch.start(
-            f"n{index}",
-            "--join",
-            invite,
-            role="counts one twice" if planted else "hosts, trains",
-            command=PLANTED if planted else (),
-        )
-    watch.start(_TRAINER, "--join", invite, "--no-host", role="trains only")
-    watch.until(
-        lambda scene: scene.latest and min(scene.latest.members_by_stage) >= REPLICAS,
-        what=f"{REPLICAS} replicas of every stage",
-        still_s=_JOIN_STILL_S,
-    )
-    return count + 1
-
-
-def _finished(scene: Scene, plan: Plan) -> bool:
-    return all((sight.step or 0) >= pipeline_of(plan.run).steps for sight in scene.hosting)
-
-
-def _leave(watch: Watch, model: Path) -> list[str]:
-    """Export the model, let all nodes drain, and return what went wrong about leaving."""
-    helper = watch.look().hosting[0]
-    exported = watch.ask(helper.name, "export", timeout_s=_EXPORT_S, path=str(model))
-    watch.screen.say(f"exported by {helper.name}: step {exported['step']}, {exported['bytes']:,} B")
-    watch.screen.say("draining")
-    codes = watch.drain()
-    watch.look()  # the last picture shows them as they are now
-    failures = [
-        f"node {name} ended with exit code {code} when asked to leave; its log ends:\n  {watch.tail(name)}"
-        for name, code in codes.items()
-        if code
-    ]
-    failures += [
-        f"node {name} left processes behind: {sorted(pids)}"
-        for name, pids in watch.left_behind().items()
-    ]
-    watch.screen.say(f"drained: {len(codes)} nodes, {len(failures)} of them not cleanly")
-    return failures
-
-
-# --- the other side ---
-
-
-def _compare(plan: Plan, folder: Path, model: Path, screen: Screen) -> Comparison:
-    steps = pipeline_of(plan.run).steps
-    screen.say("comparing: the same model on the same batches, in one process on all cores")
-    return compare(
-        plan.run_file,
-        model,
-        folder / "reference.log",
-        on_step=lambda step, loss: screen.progress(
-            f"one process: step {step}/{steps}, loss {loss:.3f}"
-        ),
-    )
-
-
-def _figures(
-    plan: Plan, folder: Path, outcome: Outcome, comparison: Comparison
-) -> tuple[Accounts, Figures]:
-    journals = [
-        list(read_journal(path)) for path in sorted(folder.glob("*/runs/*/records.msgpack"))
-    ]
-    accounts = audit(journals, stages=pipeline_of(plan.run).stages, expected=comparison.trained_on)
-    records, _ = merge_journals(journals)
-    steps = max((record.step for record in records), default=0)
-    by_victim = counted_by(records, _peer(outcome.node.peer_id))
-    lost = outcome.node.step not in by_victim
-    served = outcome.joined is not None and counted_by(records, _peer(outcome.joined.peer_id))
-    figures = Figures(
-        steps=steps,
-        tokens=steps * plan.step_tokens,
-        initial_loss=comparison.initial_loss,
-        final_loss=comparison.final_loss,
-        reference_loss=comparison.reference_loss,
-        relative_difference=comparison.relative_difference,
-        parameter_difference=comparison.parameter_difference,
-        nodes_started=outcome.nodes_started,
-        nodes_killed=1 if lost else 0,
-        trainers_killed=1,
-        nodes_joined_late=1 if served else 0,
-        microbatches_expected=accounts.expected,
-        microbatches_missing=accounts.missing,
-        microbatches_repeated=accounts.repeated,
-        recovery_seconds_max=max(outcome.node.recovery_s, outcome.trainer.recovery_s),
-        tokens_per_second=plan.tokens / outcome.training_s,
-        reference_tokens_per_second=comparison.reference_tokens_per_second,
-        seconds=process_age_s(),
-        **processor(),
-    )
-    return accounts, figures
-
-
-def _peer(text: str) -> PeerID:
-    return PeerID.from_text(text)
-
-
-# --- around it ---
+def _play(scenario: Any, options: Options, folder: Path, screen: Screen, model: Path) -> Result:
+    try:
+        result: Result = scenario(options, folder, screen, model=model)
+    except KeyboardInterrupt:
+        screen.say("interrupted: every node has been killed")
+        raise
+    finally:
+        screen.close()
+    return result
 
 
 @contextmanager

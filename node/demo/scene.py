@@ -1,9 +1,15 @@
-"""What one look at the demo's nodes found. Pure: plain values made from what `murmura status` says."""
+"""What one look at the demo's nodes found. Pure: plain values made from what `murmura status` says.
+
+What all modes say is here; a scenario adds what it needs of its mode by a Sight and a Scene of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+SceneT = TypeVar("SceneT", bound="Scene")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,106 +22,95 @@ class Sight:
     """`up`, or what became of it: `killed`, `drained`."""
     state: str = "starting"
     peer_id: str = ""
-    stage: int | None = None
     step: int | None = None
-    """Committed steps, as this node knows."""
-    counting_step: int | None = None
-    """The step it counts microbatches of; None when it hosts nothing."""
-    counted_in_step: int = 0
-    counted: int = 0
-    """Microbatches its stage has counted since it started."""
-    in_flight: int = 0
-    """Microbatches its trainer drives through the stages just now."""
-    fetched_bytes: int = 0
-    """State of its stage, received from replicas."""
-    leading: bool = False
-    waiting_for: str = ""
+    """Optimizer steps, as this node knows: of the run, or its own."""
     loss: float | None = None
     held_out_loss: float | None = None
-    tokens_per_second: float | None = None
-    members_by_stage: tuple[int, ...] = ()
-    data_problem: str = ""
+    waiting_for: str = ""
+    problem: str = ""
+    """Why it cannot train."""
 
     @property
     def up(self) -> bool:
         return self.fate == "up"
 
     @property
-    def hosting(self) -> bool:
-        return self.up and self.stage is not None
+    def rank(self) -> tuple[Any, ...]:
+        """The larger, the more this node knows."""
+        return (self.step or 0,)
+
+    def signs(self) -> tuple[Any, ...]:
+        """Return something that changes when anything happens to this node."""
+        return self.state, self.step
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """All nodes, as one look found them, in the order in which they were started."""
 
-    sights: tuple[Sight, ...]
+    sights: Sequence[Sight]
 
     @property
-    def up(self) -> list[Sight]:
+    def up(self) -> Sequence[Sight]:
         return [sight for sight in self.sights if sight.up]
 
     @property
-    def hosting(self) -> list[Sight]:
-        return [sight for sight in self.sights if sight.hosting]
-
-    @property
     def step(self) -> int:
-        """The last committed step that anybody up knows of."""
+        """The last step that anybody up knows of."""
         return max((sight.step or 0 for sight in self.up), default=0)
 
     @property
     def latest(self) -> Sight | None:
-        """The one who knows most; the lead among equals."""
+        """The one who knows most."""
         known = [sight for sight in self.up if sight.step is not None]
-        return max(known, key=lambda sight: (sight.step, sight.leading), default=None)
+        return max(known, key=lambda sight: sight.rank, default=None)
 
     def find(self, name: str) -> Sight:
         return next(sight for sight in self.sights if sight.name == name)
 
     def progress(self) -> object:
         """Return something that changes when anything happens."""
-        return tuple(
-            (sight.state, sight.stage, sight.step, sight.counted, sight.fetched_bytes)
-            for sight in self.up
-        )
+        return tuple(sight.signs() for sight in self.up)
 
 
-def gone(last: Sight, fate: str) -> Sight:
-    """What remains of a node that is gone."""
-    return Sight(
-        name=last.name,
-        role=last.role,
-        fate=fate,
-        state=fate,
-        peer_id=last.peer_id,
-        step=last.step,
-        counted=last.counted,
-        fetched_bytes=last.fetched_bytes,
-    )
+def common(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a status says in every mode, as arguments of a Sight."""
+    section = section_of(status)
+    return {
+        "state": status["life"]["state"],
+        "peer_id": status["node"]["peer_id"],
+        "step": section.get("step"),
+        "loss": section.get("loss"),
+        "held_out_loss": section.get("held_out_loss"),
+        "waiting_for": section.get("waiting_for") or "",
+        "problem": section.get("data_problem") or "",
+    }
 
 
-def sight_of(blank: Sight, status: dict[str, Any]) -> Sight:
-    """Take what the demo needs from a node's status."""
-    pipeline: dict[str, Any] = status["services"].get("pipeline", {})
-    return Sight(
-        name=blank.name,
-        role=blank.role,
-        fate=blank.fate,
-        state=status["life"]["state"],
-        peer_id=status["node"]["peer_id"],
-        stage=pipeline.get("stage"),
-        step=pipeline.get("step"),
-        counting_step=pipeline.get("counting_step"),
-        counted_in_step=pipeline.get("microbatches_counted_in_step", 0),
-        counted=pipeline.get("microbatches_counted", 0),
-        in_flight=pipeline.get("microbatches_in_flight", 0),
-        fetched_bytes=pipeline.get("state_fetched_bytes", 0),
-        leading=pipeline.get("leading", False),
-        waiting_for=pipeline.get("waiting_for") or "",
-        loss=pipeline.get("loss"),
-        held_out_loss=pipeline.get("held_out_loss"),
-        tokens_per_second=pipeline.get("tokens_per_second"),
-        members_by_stage=tuple(pipeline.get("members_by_stage", ())),
-        data_problem=pipeline.get("data_problem") or "",
-    )
+def section_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the mode's own section of a status; empty before there is one."""
+    section: Mapping[str, Any] = status["services"].get(status["run"]["mode"] or "", {})
+    return section
+
+
+class View(Protocol[SceneT]):
+    """How a scenario looks at its nodes, and what a person sees of them."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Of the table, after node, role and state."""
+        ...
+
+    def sight(self, blank: Sight, status: Mapping[str, Any]) -> Sight:
+        """Take what the scenario needs from a node's status; name, role and fate are the blank's."""
+        ...
+
+    def scene(self, sights: Sequence[Sight]) -> SceneT: ...
+
+    def headline(self, scene: SceneT) -> str:
+        """Say how it goes in one line; somebody is up and has a step."""
+        ...
+
+    def cells(self, sight: Sight) -> Sequence[str]:
+        """Return a row of the table, one cell per column."""
+        ...

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
-from node.demo.scene import Scene
+from node.demo.scene import SceneT, View
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -20,7 +21,7 @@ _EVENTS_SHOWN: Final = 8
 class Screen(Protocol):
     """Where the person sees how it goes."""
 
-    def show(self, scene: Scene) -> None:
+    def show(self, scene: SceneT, view: View[SceneT]) -> None:
         """Show what was found; called several times a second."""
         ...
 
@@ -37,7 +38,7 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(steps: int, *, began_s: float, stream: IO[str] | None = None) -> Screen:
+def open_screen(*, began_s: float, stream: IO[str] | None = None) -> Screen:
     """Return the screen that suits stderr.
 
     Args:
@@ -45,38 +46,27 @@ def open_screen(steps: int, *, began_s: float, stream: IO[str] | None = None) ->
     """
     stream = stream or sys.stderr
     if stream.isatty():
-        return LiveScreen(steps, began_s, stream)
-    return PlainScreen(steps, began_s, stream)
+        return LiveScreen(began_s, stream)
+    return PlainScreen(began_s, stream)
 
 
-def headline(scene: Scene, steps: int) -> str:
-    """Return step, losses, speed and peers per stage in one line."""
-    latest = scene.latest
-    if latest is None:
+def headline(scene: SceneT, view: View[SceneT]) -> str:
+    """Say how it goes in one line, whatever the scenario."""
+    if scene.latest is None:
         return f"starting {len(scene.up)} nodes" if scene.up else "all nodes have left"
-    parts = [f"step {scene.step}/{steps}"]
-    if latest.loss is not None:
-        parts.append(f"loss {latest.loss:.3f}")
-    if latest.held_out_loss is not None:
-        parts.append(f"held-out {latest.held_out_loss:.3f}")
-    if latest.tokens_per_second:
-        parts.append(f"{latest.tokens_per_second:,.0f} tokens/s")
-    parts.append("peers per stage " + " ".join(map(str, latest.members_by_stage)))
-    parts.append(f"{len(scene.up)} nodes up")
-    return ", ".join(parts)
+    return view.headline(scene)
 
 
 class PlainScreen:
     """One line every few seconds, and one per event."""
 
-    def __init__(self, steps: int, began_s: float, stream: IO[str]) -> None:
-        self._steps = steps
+    def __init__(self, began_s: float, stream: IO[str]) -> None:
         self._began_s = began_s
         self._stream = stream
         self._line_s = 0.0
 
-    def show(self, scene: Scene) -> None:
-        self.progress(headline(scene, self._steps))
+    def show(self, scene: SceneT, view: View[SceneT]) -> None:
+        self.progress(headline(scene, view))
 
     def progress(self, text: str) -> None:
         now_s = time.monotonic()
@@ -98,22 +88,25 @@ class PlainScreen:
 class LiveScreen:
     """A table of nodes below a headline, and what happened last below the table. rich is imported here and not before."""
 
-    def __init__(self, steps: int, began_s: float, stream: IO[str]) -> None:
+    def __init__(self, began_s: float, stream: IO[str]) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._steps = steps
         self._began_s = began_s
         self._console: Console = Console(file=stream)
         self._events: deque[str] = deque(maxlen=_EVENTS_SHOWN)
-        self._scene = Scene(())
+        self._columns: Sequence[str] = ()
+        self._rows: Sequence[Sequence[str]] = ()
         self._headline = ""
         self._live = Live(console=self._console, auto_refresh=False)
         self._live.start()
 
-    def show(self, scene: Scene) -> None:
-        self._scene = scene
-        self.progress(headline(scene, self._steps))
+    def show(self, scene: SceneT, view: View[SceneT]) -> None:
+        self._rows = [
+            (sight.name, sight.role, sight.state, *view.cells(sight)) for sight in scene.sights
+        ]
+        self._columns = ("node", "role", "state", *view.columns)
+        self.progress(headline(scene, view))
 
     def progress(self, text: str) -> None:
         self._headline = text
@@ -142,18 +135,10 @@ class LiveScreen:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        for name in ("node", "role", "state", "stage", "step", "counted", "in flight"):
+        for name in self._columns:
             table.add_column(name, justify="left" if name in ("node", "role", "state") else "right")
-        for sight in self._scene.sights:
-            table.add_row(
-                sight.name + (" (leads)" if sight.leading and sight.up else ""),
-                sight.role,
-                Text(sight.state, style=_STYLES.get(sight.state, "")),
-                "-" if sight.stage is None else str(sight.stage),
-                "-" if sight.step is None else str(sight.step),
-                str(sight.counted),
-                str(sight.in_flight) if sight.up else "-",
-            )
+        for name, role, state, *cells in self._rows:
+            table.add_row(name, role, Text(state, style=_STYLES.get(state, "")), *cells)
         return table
 
 

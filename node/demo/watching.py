@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic
 
-from node.demo.scene import Scene, Sight, gone, sight_of
+from node.demo.scene import SceneT, Sight, View
 from node.demo.screen import Screen
 from node.errors import NodeError
 from node.local import ASK_S, MURMURA, LocalNode, stop_all
@@ -34,16 +34,20 @@ class _Watched:
     last: Sight | None = None
 
 
-class Watch:
+class Watch(Generic[SceneT]):
     """Starts nodes, looks at them, ends them. As a context manager it leaves none running.
 
     Args:
       folder: each node gets a state folder in it.
+      view: how the scenario looks at nodes.
       flags: of `murmura run`, for every node.
     """
 
-    def __init__(self, folder: Path, screen: Screen, flags: Iterable[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, screen: Screen, view: View[SceneT], flags: Iterable[str] = ()
+    ) -> None:
         self.screen = screen
+        self._view = view
         self._folder = folder
         self._flags = tuple(flags)
         self._watched: dict[str, _Watched] = {}
@@ -90,19 +94,15 @@ class Watch:
         found = {name: watched.node.left_behind() for name, watched in self._watched.items()}
         return {name: pids for name, pids in found.items() if pids}
 
-    def journals(self) -> list[Path]:
-        """Return the journals of decided records, those of dead nodes included."""
-        return sorted(self._folder.glob("*/runs/*/records.msgpack"))
-
     def tail(self, name: str) -> str:
         return self._watched[name].node.tail()
 
     # --- looking ---
 
-    def look(self) -> Scene:
+    def look(self) -> SceneT:
         """Ask every node that is up, and show what was found. Raises NodeError when one has ended by itself."""
-        scene = Scene(tuple(self._look_at(name) for name in self._watched))
-        self.screen.show(scene)
+        scene = self._view.scene([self._look_at(name) for name in self._watched])
+        self.screen.show(scene, self._view)
         return scene
 
     def _look_at(self, name: str) -> Sight:
@@ -116,22 +116,22 @@ class Watch:
                     watched.node.tail(),
                 )
             try:
-                watched.last = sight_of(blank, watched.node.ask("status", timeout_s=LOOK_S))
+                watched.last = self._view.sight(blank, watched.node.ask("status", timeout_s=LOOK_S))
             except NodeError:
                 watched.last = watched.last or blank  # starting, or too busy to answer just now
             watched.node.family()
         elif watched.last is not None:
-            return gone(watched.last, watched.fate)
+            return replace(watched.last, fate=watched.fate, state=watched.fate)
         return watched.last or blank
 
     def until(
         self,
-        condition: Callable[[Scene], Any],
+        condition: Callable[[SceneT], Any],
         *,
         what: str,
         every_s: float = EVERY_S,
         still_s: float = STILL_S,
-    ) -> Scene:
+    ) -> SceneT:
         """Look until `condition(scene)` holds and return that scene.
 
         Args:
@@ -152,12 +152,12 @@ class Watch:
                 raise self._nothing_happens(scene, what, still_s)
             time.sleep(every_s)
 
-    def _raise_data_problem(self, scene: Scene) -> None:
+    def _raise_data_problem(self, scene: SceneT) -> None:
         for sight in scene.up:
-            if sight.data_problem:
-                raise NodeError(f"node {sight.name} cannot train: {sight.data_problem}")
+            if sight.problem:
+                raise NodeError(f"node {sight.name} cannot train: {sight.problem}")
 
-    def _nothing_happens(self, scene: Scene, what: str, still_s: float) -> NodeError:
+    def _nothing_happens(self, scene: SceneT, what: str, still_s: float) -> NodeError:
         """Blame the node that is not where it should be: one that is not serving, else the one that leads."""
         late = [sight for sight in scene.up if sight.state != "serving"]
         concerned = late[0] if late else scene.latest or scene.up[0]
@@ -177,7 +177,7 @@ class Watch:
         for watched in self._watched.values():
             watched.node.close()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watch[SceneT]:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -113,7 +113,9 @@ class Gossip:
         self._newcomer: Newcomer | None = None
         self._epoch = epoch
         self._sequence = 0
-        """Of the newest snapshot of this epoch; 0 when there is none."""
+        """Of the newest snapshot. It never starts anew, so that it names one snapshot also to the shell."""
+        self._has_snapshot = False
+        """Of this epoch."""
         self._trained = 0
         self._averages = 0
         self._since_snapshot = 0
@@ -121,6 +123,8 @@ class Gossip:
         self._awaited: type[JobDone] | None = None
         """The event that ends the job in progress."""
         self._rollbacks = 0
+        self._train_at_s = -math.inf
+        """No batch begins before."""
         self._look_at_s = -math.inf
         self._leave_by_s: float | None = None
         self._left = False
@@ -136,7 +140,13 @@ class Gossip:
         if self._leave_by_s is not None:
             return self._leave_by_s
         owed = self._pushes.wake_at_s if self._may_push else math.inf
-        return min(self.neighbourhood.wake_at_s, newcomer, owed)
+        return min(self.neighbourhood.wake_at_s, newcomer, owed, self._job_due_s)
+
+    @property
+    def _job_due_s(self) -> float:
+        """When the next batch may begin, while nothing but the pace holds it up."""
+        idle = self._awaited is None and self._newcomer is None
+        return self._train_at_s if idle and not self.finished and self._may_begin() else math.inf
 
     @property
     def standing(self) -> Standing:
@@ -151,7 +161,7 @@ class Gossip:
     @property
     def offer(self) -> Standing | None:
         """What can be fetched from us: the newest snapshot. None: nothing yet."""
-        return self.standing if self._sequence and self._newcomer is None else None
+        return self.standing if self._has_snapshot and self._newcomer is None else None
 
     @property
     def finished(self) -> bool:
@@ -174,15 +184,15 @@ class Gossip:
         return self._inbox.total()
 
     def takes_from(self, peer: PeerID) -> bool:
-        """Tell whether a frame of this peer may have a body at all."""
-        return peer in self.neighbourhood.current
+        """Tell whether a frame of this peer may have a body at all: it is a neighbour, or may be one once it is heard."""
+        return peer in self.neighbourhood.current or self.neighbourhood.is_out(peer)
 
     # --- driving it ---
 
     def start(self, now_s: float) -> Sequence[GossipEffect]:
         """Begin. Who founds the run trains at once; others look for a model first."""
         if self._founds:
-            return self._next_job()
+            return self._next_job(now_s)
         self._newcomer = self._new_newcomer(now_s, insist=False)
         return []
 
@@ -222,7 +232,7 @@ class Gossip:
         if self._leave_by_s is not None and now_s >= self._leave_by_s:
             return self._leave()
         self.neighbourhood.tick(now_s)
-        return [*self._rewired(now_s), *self._push_owed(now_s)]
+        return [*self._rewired(now_s), *self._push_owed(now_s), *self._next_job(now_s)]
 
     # --- the first model ---
 
@@ -251,9 +261,9 @@ class Gossip:
                 effects = newcomer.fetched(event, neighbours)
             case _:
                 assert_never(event)
-        return [*effects, *self._started()]
+        return [*effects, *self._started(event.now_s)]
 
-    def _started(self) -> list[GossipEffect]:
+    def _started(self, now_s: float) -> list[GossipEffect]:
         """Go on to train, once there is a model."""
         newcomer = self._newcomer
         if newcomer is None or not newcomer.done:
@@ -263,12 +273,12 @@ class Gossip:
             _, offer = newcomer.adopted
             self._new_epoch()
             self._averages = offer.averages
-        return self._next_job()
+        return self._next_job(now_s)
 
     def _new_epoch(self) -> None:
         """Our model does not follow from the one before."""
         self._epoch += 1
-        self._sequence = 0
+        self._has_snapshot = False
         self._since_snapshot = 0
 
     # --- work on the model ---
@@ -287,6 +297,7 @@ class Gossip:
             case SnapshotTaken(now_s, sequence, finite):
                 if finite:
                     self._sequence = sequence
+                    self._has_snapshot = True
                     self._rollbacks = 0
                     self._pushes.owe_all()
                     effects = self._push_owed(now_s)
@@ -309,9 +320,9 @@ class Gossip:
             self._rollbacks += 1
             self._awaited = RolledBack
             return [RollBack()]
-        return [*effects, *self._next_job()]
+        return [*effects, *self._next_job(event.now_s)]
 
-    def _next_job(self) -> list[GossipEffect]:
+    def _next_job(self, now_s: float) -> list[GossipEffect]:
         """Say what to do with the model now: copy it for pushes, average it, or train it.
 
         In this order. A push holds the newest batch in full, which an average would dilute to `own_share` of it: pushing
@@ -322,6 +333,10 @@ class Gossip:
         if self._leave_by_s is not None:
             return self._leave_when_idle()
         job = self._job()
+        if isinstance(job, TrainBatch):
+            if now_s < self._train_at_s:
+                return []  # the pace that the run asks for: woken then
+            self._train_at_s = now_s + self._spec.batch_every_s
         if job is None:
             return []
         self._awaited = _ANSWER_TO[type(job)]
@@ -405,18 +420,21 @@ class Gossip:
 
     @property
     def _may_push(self) -> bool:
-        return bool(self._sequence) and self._leave_by_s is None and self._newcomer is None
+        return self._has_snapshot and self._leave_by_s is None and self._newcomer is None
 
     def _rewired(self, now_s: float) -> list[GossipEffect]:
         """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
         effects: list[GossipEffect] = [
-            DropModel(handle) for handle in self._inbox.keep_only(self.neighbourhood.current.keys())
+            DropModel(handle)
+            for handle in self._inbox.keep_only(
+                self.neighbourhood.current.keys(), self.neighbourhood.contacts
+            )
         ]
         if self._newcomer is not None:
             effects += self._newcomer.tick(now_s, self.neighbourhood.current)
-            effects += self._started()
+            effects += self._started(now_s)
         if not self._trained:
-            effects += self._next_job()
+            effects += self._next_job(now_s)
         return [*effects, *self._push_owed(now_s), *self._leave_when_idle()]
 
     # --- leaving ---

@@ -73,9 +73,16 @@ class Inbox:
         self._held[part] = {}
         return taken
 
-    def keep_only(self, peers: Collection[PeerID]) -> list[int]:
-        """Forget who is no neighbour any more; return the handles to drop."""
-        for key in [key for key in self._senders if key[0] not in peers]:
+    def keep_only(
+        self, peers: Collection[PeerID], known: Collection[PeerID] | None = None
+    ) -> list[int]:
+        """Let go of the models of who is no neighbour any more; return their handles.
+
+        What was newest of a peer is remembered as long as it is `known` (None: as long as it is a neighbour): it may be a
+        neighbour again, and then an old model is still old.
+        """
+        remembered = peers if known is None else known
+        for key in [key for key in self._senders if key[0] not in remembered]:
             del self._senders[key]
         dropped: list[int] = []
         for buffer in self._held:

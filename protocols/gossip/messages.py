@@ -44,7 +44,7 @@ class Push:
     epoch: Natural
     """Rises whenever the sender's model did not follow from the one before: a start, a fetched model, a roll-back."""
     sequence: Natural
-    """Which of the epoch's snapshots; rises."""
+    """Which snapshot; rises."""
     part: PartIndex
     layout: Digest
     """Hash of the model's tensor names, shapes and dtypes, and how they are cut in parts."""

@@ -35,7 +35,8 @@ class Neighbour:
     """The next push sends this part."""
     failures: int = 0
     """In a row."""
-    not_before_s: float = 0.0
+    not_before_s: float = -math.inf
+    """Nothing is pushed before: it refused us lately."""
     finished: bool = False
     """It trains no more, so no model of it is to be waited for."""
     heard_s: float | None = None
@@ -91,6 +92,10 @@ class Neighbourhood:
         if contacts != self._contacts:
             self._contacts = contacts
             self._rewire(now_s)
+
+    def is_out(self, peer: PeerID) -> bool:
+        """Tell whether a peer is left out of the graph, or was lately: hearing it may make it a neighbour again."""
+        return peer in self._out
 
     def knows(self, peer: PeerID) -> bool:
         return peer in self._contacts

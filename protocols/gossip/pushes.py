@@ -30,7 +30,7 @@ class Standing:
 
     epoch: int
     sequence: int
-    """Of the newest snapshot of this epoch; 0 when there is none."""
+    """Of the newest snapshot; rises, also from one epoch to the next."""
     trained: int
     averages: int
 

@@ -60,6 +60,8 @@ class GossipSpec:
         if not fits[data]:
             raise SchemaError("model.kind", f"a model of kind {model!r} cannot learn from {data!r}")
 
+    batch_every_s: Annotated[float, Range(0.0, 3600.0)] = 0.0
+    """No peer begins a batch sooner than this after the one before: evens out fast and slow machines; 0 is flat out."""
     neighbours_to_start: Annotated[int, Range(0, 64)] = 0
     """Nobody trains its first batch before it knows so many neighbours: peers that are started together begin together."""
 

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_LOOK_S: Final = 3.0
 """Claims of others are waited for so long before a partition is claimed."""
+_LOOK_S: Final = 1.0
 _LATELY: Final = 50
 """Batches over which the loss is averaged for people."""
 _COMPLETE: Final = (
@@ -119,9 +120,16 @@ class GossipMode:
                 self._context.life.has_state(self.name, "training a model of its own")
                 self._tell_contacts()
                 task_status.started()
+                await self._look_until_begun()
                 await trio.sleep_forever()
             finally:
                 self._peer = None
+
+    async def _look_until_begun(self) -> None:
+        """Look for neighbours every second while the first batch waits for them."""
+        while self._models is not None and not self._models.learner.trained:
+            self._presence.look_now()
+            await trio.sleep(_LOOK_S)
 
     async def _prepare(self, resources: Resources, *, founds: bool) -> bool:
         """Read the data, claim a partition of it, and build the model. False when the data cannot be used."""

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from protocols.gossip.gossip import ModelLayout
+from protocols.gossip.pushes import ModelLayout
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from swarm.gossip.arithmetic import Averaging, Moments, average_, moments
@@ -55,9 +55,9 @@ class Models:
     # --- on the compute thread ---
 
     def copy(self) -> Tensor | None:
-        """Return a copy of the model; None when it is not finite."""
+        """Return a copy of the model; None when it is not finite, by the measure that neighbours apply to it."""
         copied = self.learner.flat.detach().cpu().clone()
-        return copied if bool(torch.isfinite(copied).all()) else None
+        return copied if moments(copied, self.table).finite else None
 
     def average(self, part: int, models: Sequence[Received]) -> Averaging:
         """Average these models into a part of ours."""

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from protocols.ledger.view import Record
-from tests.node.demo.records import PEERS, Log, members
+from tests.node.demo.pipeline.records import PEERS, Log, members
 from tests.processes.history import check_counted_once, check_same_states, one_history
 
 

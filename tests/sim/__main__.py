@@ -7,7 +7,6 @@ that no seed takes fails the run, too, when there are enough seeds to say so.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -68,7 +67,7 @@ def check_branches(
 def summary(subject: Subject, outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Add up what the runs came to, under the names that docs/results.md uses."""
     appeared = Counter(kind for outcome in outcomes for kind in outcome.kinds)
-    kinds = [appeared[field.name] for field in dataclasses.fields(subject.faults)]
+    kinds = [appeared[name] for name in subject.faults.names()]
     return {
         "seeds": len(outcomes),
         "violations": sum(outcome.failure is not None for outcome in outcomes),

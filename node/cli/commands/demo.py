@@ -46,7 +46,8 @@ def command(
     Takes about three minutes on two cores. Exit 0 when the swarm's model is the one that a single process makes of
     the same batches, every microbatch was counted exactly once, and no process is left behind.
     """
-    from node.demo.main import Options, run
+    from node.demo.main import run
+    from node.demo.result import Options
 
     return run(
         Options(data=data, dtype=dtype, steps=steps, plant=plant or "", keep=keep, as_json=as_json)

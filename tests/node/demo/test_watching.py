@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from node.demo import faults, main, watching
-from node.demo.scene import Scene
+from node.demo import watching
+from node.demo.scenarios.pipeline import faults, scenario
+from node.demo.scenarios.pipeline.sights import PipelineScene, PipelineView
 from node.demo.watching import Watch
 from node.errors import NodeError, NotRunningError
 
@@ -20,6 +21,7 @@ def status(*, state: str = "serving", **pipeline: Any) -> dict[str, Any]:
     return {
         "life": {"state": state},
         "node": {"peer_id": "12D3KooWTest"},
+        "run": {"mode": "pipeline"},
         "services": {"pipeline": pipeline},
     }
 
@@ -63,7 +65,7 @@ class Notes:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def show(self, scene: Scene) -> None:
+    def show(self, scene: Any, view: Any) -> None:
         pass
 
     def progress(self, text: str) -> None:
@@ -85,8 +87,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     return scripts
 
 
-def watch_of(nodes: dict[str, list[Any]]) -> Watch:
-    watch = Watch(Path("unused"), Notes())
+def watch_of(nodes: dict[str, list[Any]]) -> Watch[PipelineScene]:
+    watch = Watch(Path("unused"), Notes(), PipelineView(120))
     for name in nodes:
         watch.start(name, role="hosts, trains")
     return watch
@@ -161,9 +163,9 @@ def test_leaving_is_said_and_the_last_picture_shows_nodes_that_have_drained(
     nodes["n1"] = [status(step=9, stage=0), {"step": 9, "bytes": 7}]
     monkeypatch.setattr(watching, "stop_all", lambda nodes: dict.fromkeys(nodes, 0))
     watch = watch_of(nodes)
-    shown: list[Scene] = []
-    monkeypatch.setattr(watch.screen, "show", shown.append)
-    assert main._leave(watch, Path("model")) == []
+    shown: list[PipelineScene] = []
+    monkeypatch.setattr(watch.screen, "show", lambda scene, view: shown.append(scene))
+    assert scenario._leave(watch, Path("model")) == []
     assert [what.split()[0].strip(":") for what in watch.screen.said] == [  # type: ignore[attr-defined]
         "exported",
         "draining",

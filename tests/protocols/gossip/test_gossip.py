@@ -327,7 +327,7 @@ def test_a_model_that_is_not_finite_is_rolled_back_and_never_spread() -> None:
     assert driven.core.standing.epoch == epoch + 1
     assert driven.core.offer is None
     driven.cycle()
-    assert {push.push.epoch for push in driven.wanted(PushModel)} == {epoch + 1}
+    assert {push.push.age for push in driven.wanted(PushModel)} == {(epoch + 1, 2)}
 
 
 def test_a_snapshot_that_is_not_finite_is_not_pushed() -> None:
@@ -494,3 +494,31 @@ def test_every_arrival_is_answered() -> None:
     for sender in (1, 2, 99):
         driven.arrive(peer(sender))
     assert len(driven.wanted(AnswerPush)) == 3
+
+
+def test_a_peer_that_was_left_out_may_send_a_body_since_hearing_it_makes_it_a_neighbour() -> None:
+    driven = Driven(GossipSpec(degree=2), others=10)
+    gone = min(driven.core.neighbourhood.current)
+    driven.feed(PeerDown(1.0, gone))
+    assert gone not in driven.core.neighbourhood.current
+    assert driven.core.takes_from(gone)
+    strange = next(p for p in map(peer, range(1, 11)) if not driven.core.takes_from(p))
+    assert driven.arrive(strange, elements=0) == "no-neighbour"
+
+
+def test_a_clock_may_begin_below_zero() -> None:
+    driven = Driven(others=0)
+    driven.now_s = -1e4
+    driven.feed(ContactsFound(-1e4, (peer(0), peer(1))))
+    driven.cycle()
+    assert [push.peer for push in driven.wanted(PushModel)] == [peer(1)]
+
+
+def test_an_old_model_is_still_old_when_its_sender_is_a_neighbour_again() -> None:
+    driven = Driven(GossipSpec(degree=2), others=10)
+    sender = min(driven.core.neighbourhood.current)
+    assert driven.arrive(sender, sequence=5) == "taken"
+    driven.cycle()
+    driven.feed(PeerDown(1.0, sender))
+    assert driven.arrive(sender, sequence=5) == "old"
+    assert driven.arrive(sender, sequence=6) == "taken"

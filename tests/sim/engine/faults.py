@@ -44,6 +44,11 @@ def chance(likelihood: float = 1.0) -> Any:
     return _drawn(False, lambda rng, calm: rng.random() < likelihood and rng.random() > calm)
 
 
+def never(absent: object) -> Any:
+    """Leave out a kind that would do nothing in a mode."""
+    return dataclasses.field(default=absent)
+
+
 def _drawn(absent: object, draw: _Draw) -> Any:
     return dataclasses.field(default=absent, metadata={"draw": draw})
 
@@ -85,12 +90,21 @@ class Faults:
     def draw(cls, seed: int) -> Self:
         """Decide which kinds exist in this run, then how much of each. Calm runs have hardly any: each is seen alone."""
         calm = source(seed, "calm").random()
-        fields = dataclasses.fields(cls)
-        return cls(**{f.name: f.metadata["draw"](source(seed, f.name), calm) for f in fields})
+        draws = {f.name: f.metadata["draw"] for f in _possible(cls)}
+        return cls(**{name: draw(source(seed, name), calm) for name, draw in draws.items()})
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all kinds that a run may have."""
+        return tuple(field.name for field in _possible(cls))
 
     def kinds(self) -> tuple[str, ...]:
         """Names of the kinds this run has."""
         return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name))
+
+
+def _possible(faults: type[Faults]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(faults) if field.metadata]
 
 
 def source(seed: int, name: str) -> random.Random:

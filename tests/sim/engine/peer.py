@@ -103,6 +103,11 @@ class SimPeer:
         self.perform(core.handle(event))
         self.drove(core)
 
+    def begin(self, core: Any) -> None:
+        """Start a core, and do what it says."""
+        self.perform(core.start(self.now_s))
+        self.drove(core)
+
     def perform(self, effects: Iterable[Any]) -> None:
         """Do what a core says, in this order, as long as we live."""
         see = self.world.watch.see

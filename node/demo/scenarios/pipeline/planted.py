@@ -1,4 +1,4 @@
-"""`python -m node.demo.planted run ...`: a node with a bug, so that everybody can see that the demo would notice one.
+"""`python -m node.demo.scenarios.pipeline.planted run ...`: a node with a bug, so that everybody can see that the demo would notice one.
 
 An ordinary node in which one microbatch's gradient is added twice: what would happen if a repeated request were
 computed again. Its books stay in order, so only the outcome can give it away. The daemon itself has no such switch.

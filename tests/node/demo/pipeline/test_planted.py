@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from node.demo import planted
+from node.demo.scenarios.pipeline import planted
 from swarm.pipeline.hosted_stage import HostedStage
 from tests.swarm.tiny import tensors_of, tiny_dataset, tiny_run
 

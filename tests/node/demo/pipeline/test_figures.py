@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.demo.figures import Figures, broken_bounds
+from node.demo.scenarios.pipeline.figures import Figures, broken_bounds
 
 GOOD = Figures(
     steps=120,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from node.demo.accounts import audit, counted_by, merge_journals
+from node.demo.scenarios.pipeline.accounts import audit, counted_by, merge_journals
 from protocols.ledger.view import Record
-from tests.node.demo.records import PEERS, Log, members
+from tests.node.demo.pipeline.records import PEERS, Log, members
 
 A, B, C, D = PEERS[:4]
 EXPECTED = {1: [0, 1, 2, 3], 2: [0, 1, 2, 3]}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from node.demo.comparison import Comparison
-from node.demo.faults import Killed
-from node.demo.figures import Figures
-from node.demo.scene import Sight
+from node.demo.scenarios.pipeline.comparison import Comparison
+from node.demo.scenarios.pipeline.faults import Killed
+from node.demo.scenarios.pipeline.figures import Figures
+from node.demo.scenarios.pipeline.sights import PipelineSight
 
 
 def summary(
-    figures: Figures, node: Killed, trainer: Killed, joined: Sight | None, comparison: Comparison
+    figures: Figures,
+    node: Killed,
+    trainer: Killed,
+    joined: PipelineSight | None,
+    comparison: Comparison,
 ) -> str:
     """Return swarm and single process side by side, what happened on the way, and a sample."""
     return "\n".join(
@@ -47,7 +51,7 @@ def _side_by_side(figures: Figures) -> Iterator[str]:
 
 
 def _on_the_way(
-    figures: Figures, node: Killed, trainer: Killed, joined: Sight | None
+    figures: Figures, node: Killed, trainer: Killed, joined: PipelineSight | None
 ) -> Iterator[str]:
     yield (
         f"{figures.steps} steps, {figures.tokens:,} tokens, {figures.nodes_started} nodes, "

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from node.demo.scene import Scene, Sight
+from node.demo.scenarios.pipeline.sights import PipelineScene, PipelineSight
 from node.demo.watching import Watch
 
 CLOSELY_S: Final = 0.02
@@ -27,7 +27,7 @@ class Killed:
     """From the kill until every surviving member was seen to have committed the step in progress."""
 
 
-def kill_lead_with_work(watch: Watch, *, microbatches: int) -> Killed:
+def kill_lead_with_work(watch: Watch[PipelineScene], *, microbatches: int) -> Killed:
     """SIGKILL the node that leads, in the middle of a step, with gradients in it that exist nowhere else.
 
     The lead, because nobody should be able to call it a coordinator: at this point it is also the node that began the
@@ -35,7 +35,7 @@ def kill_lead_with_work(watch: Watch, *, microbatches: int) -> Killed:
     over before the signal arrives; the journal shows afterwards whether it was (`accounts.counted_by`).
     """
 
-    def victim(scene: Scene) -> Sight | None:
+    def victim(scene: PipelineScene) -> PipelineSight | None:
         open_step = scene.step + 1
         return next(
             (
@@ -58,7 +58,7 @@ def kill_lead_with_work(watch: Watch, *, microbatches: int) -> Killed:
     return _kill(watch, found, scene.step + 1, f"{found.counted_in_step} microbatches counted")
 
 
-def kill_trainer(watch: Watch, name: str) -> Killed:
+def kill_trainer(watch: Watch[PipelineScene], name: str) -> Killed:
     """SIGKILL a node that only trains, while microbatches that it drives are somewhere between the stages."""
     scene = watch.until(
         lambda scene: scene.find(name).in_flight and scene.find(name).step == scene.step,
@@ -69,7 +69,7 @@ def kill_trainer(watch: Watch, name: str) -> Killed:
     return _kill(watch, found, scene.step + 1, f"{found.in_flight} microbatches in flight")
 
 
-def _kill(watch: Watch, victim: Sight, step: int, held: str) -> Killed:
+def _kill(watch: Watch[PipelineScene], victim: PipelineSight, step: int, held: str) -> Killed:
     began_s = time.monotonic()
     watch.kill(victim.name)
     # Whatever is in progress now: were the step committed in the moment of the kill, the next one is what must recover.
@@ -87,7 +87,7 @@ def _kill(watch: Watch, victim: Sight, step: int, held: str) -> Killed:
     return Killed(victim.name, victim.peer_id, step, held, recovery_s)
 
 
-def join_late(watch: Watch, name: str, *, role: str) -> Sight:
+def join_late(watch: Watch[PipelineScene], name: str, *, role: str) -> PipelineSight:
     """Start a node that nobody knows, and wait until it has fetched its stage's state and counted microbatches."""
     helper = next(sight for sight in watch.look().hosting if sight.state == "serving")
     invite = watch.ask(helper.name, "invite")["invite"]
@@ -106,11 +106,11 @@ def join_late(watch: Watch, name: str, *, role: str) -> Sight:
     return joined
 
 
-def _title(sight: Sight) -> str:
+def _title(sight: PipelineSight) -> str:
     return f"leads, {sight.role}" if sight.leading else sight.role
 
 
-def _counted_at(scene: Scene, stage: int | None, step: int) -> int:
+def _counted_at(scene: PipelineScene, stage: int | None, step: int) -> int:
     """Microbatches counted at a stage, by what the nodes say."""
     return sum(
         sight.counted_in_step
@@ -119,7 +119,7 @@ def _counted_at(scene: Scene, stage: int | None, step: int) -> int:
     )
 
 
-def _has_replica(scene: Scene, of: Sight) -> bool:
+def _has_replica(scene: PipelineScene, of: PipelineSight) -> bool:
     return any(
         sight.stage == of.stage and sight.name != of.name and sight.state == "serving"
         for sight in scene.hosting

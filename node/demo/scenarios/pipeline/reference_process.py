@@ -1,4 +1,4 @@
-"""`python -m node.demo.reference_process RUN MODEL`: train the run in one process and compare MODEL with the outcome.
+"""`python -m node.demo.scenarios.pipeline.reference_process RUN MODEL`: train the run in one process and compare MODEL with the outcome.
 
 One JSON object per line on stdout: {"step", "loss"} while it trains, then the comparison.
 """

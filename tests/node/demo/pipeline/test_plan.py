@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from node.demo.figures import STEPS_MIN, TOKENS_MIN
-from node.demo.plan import STEPS, STEPS_TO_JOIN, Plan, make_plan
+from node.demo.scenarios.pipeline.figures import STEPS_MIN, TOKENS_MIN
+from node.demo.scenarios.pipeline.plan import STEPS, STEPS_TO_JOIN, Plan, make_plan
 from node.errors import NodeError
 from protocols.run.pipeline import pipeline_of
 

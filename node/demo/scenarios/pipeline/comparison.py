@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from node.errors import NodeError
 
-_COMMAND: Final = (sys.executable, "-P", "-m", "node.demo.reference_process")
+_COMMAND: Final = (sys.executable, "-P", "-m", "node.demo.scenarios.pipeline.reference_process")
 
 _PASSIVE: Final = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other must sleep, not spin: on a machine with anything else to do, torch on two threads
