@@ -297,6 +297,14 @@ class PipelinePeer:
         """Tell whether records are to be expected from this peer."""
         return self.ledger.knows(peer)
 
+    def counts_on(self, peer: PeerID) -> bool:
+        """Tell whether this is a member, or a trainer that holds a lease, as far as we know."""
+        if peer in self.ledger.view:
+            return True
+        if self.ledger.lead is not None and self.ledger.lead.leases.held_by(peer):
+            return True
+        return self.host is not None and peer in self.host.trainers
+
     def peer_unreachable(self, peer: PeerID) -> None:
         """A stream could not be opened. Ask once more before anybody suspects the peer."""
         if self._nursery is not None and peer not in self._probing and peer != self.me:

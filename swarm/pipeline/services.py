@@ -77,6 +77,7 @@ async def open_peer(
             stage=options.stage,
             in_flight=options.in_flight,
         )
+        guard.counts_on = peer.counts_on
         try:
             await nursery.start(peer.run)
             rumours = Rumours(host, run.run_id, guard, heard=peer.rumour_heard)

@@ -93,6 +93,8 @@ class StageHost:
         self._ledger = ledger
         self._changed = changed
         self._refuses_work = refuses_work
+        self.trainers: set[PeerID] = set()
+        """Who has shown a lease of the present step."""
         self._losses: dict[int, float] = {}
         self._step_opened = trio.Event()
         self._open_step = 0
@@ -105,6 +107,7 @@ class StageHost:
     def open_step(self, step: int) -> None:
         """The parameters of `step` - 1 are in place: calls for `step` may be computed."""
         self._open_step = step
+        self.trainers.clear()
         self._step_opened.set()
         self._step_opened = trio.Event()
 
@@ -169,6 +172,7 @@ class StageHost:
         problem = self._why_not_entitled(peer, grant, step, ids)
         if problem is not None:
             raise Refusal(problem.code, problem.reason, problem.retry_after_s)
+        self.trainers.add(peer)
 
     def _why_not_entitled(
         self, peer: PeerID, grant: Grant | None, step: int, ids: int

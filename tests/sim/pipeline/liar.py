@@ -81,7 +81,7 @@ class Liar:
         step, wild = record.step + 1, self._rng.choice((0, -1, 65536, _HUGE))
         generation = self._rng.choice((first_generation(record.index + 15, 0), _HUGE))
         everything = (1 << self._world.settings.microbatches) - 1
-        grant = forged_grant(record, generation, everything)
+        grant = forged_grant(self._rng, self.peer_id, record, generation, everything)
         if self._rng.random() < 0.5:
             return AskSettle(0, self.peer_id, step, wild, Attempt(generation, 1), grant)
         ids = self._rng.choice((everything, 1 << 65535))
@@ -125,8 +125,13 @@ class Liar:
         )
 
 
-def forged_grant(record: Record, generation: int, ids: int) -> Grant:
-    return Grant(record.lead, record.step + 1, generation, pack_ids(ids), b"forged")
+def forged_grant(
+    rng: random.Random, me: PeerID, record: Record, generation: int, ids: int
+) -> Grant:
+    """In the lead's name and not signed by it, or signed by one that never led."""
+    lead = rng.choice((record.lead, me))
+    signature = signature_for(me, me) if lead == me else b"forged"
+    return Grant(lead, record.step + 1, generation, pack_ids(ids), signature)
 
 
 class RogueTrainer:
@@ -178,7 +183,7 @@ class RogueTrainer:
         if self._rng.random() < 0.1:  # its own, of nothing
             grant = Grant(record.lead, record.step + 1, generation, b"")
             return replace(grant, signature=signature_for(record.lead, self.peer_id))
-        return forged_grant(record, generation, everything)
+        return forged_grant(self._rng, self.peer_id, record, generation, everything)
 
     def _microbatch(self, victim: PipelinePeer) -> int:
         """Choose any, or one that the victim has counted: to have it counted again."""

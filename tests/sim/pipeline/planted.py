@@ -481,7 +481,7 @@ SUITE: Final = (
             ((member, "membership_problem", _no_problem),)),
     Planted("whoever asks is taken for the holder of a lease", WorkIsRedone,
             ((pipeline_stage.SimStage, "_why_not_entitled", _nothing),)),
-    Planted("a lease by anybody entitles", ExactlyOnce,
+    Planted("a lease by anybody entitles", FreshIsFresh,
             ((member.Ledger, "why_not_entitled", _nothing),)),
     Planted("promises to an earlier round are counted", OneHistory,
             ((candidacy.Candidacy, "stand", _stand_with_old_promises),)),
