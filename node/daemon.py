@@ -204,15 +204,21 @@ async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> Non
 
 
 async def _watch_signals(life: NodeLife, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-    """The first SIGTERM or SIGINT drains, the next one leaves at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+    """The first SIGTERM or SIGINT drains, the next one leaves at once.
+
+    So does SIGHUP, of a terminal that is closed, unless nohup has us ignore it; it often comes twice, so it only drains.
+    """
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as received:
         task_status.started()
         async for number in received:
             name = signal.Signals(number).name
-            if life.drain_asked.is_set():
-                life.leave(f"{name} again")
-            else:
+            if not life.drain_asked.is_set():
                 life.drain(name)
+            elif number != signal.SIGHUP:
+                life.leave(f"{name} again")
 
 
 async def _cancel_when_leaving(life: NodeLife, scope: trio.CancelScope) -> None:
