@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
@@ -25,6 +26,10 @@ from protocols.schema import Range, SchemaError, Size, decode
 
 ENV_PREFIX: Final = "MURMURA_"
 ENV_CONFIG_FILE: Final = "MURMURA_CONFIG"
+_SERVICE_LINK: Final = re.compile(
+    r"(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+"""Behind MURMURA: what a cluster sets in every container for a service of that name, or one that begins with it."""
 SECRET: Final = {"secret": True}
 """Field metadata: shown as set or not set, never as a value."""
 
@@ -186,6 +191,8 @@ def _env_layers(environ: Mapping[str, str]) -> Iterable[tuple[str, dict[str, Any
     names = {env_name(key): key for key in KEYS}
     for name, text in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or name == ENV_CONFIG_FILE:
+            continue
+        if name not in names and _SERVICE_LINK.fullmatch(name.removeprefix(ENV_PREFIX[:-1])):
             continue
         if name not in names:
             # Compared without the prefix, which would make everything look alike.
