@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -76,7 +77,7 @@ from protocols.ledger.trainer import (
     TrainerEvent,
     TrainerTick,
 )
-from protocols.ledger.view import Record
+from protocols.ledger.view import Member, Record
 from protocols.ports import VerifySignature
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
@@ -107,6 +108,8 @@ log = logging.getLogger(__name__)
 LEDGER_SERVICE: Final = "ledger"
 _PROBE_AFTER_S: Final = 0.2
 _PROBE_S: Final = 1.0
+_SAY_STEPS_S: Final = 10.0
+"""Records that change no members are told so often; all of them at debug."""
 _FAREWELL_S: Final = 5.0
 """Who does not hear by which record we left waits for us until its own drain is over. A busy machine may be slow to
 answer; one that is gone is found out at once."""
@@ -194,6 +197,7 @@ class PipelinePeer:
         self._companions: set[PeerID] = set()
         """Members before and after the last record."""
         self._saying_farewell = False
+        self._said_step_s = -math.inf
         self._reduce_scope: trio.CancelScope | None = None
         self._reduced: dict[bytes, ReducedGradient] = {}
         """By hash, of the next record only: what a record that is learned may name."""
@@ -429,7 +433,8 @@ class PipelinePeer:
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)
-        log.info(
+        log.log(
+            self._level_of(record, before),
             "record learned: index=%d step=%d members=%d lead=%s%s",
             record.index,
             record.step,
@@ -442,6 +447,14 @@ class PipelinePeer:
         if self._observer:
             self.hooks.serving("trains, hosts no stage")
         self.feed(RecordLearned(trio.current_time(), record, self.ledger.lead_peer or record.lead))
+
+    def _level_of(self, record: Record, before: Sequence[Member]) -> int:
+        """A fast run commits twenty steps a second: the one line that matters must not drown in those."""
+        now_s = trio.current_time()
+        if record.members == before and now_s < self._said_step_s + _SAY_STEPS_S:
+            return logging.DEBUG
+        self._said_step_s = now_s
+        return logging.INFO
 
     def _expelled(self, effect: Expelled) -> None:
         log.warning("no longer a member: reason=%s", effect.reason)

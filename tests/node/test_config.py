@@ -56,6 +56,8 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ("drain_s = -1", "drain_s: must be 1.0 to 3600.0"),
         ("log_format = 'xml'", "'text' or 'json'"),
         ("listen = ['0.0.0.0:4001']", "listen[0]: must be a multiaddr"),
+        ("listen = ['/ip4/0.0.0.0/tcp/80000']", "is no port"),
+        ("announce = ['/ip4/0.0.0.300/tcp/80']", "no IPv4 address"),
         ("bootstrap = ['/ip4/1.2.3.4/tcp/1']", "bootstrap[0]: an address must end in /p2p"),
         ("host = 1", "host: must be true or false"),
         ("host = ", "is not valid TOML"),
