@@ -25,7 +25,7 @@ class GossipSpec:
     own_share of our own and the rest of the mean. The paper's default is the mean, which one liar moves at will."""
     correct: bool = True
     """False leaves the variance as averaging made it: plain gossip, to compare with."""
-    own_share: Fraction = 0.15
+    own_share: Fraction = 0.1
     """Weight of our own model in the average; c in the paper, which has 0.5. Measured: docs/decisions.md."""
     batches: Annotated[int, Range(1, 1 << 20)] = 1
     """Local batches between two pushes."""
