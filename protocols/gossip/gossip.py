@@ -108,6 +108,8 @@ class Gossip:
         self.neighbourhood = Neighbourhood(
             own, Topology(spec.neighbours, degree=spec.degree, seed=seed)
         )
+        self._followed = 0
+        """Up to which version of the neighbourhood the inbox has followed."""
         self._pushes = Pushes(self.neighbourhood, layout)
         self._inbox = Inbox(self._parts)
         self._newcomer: Newcomer | None = None
@@ -426,12 +428,13 @@ class Gossip:
 
     def _rewired(self, now_s: float) -> list[GossipEffect]:
         """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
-        effects: list[GossipEffect] = [
-            DropModel(handle)
-            for handle in self._inbox.keep_only(
+        effects: list[GossipEffect] = []
+        if self._followed != self.neighbourhood.version:
+            self._followed = self.neighbourhood.version
+            gone = self._inbox.keep_only(
                 self.neighbourhood.current.keys(), self.neighbourhood.contacts
             )
-        ]
+            effects += [DropModel(handle) for handle in gone]
         if self._newcomer is not None:
             effects += self._newcomer.tick(now_s, self.neighbourhood.current)
             effects += self._started(now_s)
@@ -446,9 +449,7 @@ class Gossip:
             return []
         self._leave_by_s = now_s + _DRAIN_S
         self._newcomer = None
-        said: list[GossipEffect] = [
-            Send(peer, Leaving()) for peer, _ in self.neighbourhood.in_order()
-        ]
+        said: list[GossipEffect] = [Send(peer, Leaving()) for peer in self.neighbourhood.current]
         return [*said, *self._leave_when_idle()]
 
     def _leave_when_idle(self) -> list[GossipEffect]:
