@@ -132,10 +132,8 @@ class Neighbourhood:
         self._rewire(now_s)
 
     def refused(self, now_s: float, peer: PeerID) -> None:
-        """Note that a peer does not take us for its neighbour."""
-        neighbour = self.current.get(peer)
-        if neighbour is not None:
-            neighbour.not_before_s = now_s + _REFUSED_S
+        """Note that one of our neighbours does not take us for its own."""
+        self.current[peer].not_before_s = now_s + _REFUSED_S
 
     def tick(self, now_s: float) -> None:
         """Let those whose time out is over be tried again. Their next failure counts as one more in a row."""
