@@ -224,10 +224,11 @@ class Joining:
         sent_s = unix_s()
         answer = await node.caller.call(peer, STATUS_SERVICE, {}, deadline_s=ASK_S)
         status = public_status_untrusted(answer.message)
-        self._in_run[peer] = status.in_run
-        node.skew.observe(
-            peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
-        )
+        self._in_run[peer] = bool(status.in_run)
+        if status.time_s is not None:
+            node.skew.observe(
+                peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
+            )
         # Asking for the run also proves that the peer is in it, and to it that we may be.
         answer = await node.caller.call(peer, RUN_SERVICE, encode(RunRequest()), deadline_s=ASK_S)
         reply = run_reply_untrusted(answer.message)

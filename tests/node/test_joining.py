@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from node.status import unhealthy_reasons
 from protocols.ledger.view import Member, Record
 from protocols.life import LifeState
 from protocols.ports import StreamClosedError
-from protocols.public import STATUS_SERVICE, public_status_untrusted
+from protocols.public import STATUS_SERVICE, PublicStatus, public_status_untrusted
 from protocols.replies import Hello
 from swarm.calls import Caller, CallError
 from swarm.mode import Progress
@@ -369,11 +370,33 @@ def test_a_stranger_sees_the_public_status_and_nothing_private(tmp_path: Path) -
     play(tmp_path, scene)
 
 
-def test_the_public_status_of_a_private_run_does_not_name_it(tmp_path: Path) -> None:
+def test_a_private_run_tells_strangers_only_that_the_node_is_up(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         node = await world.node(run=world.run_file(), private=True)
-        status = public_status(node)
-        assert (status.run, status.run_name, status.mode) == (None, "", "")
+        membership = node.membership
+        wrong = Hello(run=membership.run_id)
+        for number, (hello, key) in enumerate(((Hello(), None), (wrong, None), (wrong, b"x" * 32))):
+            host = world.network.join(SeededSigner(50 + number).peer_id)
+            visitor = Caller(host, hello=hello, run_key=key)
+            answer = await visitor.call(node.peer_id, STATUS_SERVICE, {}, deadline_s=5)
+            assert set(answer.message) == {f.name for f in dataclasses.fields(PublicStatus)}
+            assert all(value is None for value in answer.message.values())
+        host = world.network.join(SeededSigner(60).peer_id)
+        invited = Caller(host, hello=wrong, run_key=membership.run_key)
+        answer = await invited.call(node.peer_id, STATUS_SERVICE, {}, deadline_s=5)
+        assert public_status_untrusted(answer.message).run == membership.run_id
+
+    play(tmp_path, scene)
+
+
+def test_the_public_status_costs_nothing_that_grows_with_the_run(tmp_path: Path) -> None:
+    """It is made of what is kept at hand: no service is asked for its whole status, with all its members."""
+
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        for member in node.services.members:
+            member.service.status = None  # type: ignore[assignment,method-assign]
+        assert public_status(node).peers == 0
 
     play(tmp_path, scene)
 
