@@ -111,6 +111,7 @@ async def serve(
         first=startup.membership.first,
         drain_s=config.drain_s,
     )
+    node: Node | None = None
     async with trio.open_nursery() as infrastructure:
         await infrastructure.start(_watch_signals, life)
         infrastructure.start_soon(_cancel_when_leaving, life, infrastructure.cancel_scope)
@@ -128,6 +129,8 @@ async def serve(
             _say_ready(node, supervisor)
             await _work(node, supervisor, build_services)
             infrastructure.cancel_scope.cancel()
+    if node is not None and node.fatal is not None:
+        raise node.fatal
 
 
 def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Random) -> Node:

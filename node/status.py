@@ -67,7 +67,9 @@ def unhealthy_reasons(node: Node) -> list[str]:
         reasons.append(f"isolated: {snapshot.reason}; see services.joining.dialled")
     elif snapshot.state is LifeState.JOINING and node.life.since_seconds > JOINING_IS_FINE_S:
         reasons.append(f"joining for {node.life.since_seconds:.0f} s; see services.joining.dialled")
-    reasons += [reason for reason in (node.memory.reason, node.skew.problem) if reason]
+    reasons += [
+        reason for reason in (node.memory.reason, node.skew.problem, node.twin.problem) if reason
+    ]
     reasons += node.progress().problems
     reasons += [
         f"service {member.service.name} is down: {member.last_error}"
