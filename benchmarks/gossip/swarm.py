@@ -97,6 +97,7 @@ class Swarm:
         self._now = 0
         self._training: dict[int, list[int]] = {}
         self._snapshots: dict[tuple[int, int], Model] = {}
+        self._base = population.weights.clone()
         self._good = list(population.weights.clone())
         self._held: list[dict[int, Model]] = [{} for _ in self.peers]
         self._pushers: list[dict[int, tuple[int, int]]] = [{} for _ in self.peers]
@@ -166,6 +167,7 @@ class Swarm:
             case RollBack():
                 self.roll_backs += 1
                 self.population.restore(index, self._good[index])
+                self._base[index] = self._good[index]
                 self._feed(index, RolledBack(now))
             case AskOffer(
                 peer
@@ -195,6 +197,7 @@ class Swarm:
         if not all(model.moments.finite for model in models):
             return False
         self._good[index] = numbers
+        self._base[index] = numbers
         if index in self._liars and self._lie is not None:
             models = self._models(self._lie(self, numbers))
         for part, model in enumerate(models):
@@ -227,6 +230,7 @@ class Swarm:
             [model.moments for model in models],
             table,
             self.spec,
+            base=self._base[index, table.start : table.end],
         )
         self.averages += 1
         self.refusals += len(done.refused)

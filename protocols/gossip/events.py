@@ -145,7 +145,11 @@ class TakeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class AverageModels:
-    """Average the models of these handles into this part of ours (swarm.gossip.arithmetic), release them, answer Averaged."""
+    """Average the models of these handles into this part of ours, release them, answer Averaged.
+
+    The average is of what was pushed: of ours as it was in the last snapshot (and was averaged since), to which the batches
+    trained since are then added (swarm.gossip.arithmetic.average_).
+    """
 
     part: int
     models: tuple[tuple[PeerID, int], ...]

@@ -2,7 +2,7 @@
 
 Rules:
   - One job at a time is done on our model (a batch, a snapshot, an average); pushes go on beside it, from snapshots.
-  - After `batches` batches a snapshot is taken and pushed. One push is on its way per neighbour, and one more is owed,
+  - After `batches` batches, and the averages that are due, a snapshot is taken and pushed. One push is on its way per neighbour, and one more is owed,
     which will be of the newest snapshot: a slow neighbour gets fewer models, and holds up and stores nothing.
   - A part is averaged between two batches, when `buffer_share` of the live neighbours have sent it, or when
     `average_after_batches` have passed since its last average and one model is here.
@@ -108,6 +108,8 @@ class Gossip:
         self.neighbourhood = Neighbourhood(
             own, Topology(spec.neighbours, degree=spec.degree, seed=seed)
         )
+        self._followed = 0
+        """Up to which version of the neighbourhood the inbox has followed."""
         self._pushes = Pushes(self.neighbourhood, layout)
         self._inbox = Inbox(self._parts)
         self._newcomer: Newcomer | None = None
@@ -323,10 +325,11 @@ class Gossip:
         return [*effects, *self._next_job(event.now_s)]
 
     def _next_job(self, now_s: float) -> list[GossipEffect]:
-        """Say what to do with the model now: copy it for pushes, average it, or train it.
+        """Say what to do with the model now: average it, copy it for pushes, or train it.
 
-        In this order. A push holds the newest batch in full, which an average would dilute to `own_share` of it: pushing
-        after averaging took a third more rounds (benchmarks.gossip).
+        In this order: what came during a batch is in the very next push, so news travels on after half a batch and not after
+        one and a half. That is why the average is of the model as it was pushed last, with the newest batches on top
+        (`swarm.gossip.arithmetic.average_`); averaged themselves, they would count `own_share` in what is pushed.
         """
         if self._awaited is not None or self._newcomer is not None:
             return []
@@ -343,14 +346,15 @@ class Gossip:
         return [job]
 
     def _job(self) -> TakeSnapshot | AverageModels | TrainBatch | None:
+        if not self.finished:
+            for part in range(self._parts):
+                if self._ready(part):
+                    return AverageModels(part, self._inbox.take(part))
         if self._since_snapshot >= self._spec.batches or (self.finished and self._since_snapshot):
             self._since_snapshot = 0
             return TakeSnapshot(self._sequence + 1)
-        if self.finished or not self._may_begin():
+        if self.finished:
             return None
-        for part in range(self._parts):
-            if self._ready(part):
-                return AverageModels(part, self._inbox.take(part))
         return TrainBatch()
 
     def _may_begin(self) -> bool:
@@ -424,12 +428,13 @@ class Gossip:
 
     def _rewired(self, now_s: float) -> list[GossipEffect]:
         """Follow a change of the neighbours: drop what is not theirs, push to the new ones, go on starting."""
-        effects: list[GossipEffect] = [
-            DropModel(handle)
-            for handle in self._inbox.keep_only(
+        effects: list[GossipEffect] = []
+        if self._followed != self.neighbourhood.version:
+            self._followed = self.neighbourhood.version
+            gone = self._inbox.keep_only(
                 self.neighbourhood.current.keys(), self.neighbourhood.contacts
             )
-        ]
+            effects += [DropModel(handle) for handle in gone]
         if self._newcomer is not None:
             effects += self._newcomer.tick(now_s, self.neighbourhood.current)
             effects += self._started(now_s)
@@ -444,9 +449,7 @@ class Gossip:
             return []
         self._leave_by_s = now_s + _DRAIN_S
         self._newcomer = None
-        said: list[GossipEffect] = [
-            Send(peer, Leaving()) for peer, _ in self.neighbourhood.in_order()
-        ]
+        said: list[GossipEffect] = [Send(peer, Leaving()) for peer in self.neighbourhood.current]
         return [*said, *self._leave_when_idle()]
 
     def _leave_when_idle(self) -> list[GossipEffect]:

@@ -66,7 +66,9 @@ class Neighbourhood:
         self._contacts: frozenset[PeerID] = frozenset()
         self._out: dict[PeerID, _Out] = {}
         self.current: dict[PeerID, Neighbour] = {}
-        """The neighbours, by PeerID."""
+        """The neighbours, in the order of their PeerIDs."""
+        self.version = 0
+        """Rises with every change of `current` and of the contacts."""
 
     @property
     def contacts(self) -> frozenset[PeerID]:
@@ -91,6 +93,7 @@ class Neighbourhood:
             del self._out[gone]
         if contacts != self._contacts:
             self._contacts = contacts
+            self.version += 1
             self._rewire(now_s)
 
     def is_out(self, peer: PeerID) -> bool:
@@ -145,12 +148,15 @@ class Neighbourhood:
     def _rewire(self, now_s: float) -> None:
         live = self._contacts - {peer for peer, out in self._out.items() if not out.on_trial}
         named = self._topology.neighbours(self._own, live)
-        for peer in self.current.keys() - named:
-            del self.current[peer]
-        for peer in sorted(named - self.current.keys()):
+        if named == self.current.keys():
+            return
+        before = self.current
+        self.current = {}
+        for peer in sorted(named):
             again = FAILURES_MAX - 1 if peer in self._out else 0
-            self.current[peer] = Neighbour(now_s, failures=again)
+            self.current[peer] = before.get(peer) or Neighbour(now_s, failures=again)
+        self.version += 1
 
     def in_order(self) -> Iterable[tuple[PeerID, Neighbour]]:
         """Yield the neighbours in an order that does not depend on the order of events."""
-        return sorted(self.current.items())
+        return self.current.items()

@@ -99,7 +99,7 @@ class Pushes:
     def _owed(self) -> list[tuple[PeerID, Neighbour]]:
         return [
             (peer, neighbour)
-            for peer, neighbour in self._neighbourhood.in_order()
+            for peer, neighbour in self._neighbourhood.current.items()
             if neighbour.owed and peer not in self._called
         ]
 

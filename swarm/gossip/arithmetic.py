@@ -93,16 +93,43 @@ def average_(
     received_moments: Sequence[Moments],
     table: Table,
     spec: GossipSpec,
+    *,
+    base: Tensor | None = None,
 ) -> Averaging:
     """Average the received models into our own, in place.
 
+    With `base` the average is of what peers pushed, ours included, and what we have trained since is added to it. So a
+    push that follows at once holds the newest batch in full and the news of the neighbours as well; averaging the trained
+    model instead would leave of the batch only `own_share`. A tensor that was corrected by a factor was averaged of models
+    that have little in common, and an update computed for one of them is worth less: it is divided by the factor.
+
     Args:
       own: (table.elements,) float32 or float64; finite.
+      base: the same shape: `own` as it was pushed last. Changed in place to what was averaged, so that a second average
+        before the next push does not count the first one twice. None: `own` itself, as in the paper.
       received: k >= 1 models of the same shape and dtype, finite, from distinct senders, none of them `own`.
       received_moments: of each of them.
     """
     if not received or len(received) != len(received_moments):
         raise LocalProtocolError("averaging takes at least one model, and the moments of each")
+    if base is None:
+        return _average_(own, received, received_moments, table, spec)
+    update = own - base
+    done = _average_(base, received, received_moments, table, spec)
+    if len(done.refused) < len(received):
+        own.copy_(base)
+        for (start, end), scale in zip(table.bounds, done.scales, strict=True):
+            own[start:end].add_(update[start:end], alpha=1.0 / scale)
+    return done
+
+
+def _average_(
+    own: Tensor,
+    received: Sequence[Tensor],
+    received_moments: Sequence[Moments],
+    table: Table,
+    spec: GossipSpec,
+) -> Averaging:
     own_variances = moments(own, table).variances  # first: below, `own` is mixed in place
     variances = [moment.variances for moment in received_moments]
     refused = refused_rows(own_variances, variances, table, factor=spec.variance_factor)

@@ -49,6 +49,8 @@ class Models:
         """By sequence: the newest, and those that pushes still read."""
         self._newest = 0
         self._readers: dict[int, int] = {}
+        self._base = learner.flat.detach().cpu().clone()
+        """Our model as it was pushed last, and averaged since; at first the initial one."""
         self._good: Tensor | None = None
         """The newest snapshot: what a roll-back returns to."""
 
@@ -57,7 +59,10 @@ class Models:
     def copy(self) -> Tensor | None:
         """Return a copy of the model; None when it is not finite, by the measure that neighbours apply to it."""
         copied = self.learner.flat.detach().cpu().clone()
-        return copied if moments(copied, self.table).finite else None
+        if not moments(copied, self.table).finite:
+            return None
+        self._base.copy_(copied)
+        return copied
 
     def average(self, part: int, models: Sequence[Received]) -> Averaging:
         """Average these models into a part of ours."""
@@ -65,7 +70,12 @@ class Models:
         own = self.learner.flat[table.start : table.end]
         on_cpu = own if own.device.type == "cpu" else own.cpu()
         done = average_(
-            on_cpu, [m.vector for m in models], [m.moments for m in models], table, self._spec
+            on_cpu,
+            [m.vector for m in models],
+            [m.moments for m in models],
+            table,
+            self._spec,
+            base=self._base[table.start : table.end],
         )
         if on_cpu is not own:
             own.copy_(on_cpu)
@@ -74,11 +84,13 @@ class Models:
     def roll_back(self) -> None:
         """Return to the last good snapshot, or to the initial weights."""
         self.learner.replace_parameters(self._good)
+        self._base.copy_(self.learner.flat.detach())
 
     def adopt(self, vector: Tensor) -> None:
         """Take a fetched model for ours."""
         self.learner.replace_parameters(vector)
         self._good = vector
+        self._base.copy_(vector)
 
     def try_out(self, vector: Tensor) -> tuple[float, float]:
         """Return the loss of a fetched model, and of our own, on a batch of ours."""

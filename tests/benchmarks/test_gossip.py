@@ -106,7 +106,7 @@ def test_a_liar_spoils_plain_averaging_and_not_ours(digits: Split) -> None:
     }.items():
         lie = LIES["flip_times_1000"]
         swarm = Swarm(few(digits), spec, seed=1, liars=liars, lie=lie)
-        reached[name] = swarm.run(rounds=40).accuracy[-1]
+        reached[name] = swarm.run(rounds=60).accuracy[-1]
     assert reached["ours"] > 80
     assert reached["plain"] < 40
 

@@ -11,6 +11,7 @@ from protocols.gossip.events import (
     AnswerPush,
     AskOffer,
     Averaged,
+    AverageModels,
     DropModel,
     FetchModel,
     Left,
@@ -340,9 +341,15 @@ def test_a_snapshot_that_is_not_finite_is_not_pushed() -> None:
 def test_an_average_that_is_not_finite_is_rolled_back() -> None:
     driven = Driven(SLOW, others=1)
     driven.arrive(peer(1))
-    driven.feed(Trained(1.0, True))
-    driven.feed(SnapshotTaken(1.0, 1, True))
+    assert [type(effect) for effect in driven.feed(Trained(1.0, True))] == [AverageModels]
     assert driven.feed(Averaged(1.0, 0, (), False)) == [RollBack()]
+
+
+def test_what_came_during_a_batch_is_averaged_before_the_push() -> None:
+    driven = Driven(SLOW, others=1)
+    driven.arrive(peer(1))
+    driven.feed(Trained(1.0, True))
+    assert driven.feed(Averaged(1.0, 0, (), True)) == [TakeSnapshot(1)]
 
 
 def test_who_cannot_get_on_by_itself_asks_for_a_neighbours_model() -> None:

@@ -148,6 +148,54 @@ def test_without_spread_there_is_no_scale() -> None:
     assert scale_of(4e-30, 1e-30) == pytest.approx(2.0)
 
 
+# --- what was trained since the last push ---
+
+
+def test_what_was_trained_since_the_push_is_added_in_full_once_models_agree() -> None:
+    base, update = models(1)[0], models(1, deviation=1e-3, seed=5)[0]
+    received = [base + noise for noise in models(4, deviation=1e-4, seed=9)]
+    own, pushed = base + update, base.clone()
+    average_(
+        own, received, [moments(row, TABLE) for row in received], TABLE, GossipSpec(), base=pushed
+    )
+    expected, _ = average(base, received, GossipSpec())
+    assert torch.equal(pushed, expected), "the average is of what was pushed"
+    torch.testing.assert_close(own, expected + update, atol=1e-6, rtol=1e-4)
+
+
+def test_what_was_trained_counts_less_while_models_have_nothing_in_common() -> None:
+    base, *received = models(9)
+    update = torch.full_like(base, 1e-3)
+    own = base + update
+    done = average_(
+        own, received, [moments(row, TABLE) for row in received], TABLE, GossipSpec(), base=base
+    )
+    moved = (own - base)[2040:]
+    torch.testing.assert_close(moved, update[2040:] / done.scales[2], atol=1e-7, rtol=1e-3)
+    assert done.scales[2] > 2
+
+
+def test_a_second_average_before_the_next_push_does_not_count_the_first_twice() -> None:
+    (start,) = models(1)
+    target = start + 1.0
+    own, base = start.clone(), start.clone()
+    spec = GossipSpec(own_share=0.5, clip=False, correct=False)
+    for part_left in (0.5, 0.25, 0.125):
+        average_(own, [target], [moments(target, TABLE)], TABLE, spec, base=base)
+        torch.testing.assert_close(target - own, torch.full_like(own, part_left))
+
+
+def test_when_all_are_refused_nothing_changes() -> None:
+    base, other = models(2)
+    own, pushed = base + 0.001, base.clone()
+    kept = own.clone()
+    liar = other * 100
+    done = average_(own, [liar], [moments(liar, TABLE)], TABLE, GossipSpec(), base=pushed)
+    assert done.refused == (0,)
+    assert torch.equal(own, kept)
+    assert torch.equal(pushed, base)
+
+
 # --- liars ---
 
 
