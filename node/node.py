@@ -20,6 +20,7 @@ from node.network import Network
 from node.paths import Paths
 from node.services import ServiceGroup, Trains
 from node.twin import TwinWatch
+from protocols.health import Health
 from protocols.ids import PeerID
 from protocols.ports import Directory, Host, Signer
 from protocols.run import RunSpec
@@ -75,6 +76,7 @@ class Node:
 
     incarnation: int = field(default_factory=lambda: secrets.randbits(62))
     """Of this life of the node: another process with our identity has another one."""
+    health: Health = field(default_factory=Health)
     twin: TwinWatch = field(default_factory=TwinWatch)
     fatal: NodeError | None = None
     """Why this node has to leave, when it is for a person to do something about it."""
@@ -110,6 +112,11 @@ class Node:
             if isinstance(member.service, Trains):
                 return member.service.progress()
         return Progress()
+
+    @property
+    def trains(self) -> bool:
+        """Training has begun: a mode is there, up or being started again."""
+        return any(isinstance(member.service, Trains) for member in self.services.members)
 
     def refuses_work(self) -> str | None:
         """Why this node takes no new work just now, or None. Services answer "busy" or "draining" with it."""

@@ -60,7 +60,10 @@ def build_status(node: Node, *, now_unix_s: float) -> dict[str, Any]:
 
 
 def unhealthy_reasons(node: Node) -> list[str]:
-    """Return why a person should look at this node; empty when it does what it should."""
+    """Return why a person should look at this node; empty when it does what it should (protocols.health).
+
+    For status, exit codes and logs. The watchdog does not ask: it is fed as long as this process turns.
+    """
     snapshot = node.life.snapshot
     reasons = []
     if snapshot.state is LifeState.ISOLATED:
@@ -71,6 +74,7 @@ def unhealthy_reasons(node: Node) -> list[str]:
         reason for reason in (node.memory.reason, node.skew.problem, node.twin.problem) if reason
     ]
     reasons += node.progress().problems
+    reasons += filter(None, [node.health.problem(trio.current_time())])
     reasons += [
         f"service {member.service.name} is down: {member.last_error}"
         for member in node.services.members
@@ -82,7 +86,9 @@ def unhealthy_reasons(node: Node) -> list[str]:
 def one_line(node: Node) -> str:
     """Summarize for the heartbeat and for `systemctl status`."""
     snapshot = node.life.snapshot
-    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers"
+    problems = unhealthy_reasons(node)
+    unhealthy = f"; unhealthy: {'; '.join(problems)}" if problems else ""
+    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers{unhealthy}"
 
 
 def _life(node: Node, now_unix_s: float) -> dict[str, Any]:
