@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
@@ -18,13 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+from node.container import cores_available
 from node.errors import ConfigError
 from node.paths import Paths, default_config_file, default_runtime_dir, default_state_dir
-from protocols.invite import InviteError, check_address
+from protocols.addresses import address_problem
+from protocols.invite import dial_problem
 from protocols.schema import Range, SchemaError, Size, decode
 
 ENV_PREFIX: Final = "MURMURA_"
 ENV_CONFIG_FILE: Final = "MURMURA_CONFIG"
+_SERVICE_LINK: Final = re.compile(
+    r"(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+"""Behind MURMURA: what a cluster sets in every container for a service of that name, or one that begins with it."""
 SECRET: Final = {"secret": True}
 """Field metadata: shown as set or not set, never as a value."""
 
@@ -58,11 +65,11 @@ class NodeConfig:
     bootstrap: Annotated[tuple[Multiaddr, ...], Size(0, 32)] = ()
     """More addresses to join through, besides the invite's."""
     threads: Annotated[int, Range(1, 1024)] | None = None
-    """Compute threads; unset takes all cores of the machine but one, and at least one."""
+    """Compute threads; unset takes all cores of the machine, or of the container, but one, and at least one."""
     nice: Annotated[int, Range(0, 19)] = 5
     """Volunteers' own programs come first; 0 asks for an equal share."""
     memory_max_mb: Annotated[int, Range(256, 1 << 24)] | None = None
-    """Over this (the node and its children together) the node takes no new work and says so."""
+    """Over this (the node and its children together) the node takes no new work and says so; unset takes a container's limit."""
     upload_mbit_s: Annotated[float, Range(0.1, 1e6)] | None = None
     """Unset is unlimited. In Mbit/s because that is what internet contracts state."""
     download_mbit_s: Annotated[float, Range(0.1, 1e6)] | None = None
@@ -80,21 +87,22 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         for index, address in enumerate(self.bootstrap):
-            try:
-                check_address(address)
-            except InviteError as error:
-                raise SchemaError(f"bootstrap[{index}]", str(error)) from error
+            problem = dial_problem(address)
+            if problem is not None:
+                raise SchemaError(f"bootstrap[{index}]", problem)
         for name in ("listen", "announce"):
             for index, address in enumerate(getattr(self, name)):
-                if len(address.split("/")) < 5 or not address.startswith("/"):
+                problem = address_problem(address)
+                if problem is not None:
                     raise SchemaError(
-                        f"{name}[{index}]", "must be a multiaddr like /ip4/0.0.0.0/tcp/4001"
+                        f"{name}[{index}]",
+                        f"must be a multiaddr like /ip4/0.0.0.0/tcp/4001: {problem}",
                     )
 
     @property
     def compute_threads(self) -> int:
-        """`threads`, or all cores but one."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        """`threads`, or all cores that this machine or container gives us but one."""
+        return self.threads or max(1, cores_available() - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +194,8 @@ def _env_layers(environ: Mapping[str, str]) -> Iterable[tuple[str, dict[str, Any
     names = {env_name(key): key for key in KEYS}
     for name, text in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or name == ENV_CONFIG_FILE:
+            continue
+        if name not in names and _SERVICE_LINK.fullmatch(name.removeprefix(ENV_PREFIX[:-1])):
             continue
         if name not in names:
             # Compared without the prefix, which would make everything look alike.

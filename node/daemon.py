@@ -23,6 +23,7 @@ import trio
 from node import logs
 from node.clock import unix_s
 from node.config import Effective, NodeConfig
+from node.container import memory_limit_bytes
 from node.control.commands import command_table
 from node.control.server import ControlServer, listen
 from node.errors import NodeError
@@ -154,7 +155,7 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
         life=life,
         rng=rng,
         services=ServiceGroup(rng),
-        memory=MemoryLimit(None if config.memory_max_mb is None else config.memory_max_mb << 20),
+        memory=MemoryLimit(_memory_max(config)),
         descriptors_max=startup.descriptors_max,
         started_unix_s=unix_s(),
         started_s=trio.current_time(),
@@ -162,6 +163,14 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
     if membership.spec is not None:
         node.run_known.set()
     return node
+
+
+def _memory_max(config: NodeConfig) -> int | None:
+    """What was asked for, else nearly all that a container gives us: over that it would be killed without a word."""
+    if config.memory_max_mb is not None:
+        return config.memory_max_mb << 20
+    limit = memory_limit_bytes()
+    return None if limit is None else limit // 10 * 9
 
 
 def _bytes_per_s(mbit_s: float | None) -> float | None:
@@ -177,6 +186,10 @@ def _say_ready(node: Node, supervisor: Supervisor) -> None:
         # stdout may be a log: `murmura invite` prints that one.
         sys.stdout.write(f"murmura run --join {invite.to_text()}\n")
         sys.stdout.flush()
+        if not invite.addresses:
+            log.warning(
+                "this invite names no address: without a network nobody can join through it"
+            )
     log.info(
         "ready: peer_id=%s socket=%s after_s=%.2f descriptors_max=%d",
         node.peer_id,
@@ -204,15 +217,21 @@ async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> Non
 
 
 async def _watch_signals(life: NodeLife, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-    """The first SIGTERM or SIGINT drains, the next one leaves at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+    """The first SIGTERM or SIGINT drains, the next one leaves at once.
+
+    So does SIGHUP, of a terminal that is closed, unless nohup has us ignore it; it often comes twice, so it only drains.
+    """
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as received:
         task_status.started()
         async for number in received:
             name = signal.Signals(number).name
-            if life.drain_asked.is_set():
-                life.leave(f"{name} again")
-            else:
+            if not life.drain_asked.is_set():
                 life.drain(name)
+            elif number != signal.SIGHUP:
+                life.leave(f"{name} again")
 
 
 async def _cancel_when_leaving(life: NodeLife, scope: trio.CancelScope) -> None:

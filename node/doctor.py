@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import math
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from node.config import Effective
+from node.container import cores_available, memory_limit_bytes
 from node.errors import ConfigError, NodeError
 from node.identity import Identity
 from node.limits import raise_descriptor_limit
@@ -45,6 +46,7 @@ def examine(effective: Effective) -> Iterator[Finding]:
     yield _try("torch", _torch)
     for address in config.listen:
         yield _try(f"listen {address}", lambda: "free", lambda a=address: check_can_listen(a))  # type: ignore[misc]
+    yield _network(config.listen)
     yield _descriptors()
     yield _memory()
     if config.run or config.join:
@@ -93,6 +95,22 @@ def _text(effective: Effective) -> Iterator[Finding]:
         yield _try("data", lambda: check_data(spec, effective.config.data))
 
 
+def _network(listen: Sequence[str]) -> Finding:
+    """Ask the kernel for a way out; no packet is sent."""
+    if all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in listen):
+        return Finding("network", True, "this machine only")
+    problem = ""
+    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))
+                return Finding("network", True, f"reached from {probe.getsockname()[0]}")
+        except OSError as error:
+            problem = problem or str(error.strerror)
+    hint = "without one nobody can join through this node's invite, and it can join nobody"
+    return Finding("network", False, problem, hint)
+
+
 def _descriptors() -> Finding:
     limit = raise_descriptor_limit()
     hint = "raise it: `ulimit -Hn`, LimitNOFILE= in a unit"
@@ -102,8 +120,8 @@ def _descriptors() -> Finding:
 def _memory() -> Finding:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) << 10
-            detail = f"{available >> 20} MB available, {os.cpu_count()} processors"
+            available = min(int(line.split()[1]) << 10, memory_limit_bytes() or math.inf)
+            detail = f"{int(available) >> 20} MB available, {cores_available()} processors"
             return Finding("memory", available >= MEMORY_MIN_BYTES, detail, "close other programs")
     return Finding("memory", True, "unknown")
 

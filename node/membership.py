@@ -133,6 +133,11 @@ def resolve(config: NodeConfig, paths: Paths, me: PeerID | None = None) -> Membe
     addresses = (*(invite.addresses if invite else ()), *config.bootstrap)
     remembered = [] if config.new_swarm else _kept_addresses(folder)
     others = not config.new_swarm and last_members(spec, folder) - {me}
+    if invite is not None and not (addresses or remembered or others or config.new_swarm):
+        raise ConfigError(
+            "this invite names no address, so it leads to nobody",
+            "ask for a fresh one, made while that node has a network, or name a peer with --bootstrap",
+        )
     named = config.bootstrap if config.run and not config.new_swarm else ()
     return Membership(
         run_id=run_id,

@@ -103,20 +103,24 @@ def default_runtime_dir(
 
 
 def default_config_file(environ: Mapping[str, str]) -> Path:
-    """The volunteer's own file, or the machine's when there is no own one."""
+    """The volunteer's own file, or the machine's when there is no own one, as for who has no home."""
+    if not (_names_folder(environ, "XDG_CONFIG_HOME") or _names_folder(environ, "HOME")):
+        return _SYSTEM_CONFIG
     own = _xdg(environ, "XDG_CONFIG_HOME", ".config") / APPLICATION / "config.toml"
     return _SYSTEM_CONFIG if not own.exists() and _SYSTEM_CONFIG.exists() else own
 
 
+def _names_folder(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "").startswith("/")
+
+
 def _xdg(environ: Mapping[str, str], name: str, fallback: str) -> Path:
     """Relative values are invalid by the XDG specification and are ignored."""
-    value = environ.get(name, "")
-    if value.startswith("/"):
-        return Path(value)
-    home = environ.get("HOME", "")
-    if not home.startswith("/"):
+    if _names_folder(environ, name):
+        return Path(environ[name])
+    if not _names_folder(environ, "HOME"):
         raise ConfigError(
             f"neither {name} nor HOME names a folder",
             "set one of them, or choose a folder with --state-dir",
         )
-    return Path(home) / fallback
+    return Path(environ["HOME"]) / fallback

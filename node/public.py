@@ -21,9 +21,9 @@ _SMALL: Final = Limits(header_bytes_max=4096, body_bytes_max=0, tensors_max=0)
 
 async def serve_public(node: Node) -> None:
     """Register both services with the host."""
-    for name, answer, accept in (
-        (STATUS_SERVICE, _Status(node).answer, _anybody),
-        (RUN_SERVICE, _Run(node).answer, _Run(node).accept),
+    for name, answer, accept, for_anybody in (
+        (STATUS_SERVICE, _Status(node).answer, _anybody, True),
+        (RUN_SERVICE, _Run(node).answer, _Run(node).accept, False),
     ):
         await WireService(
             node.host,
@@ -33,6 +33,7 @@ async def serve_public(node: Node) -> None:
             limits=_SMALL,
             guard=node.guard,
             rates=node.rates,
+            for_anybody=for_anybody,
         ).start()
 
 

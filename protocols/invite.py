@@ -14,6 +14,7 @@ from typing import Final
 
 import msgpack
 
+from protocols.addresses import ADDRESS_BYTES_MAX, address_problem
 from protocols.errors import RemoteProtocolError
 from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID, RunID, base58_decode, base58_encode
@@ -21,8 +22,9 @@ from protocols.ids import PeerID, RunID, base58_decode, base58_encode
 PREFIX: Final = "murmura1"
 ADDRESSES_MAX: Final = 8
 """Any one of them is enough to join; eight survive most of them being gone and still fit in a chat message."""
-ADDRESS_BYTES_MAX: Final = 256
 RUN_KEY_BYTES: Final = 32
+_QUOTES: Final = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb\ufeff"
+"""What chats and shells put around a line."""
 TEXT_MAX: Final = 4096
 """Characters; bounds the work of base58, which is quadratic."""
 _CHECKSUM_BYTES: Final = 4
@@ -67,8 +69,8 @@ class Invite:
 
 
 def invite_from_text(text: str) -> Invite:
-    """Read an invite as pasted: space around and line breaks within are forgiven. Raises InviteError."""
-    compact = "".join(text[: TEXT_MAX * 2].split())
+    """Read an invite as pasted: quotes and space around it, and line breaks within, are forgiven. Raises InviteError."""
+    compact = "".join(text[: TEXT_MAX * 2].split()).strip(_QUOTES)
     if not compact.startswith(PREFIX):
         if compact.startswith("murmura"):
             raise InviteError(
@@ -106,6 +108,15 @@ def check_address(address: str) -> PeerID:
         return PeerID.from_text(parts[-1])
     except ValueError as error:
         raise InviteError(f"the address ends in something that is no PeerID: {error}") from error
+
+
+def dial_problem(address: str) -> str | None:
+    """Say why nobody can be dialled at an address that a person gives; None when it looks right."""
+    try:
+        check_address(address)
+    except InviteError as error:
+        return str(error)
+    return address_problem(address)
 
 
 def _from_payload(payload: bytes) -> Invite:

@@ -38,6 +38,11 @@ class Stream(Protocol):
     @property
     def peer(self) -> PeerID: ...
 
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for bounds: an IPv4 address or an IPv6 /64, the relay's when relayed; "" if unknown."""
+        ...
+
     async def send_all(self, data: Buffer) -> None:
         """Send every byte, waiting for room. Raises StreamClosedError."""
         ...

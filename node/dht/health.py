@@ -60,7 +60,8 @@ class DirectoryHealth:
             self._past_refused += _refusals(self._statistics)
             self._statistics = None
         if (state, reason) != (self.state, self.reason):
-            log.info("directory: state=%s (%s)", state, reason)
+            level = logging.DEBUG if state is self.state else logging.INFO
+            log.log(level, "directory: state=%s (%s)", state, reason)
         if state is not self.state:
             self.since_s = now_s
         self.state, self.reason = state, reason

@@ -6,6 +6,7 @@ Spelling is the `multiaddr` library's work, but for /unix: it drops the leading 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Iterable
@@ -42,6 +43,22 @@ def addresses_from_bytes(raw_addresses: Iterable[bytes]) -> list[str]:
         except (MultiaddrError, ValueError):
             continue
     return texts
+
+
+def origin_of(raw: bytes) -> str:
+    """Return where a connection comes from, as coarsely as addresses are given out: an IPv4 address, or an IPv6 /64.
+
+    Of a relayed connection it is the relay's: the first in the multiaddr. Empty when there is none.
+    """
+    for text in addresses_from_bytes([raw]):
+        _, kind, host, *_ = [*text.split("/"), "", "", ""]
+        if kind == "ip4":
+            return host
+        if kind == "ip6":
+            address = ipaddress.IPv6Address(host)
+            return str(address.ipv4_mapped or ipaddress.IPv6Network((address, 64), strict=False))
+        return host
+    return ""
 
 
 def unix_address_bytes(path: Path) -> bytes:

@@ -14,7 +14,12 @@ import trio
 from google.protobuf.message import DecodeError, Message
 
 from node.p2pd import sockets
-from node.p2pd.addresses import address_to_bytes, addresses_from_bytes, unix_address_bytes
+from node.p2pd.addresses import (
+    address_to_bytes,
+    addresses_from_bytes,
+    origin_of,
+    unix_address_bytes,
+)
 from node.p2pd.control_pb2 import (
     ConnectRequest,
     DisconnectRequest,
@@ -143,10 +148,10 @@ def _one_line(text: str) -> str:
     return ascii(" ".join(text[:_REASON_CHARACTERS_MAX].split()))[1:-1]
 
 
-async def read_stream_info(stream: UnixStream) -> tuple[PeerID, str]:
-    """Read who opened a stream, and on which protocol, from a connection that p2pd made to us."""
+async def read_stream_info(stream: UnixStream) -> tuple[PeerID, str, str]:
+    """Read who opened a stream, on which protocol and from where, from a connection that p2pd made to us."""
     info = await read_delimited(stream, StreamInfo)
-    return PeerID(info.peer), info.proto
+    return PeerID(info.peer), info.proto, origin_of(info.addr)
 
 
 async def read_notice(stream: UnixStream) -> Notice:

@@ -65,10 +65,10 @@ class InboundStreams:
         protocol = "none yet"
         try:
             with trio.move_on_after(_INFO_S_MAX) as scope:
-                peer, protocol = await read_stream_info(raw)
+                peer, protocol, origin = await read_stream_info(raw)
             if not scope.cancelled_caught:
                 self._heard_from(peer)
-                await self.handlers[protocol](P2pdStream(raw.detach(), peer))
+                await self.handlers[protocol](P2pdStream(raw.detach(), peer, origin))
         except StreamClosedError:
             log.debug("stream ended: protocol=%s", protocol)
         except Exception:

@@ -83,7 +83,7 @@ async def listen_to_topic(
                     if notice.peer != own_id:
                         inbox.put(notice)
             except StreamClosedError:
-                log.info("subscription ended, renewing it: topic=%s", topic)
+                log.debug("subscription ended, renewing it: topic=%s", topic)
                 await trio.sleep(_RETRY_S)
             finally:
                 stream.close()

@@ -114,9 +114,14 @@ class UnixStream:
 class P2pdStream(UnixStream):
     """Implements protocols.ports.Stream over the socket that p2pd pipes to the peer."""
 
-    def __init__(self, sock: socket.socket, peer: PeerID) -> None:
+    def __init__(self, sock: socket.socket, peer: PeerID, origin: str = "") -> None:
         super().__init__(sock)
         self._peer = peer
+        self._origin = origin
+
+    @property
+    def origin(self) -> str:
+        return self._origin
 
     @property
     def peer(self) -> PeerID:

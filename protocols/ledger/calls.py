@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from protocols.errors import RemoteProtocolError
+from protocols.ledger.grants import Grant
 from protocols.ledger.view import Ballot, IdSet, Loss
 from protocols.schema import Natural, Range, SchemaError, decode
 
@@ -38,6 +39,8 @@ class WorkCall:
     count: bool
     generation: Natural
     attempt: Natural
+    grant: Grant | None = None
+    """With `count`: by which lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +60,8 @@ class SettleCall:
     op: Literal["settle"] = "settle"
     step: Natural
     microbatch: Natural
-    generation: Natural
     attempt: Natural
+    grant: Grant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +72,12 @@ class SettleReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimCall:
-    """Close all leases of these microbatches older than this generation, and say what was counted under them."""
+    """Close all leases of these microbatches older than this one, and say what was counted under them."""
 
     op: Literal["claim"] = "claim"
     step: Natural
     ids: IdSet
-    generation: Natural
+    grant: Grant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

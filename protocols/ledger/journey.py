@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from protocols.ids import PeerID
+from protocols.ledger.grants import Grant
 from protocols.ledger.tally import Attempt
 
 Kind: TypeAlias = Literal["forward", "backward", "loss", "evaluate"]
@@ -68,12 +69,13 @@ class Journey:
 
     Args:
       microbatch: bit in the lease; from `microbatches of a step` on it is a held-out one, only evaluated.
+      grant: the lease by which we may have it counted.
       held_out: forward only.
     """
 
     microbatch: int
     stages: int
-    generation: int
+    grant: Grant
     held_out: bool
     reached: int = 0
     """Input s is known for every s <= reached."""
@@ -90,6 +92,10 @@ class Journey:
     """The call in flight; a journey makes one at a time."""
     retry: Backoff = field(default_factory=Backoff)
     attempts: int = 0
+
+    @property
+    def generation(self) -> int:
+        return self.grant.generation
 
     def next_attempt(self) -> Attempt:
         self.attempts += 1

@@ -49,8 +49,10 @@ from protocols.ledger.events import (
     Tick,
 )
 from protocols.ledger.gossip import Gossip
+from protocols.ledger.grants import Grant
 from protocols.ledger.history import History
 from protocols.ledger.lead import Lead, LeadMessage
+from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import (
     Accept,
     Accepted,
@@ -74,7 +76,7 @@ from protocols.ledger.messages import (
 )
 from protocols.ledger.pulse import Pulse
 from protocols.ledger.reducing import Reducing
-from protocols.ledger.tally import Tally
+from protocols.ledger.tally import Refusal, Tally
 from protocols.ledger.view import (
     ROUND_MAX,
     Ballot,
@@ -85,6 +87,7 @@ from protocols.ledger.view import (
     membership_problem,
     pack_ids,
     shape_problem,
+    unpack_ids,
 )
 
 _CONTACTS_MAX: Final = 256
@@ -153,12 +156,15 @@ class Ledger:
         """Who says, since then, that there are records we lack."""
         self._early: tuple[PeerID, Reduce] | None = None
         """What we are asked to reduce after a record that we have not learned yet; most often it is on its way."""
+        self._leads: set[PeerID] = set()
+        """Who has led in this step, by a record or by a ballot that we follow: whose leases entitle."""
         self._followed_s: dict[PeerID, float] = {}
         """While somebody says that there are later records: when members reported to us, as the lead, that they know of none."""
         self._asked_around_s = now_s
         self._contacts: tuple[PeerID, ...] = ()
         self._gossip = Gossip(settings.silence_s / 2)
         self._pointed_to: PeerID | None = None
+        self._redirected_s = -math.inf
         self._next_contact = 0
         self._next_beat_s = now_s
         self._startup: list[Effect] = []
@@ -190,6 +196,21 @@ class Ledger:
 
     def _is_contact(self, peer: PeerID) -> bool:
         return peer in self._contacts or peer in self._gossip.spreaders
+
+    def why_not_entitled(self, grant: Grant, ids: int) -> Refusal | None:
+        """Say why a grant, whose signature is valid, does not entitle to have these counted, settled or claimed here.
+
+        Only asked about the step that is counted now.
+        """
+        assert self.record is not None
+        if ids & ~unpack_ids(grant.ids):
+            return Refusal("bad-request", "that is not in the lease")
+        if grant.lead in self._leads:
+            return None
+        if grant.generation >= first_generation(self.record.index, self._promised.round):
+            # Dealt since, perhaps by a lead that we have not heard of yet.
+            return Refusal("step-ahead", "the lead of that lease is not known here yet", 0.05)
+        return Refusal("overtaken", "the lead of that lease leads no more, and never did here")
 
     def start(self) -> list[Effect]:
         """Return the effects of having been created; call once."""
@@ -486,6 +507,9 @@ class Ledger:
         self.view = record.view
         found = self.view.find(self.me)
         self.member = found if found is not None and found.incarnation == self.incarnation else None
+        if record.commits_step:
+            self._leads.clear()
+        self._leads.add(record.lead)
         self._history.add(record)
         self._digest = record.digest()
         self._promised = Ballot(0, record.lead)
@@ -561,7 +585,7 @@ class Ledger:
 
     def _heartbeat(self, now_s: float, peer: PeerID, message: Heartbeat) -> list[Effect]:
         if self.record is None or self.member is None:
-            return self._heartbeat_as_outsider(peer, message)
+            return self._heartbeat_as_outsider(now_s, peer, message)
         if message.index > self.record.index:
             return self._fall_behind(now_s, peer)
         if message.index < self.record.index:
@@ -582,7 +606,9 @@ class Ledger:
             return self._report()
         return []
 
-    def _heartbeat_as_outsider(self, peer: PeerID, message: Heartbeat) -> list[Effect]:
+    def _heartbeat_as_outsider(
+        self, now_s: float, peer: PeerID, message: Heartbeat
+    ) -> list[Effect]:
         if not self.knows(peer):
             return []
         self._pointed_to = message.ballot.peer
@@ -590,13 +616,18 @@ class Ledger:
             return [Send(peer, RecordsWanted(message.index))]
         if self.record.index == message.index and message.ballot > self._promised:
             self._promised = message.ballot
-        if message.ballot.peer != peer and not (self.observer or self.leaving):
-            return [Send(message.ballot.peer, self._join_wanted())]
-        return []
+        if message.ballot.peer == peer or self.observer or self.leaving:
+            return []
+        # Two that do not lead may each take the other for the lead: to follow both would never end.
+        if now_s < self._redirected_s + self.settings.heartbeat_s / 2:
+            return []
+        self._redirected_s = now_s
+        return [Send(message.ballot.peer, self._join_wanted())]
 
     def _follow(self, ballot: Ballot) -> None:
         """Promise a ballot: nothing below it is accepted any more."""
         self._promised = ballot
+        self._leads.add(ballot.peer)
         self._candidacy.saw(ballot)
         if ballot.peer != self.me:
             self.lead = None
@@ -713,6 +744,7 @@ class Ledger:
             Send(m.peer, Prepare(index, ballot)) for m in self.view.members if m.peer != self.me
         ]
         self._promised = ballot
+        self._leads.add(self.me)
         own = Promise(index, ballot, self._accepted_at, self._accepted, self._tally_report())
         return asks + self._promise(now_s, self.me, own)
 

@@ -14,6 +14,7 @@ import msgpack
 from protocols.errors import RemoteProtocolError
 from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID
+from protocols.ledger.grants import Grant, Signature
 from protocols.ledger.view import (
     MEMBERS_MAX,
     Ballot,
@@ -206,6 +207,12 @@ class Lease:
     """These, which you say you hold, another trainer has by now: stop working on them."""
     counted: Annotated[tuple[MemberTally, ...], Size(0, MEMBERS_MAX)] = ()
     """Of what is not fresh: who said that it counted it."""
+    signature: Signature = b""
+    """Of the grant (protocols.ledger.grants) that is in this lease. The driver signs what its core deals."""
+
+    def grant(self, lead: PeerID) -> Grant:
+        """Return what the trainer shows to members."""
+        return Grant(lead, self.step, self.generation, self.ids, self.signature)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias, assert_never
 
 from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.grants import Grant
 from protocols.ledger.journey import Backoff, CountedAt, Journey, Kind, Leg, Unsettled
 from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Evaluated, Lease, WorkWanted
@@ -127,6 +128,7 @@ class AskStage:
     stage: int
     count: bool
     attempt: Attempt
+    grant: Grant
     deadline_s: float
 
 
@@ -139,6 +141,7 @@ class AskSettle:
     step: int
     microbatch: int
     attempt: Attempt
+    grant: Grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ class AskClaim:
     peer: PeerID
     step: int
     ids: int
-    generation: int
+    grant: Grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class _Claim:
     """A lease that is not fresh: whoever may have counted its microbatches is asked before they start."""
 
     ids: int
-    generation: int
+    grant: Grant
     waiting: set[PeerID]
     counted: dict[tuple[int, int], CountedAt]
     before: dict[int, Journey]
@@ -200,6 +203,10 @@ class _Claim:
     retry: Backoff = field(default_factory=Backoff)
     asking: set[PeerID] = field(default_factory=set)
     """Those of `waiting` with a question on its way."""
+
+    @property
+    def generation(self) -> int:
+        return self.grant.generation
 
     @property
     def has_to_ask(self) -> bool:
@@ -398,14 +405,15 @@ class Trainer:
         ids = unpack_ids(lease.ids) & self._not_newer(lease.generation)
         effects, before = self._suspend(ids)
         training = ids & ((1 << self.settings.microbatches) - 1)
+        grant = lease.grant(peer)
         if lease.fresh or not training:
-            self._start(ids, lease.generation, {}, before)
+            self._start(ids, grant, {}, before)
         else:
-            self._start(ids & ~training, lease.generation, {}, before)
-            self._claims.append(self._claim(lease, training, before))
+            self._start(ids & ~training, grant, {}, before)
+            self._claims.append(self._claim(lease, grant, training, before))
         return lost + effects + self._advance_all(now_s)
 
-    def _claim(self, lease: Lease, ids: int, before: dict[int, Journey]) -> _Claim:
+    def _claim(self, lease: Lease, grant: Grant, ids: int, before: dict[int, Journey]) -> _Claim:
         """Have the members asked, at the stages at which the lead knows of nobody who has counted."""
         counted: dict[tuple[int, int], CountedAt] = {}
         for tally in lease.counted:
@@ -419,7 +427,7 @@ class Trainer:
             if any((index, stage) not in counted for index in ids_of(ids))
             for member in self._view.replicas(stage)
         }
-        return _Claim(ids, lease.generation, waiting, counted, before)
+        return _Claim(ids, grant, waiting, counted, before)
 
     def _can_be_dealt(self, lease: Lease) -> bool:
         """Tell whether its generation belongs to its record, and that to the present: an outsider may take a liar for the lead."""
@@ -458,13 +466,13 @@ class Trainer:
     def _start(
         self,
         ids: int,
-        generation: int,
+        grant: Grant,
         counted: dict[tuple[int, int], CountedAt],
         before: dict[int, Journey],
     ) -> None:
         for index in ids_of(ids):
             held_out = index >= self.settings.microbatches
-            journey = Journey(index, self.settings.stages, generation, held_out)
+            journey = Journey(index, self.settings.stages, grant, held_out)
             older = before.get(index)
             if older is not None:
                 journey.reached, journey.gradients = older.reached, older.gradients
@@ -530,7 +538,7 @@ class Trainer:
     def _advance_claim(self, now_s: float, claim: _Claim) -> list[TrainerEffect]:
         if not (claim.waiting and claim.ids):
             self._claims.remove(claim)
-            self._start(claim.ids, claim.generation, claim.counted, claim.before)
+            self._start(claim.ids, claim.grant, claim.counted, claim.before)
             return []
         if now_s < claim.retry.at_s or not claim.has_to_ask:
             return []
@@ -538,7 +546,7 @@ class Trainer:
         for peer in sorted(claim.waiting - claim.asking):
             claim.asking.add(peer)
             number = self._number(_Call(peer, None, claim=claim))
-            effects.append(AskClaim(number, peer, self.step, claim.ids, claim.generation))
+            effects.append(AskClaim(number, peer, self.step, claim.ids, claim.grant))
         return effects
 
     def _advance(self, now_s: float, journey: Journey) -> list[TrainerEffect]:
@@ -548,13 +556,14 @@ class Trainer:
         for stage, fate in journey.unsettled.items():
             number = self._number(_Call(fate.peer, journey, stage=stage, attempt=fate.attempt))
             journey.asking = number
-            return [AskSettle(number, fate.peer, self.step, journey.microbatch, fate.attempt)]
+            what = (journey.microbatch, fate.attempt, journey.grant)
+            return [AskSettle(number, fate.peer, self.step, *what)]
         for stage, peers in list(journey.doubtful.items()):
             if peers:
                 number = self._number(_Call(min(peers), journey, stage=stage))
                 journey.asking = number
                 ids = 1 << journey.microbatch
-                return [AskClaim(number, min(peers), self.step, ids, journey.generation)]
+                return [AskClaim(number, min(peers), self.step, ids, journey.grant)]
             del journey.doubtful[stage]
         leg = journey.next_leg()
         if leg is None:
@@ -570,7 +579,7 @@ class Trainer:
         journey.asking = number
         ask = AskStage(
             number, peer, leg.kind, self.step, journey.microbatch, leg.stage, leg.count, attempt,
-            wiring.deadline_s(peer),
+            journey.grant, wiring.deadline_s(peer),
         )  # fmt: skip
         return [ask]
 
@@ -608,12 +617,26 @@ class Trainer:
         call = self._forget_call(event.call)
         if call is None:
             return []
+        if event.code == "overtaken":
+            return self._give_back(call)
         if call.leg is None:
             # A settle or claim that got no answer: ask again until a record removes the member.
             self._wait(event.now_s, call.retry)
             return []
         assert call.journey is not None
         return self._leg_failed(event, call, call.journey, call.leg)
+
+    def _give_back(self, call: _Call) -> list[TrainerEffect]:
+        """Our lease is not worth anything at a member any more: a later one is dealt, or the lead that dealt it is unknown
+        there. Work is wanted at the next tick: what we have dropped is dealt again, to whoever asks."""
+        if call.claim is None:
+            assert call.journey is not None
+            self.journeys.pop(call.journey.microbatch, None)
+            return [ReleaseTensors(call.journey.microbatch)]
+        effects = self._drop(call.claim.ids)
+        if call.claim in self._claims:
+            self._claims.remove(call.claim)
+        return effects
 
     def _leg_failed(
         self, event: CallFailed, call: _Call, journey: Journey, leg: Leg
@@ -623,10 +646,6 @@ class Trainer:
         unknown = event.code in (None, "step-ahead")  # a late copy might still count
         if unknown and leg.count and member is not None and call.attempt is not None:
             journey.unsettled[leg.stage] = Unsettled(call.peer, member.incarnation, call.attempt)
-        if event.code == "overtaken":
-            self.journeys.pop(journey.microbatch, None)
-            # Work is wanted at the next tick: somebody may have closed this for a lease that never comes.
-            return [ReleaseTensors(journey.microbatch)]
         if event.code in ("step-passed", "step-ahead"):
             # One of us lacks a record that is on its way.
             self._wait(event.now_s, journey.retry)

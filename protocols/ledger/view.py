@@ -20,8 +20,9 @@ from protocols.ids import PeerID
 from protocols.schema import Natural, Range, Size, encode
 
 Digest = Annotated[bytes, Size(32, 32)]
-IdSet = Annotated[bytes, Size(0, 8192)]
-"""65,536 microbatches, the most a step may have (protocols.run), fit in 8,192 bytes."""
+MICROBATCHES_MAX: Final = 65_536
+"""The most a step may have (protocols.run)."""
+IdSet = Annotated[bytes, Size(0, MICROBATCHES_MAX // 8)]
 LOSS_MAX: Final = 1e6
 Loss = Annotated[float, Range(-LOSS_MAX, LOSS_MAX)]
 """Nats per token. No sum or mean of such numbers leaves the range of floats, whoever made them up."""

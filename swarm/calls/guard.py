@@ -6,10 +6,11 @@ budget is not refused but not read either: libp2p's own back-pressure then stops
 
 from __future__ import annotations
 
+import enum
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -46,12 +47,24 @@ UNHURRIED: Final = Pace(grace_s=math.inf)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardLimits:
-    """What one peer, and all together, may hold open or in memory on this node."""
+    """What one peer, and all together, may hold open or in memory on this node.
+
+    Streams come out of three pools, so that whoever fills one takes nothing from the others. Each stream is a file descriptor
+    here and one in p2pd; the usual soft limit is 1,024.
+    """
 
     streams_per_peer_max: int = 64
     """A Caller keeps at most 16 plus one per service it casts to; the rest is room for the restart of a peer."""
-    streams_max: int = 768
-    """Each is a file descriptor here and one in p2pd; the usual soft limit is 1,024."""
+    counted_on_max: int = 384
+    """Streams of peers that this node counts on, or has given work to (`Guard.counts_on`)."""
+    accepted_max: int = 256
+    """Streams of peers whose first frame was in order: they know the run, and its key if it has one."""
+    strangers_max: int = 128
+    """Streams of all others: of whoever has said nothing yet, and of those that only ask for the public status."""
+    strangers_per_origin_max: int = 32
+    """Of these, from one address: identities cost nothing, addresses do."""
+    stranger_s_max: float = 5.0
+    """How long a stranger may take for its first frame."""
     bytes_per_peer_max: int = 256 * 1024 * 1024
     """At least one largest body (`Limits.body_bytes_max`), or that body could never be received."""
     bytes_max: int = 1024 * 1024 * 1024
@@ -63,31 +76,113 @@ class OverBudgetError(Exception):
     """There was no room for a body within `wait_s_max`."""
 
 
+class Pool(enum.Enum):
+    """Whose streams count together."""
+
+    COUNTED_ON = enum.auto()
+    ACCEPTED = enum.auto()
+    STRANGERS = enum.auto()
+
+
+@dataclass(slots=True, eq=False)
+class Admission:
+    """One open stream's place; give it back with `Guard.release_stream`."""
+
+    peer: PeerID
+    origin: str
+    pool: Pool
+
+
 class Guard:
     """Counts what every peer costs and says no. One per node; used from the event loop only."""
 
     def __init__(self, limits: GuardLimits | None = None) -> None:
         self.limits = limits or GuardLimits()
+        self.counts_on: Callable[[PeerID], bool] = lambda peer: False
+        """Whether the run takes this peer for one of its own; the mode sets it."""
+        self._admitted: set[Admission] = set()
         self._streams: Counter[PeerID] = Counter()
+        self._in_pool: Counter[Pool] = Counter()
+        self._strangers: Counter[str] = Counter()
+        """Streams in the third pool, by origin."""
         self._bytes: Counter[PeerID] = Counter()
         self._bytes_total = 0
         self._room = trio.lowlevel.ParkingLot()
         self._faults: dict[PeerID, int] = {}
         self.streams_refused = 0
 
-    def admit_stream(self, peer: PeerID) -> bool:
-        """Count one more stream from `peer`, or refuse it. Every admitted one is given back by `release_stream`."""
-        full = self._streams.total() >= self.limits.streams_max
-        if full or self._streams[peer] >= self.limits.streams_per_peer_max:
+    def admit_stream(self, peer: PeerID, origin: str) -> Admission | None:
+        """Count one more stream, or refuse it. What is admitted is given back by `release_stream`.
+
+        Args:
+          origin: where it comes from, as coarsely as addresses are given out (`Stream.origin`).
+        """
+        pool = Pool.COUNTED_ON if self.counts_on(peer) else Pool.STRANGERS
+        strangers = self._strangers[origin] if pool is Pool.STRANGERS else 0
+        if (
+            self._streams[peer] >= self.limits.streams_per_peer_max
+            or strangers >= self.limits.strangers_per_origin_max
+            or not self._has_room(pool)
+        ):
+            self.streams_refused += 1
+            return None
+        admission = Admission(peer, origin, pool)
+        self._admitted.add(admission)
+        self._streams[peer] += 1
+        self._enter(admission, pool)
+        return admission
+
+    def accept_stream(self, admission: Admission) -> bool:
+        """Its first frame is in order: the stream is no stranger's any more. False when there is no room for it."""
+        if admission.pool is not Pool.STRANGERS:
+            return True
+        pool = Pool.COUNTED_ON if self.counts_on(admission.peer) else Pool.ACCEPTED
+        if not self._has_room(pool):
             self.streams_refused += 1
             return False
-        self._streams[peer] += 1
+        self._leave(admission)
+        self._enter(admission, pool)
         return True
 
-    def release_stream(self, peer: PeerID) -> None:
-        self._streams[peer] -= 1
-        if not self._streams[peer]:
-            del self._streams[peer]
+    def release_stream(self, admission: Admission) -> None:
+        self._admitted.remove(admission)
+        self._leave(admission)
+        self._streams[admission.peer] -= 1
+        if not self._streams[admission.peer]:
+            del self._streams[admission.peer]
+
+    def _has_room(self, pool: Pool) -> bool:
+        limits = {
+            Pool.COUNTED_ON: self.limits.counted_on_max,
+            Pool.ACCEPTED: self.limits.accepted_max,
+            Pool.STRANGERS: self.limits.strangers_max,
+        }
+        if self._in_pool[pool] >= limits[pool]:
+            self._sort_anew()
+        return self._in_pool[pool] < limits[pool]
+
+    def _sort_anew(self) -> None:
+        """Streams stay open for long: their peers may be counted on by now, or not any more."""
+        for admission in self._admitted:
+            if admission.pool is Pool.STRANGERS:
+                continue
+            pool = Pool.COUNTED_ON if self.counts_on(admission.peer) else Pool.ACCEPTED
+            if pool is not admission.pool:
+                self._leave(admission)
+                self._enter(admission, pool)
+
+    def _enter(self, admission: Admission, pool: Pool) -> None:
+        admission.pool = pool
+        self._in_pool[pool] += 1
+        if pool is Pool.STRANGERS:
+            self._strangers[admission.origin] += 1
+
+    def _leave(self, admission: Admission) -> None:
+        self._in_pool[admission.pool] -= 1
+        if admission.pool is Pool.STRANGERS:
+            self._strangers[admission.origin] -= 1
+            if not self._strangers[admission.origin]:
+                del self._strangers[admission.origin]
 
     @asynccontextmanager
     async def room_for(self, peer: PeerID, byte_count: int) -> AsyncIterator[None]:
@@ -156,7 +251,7 @@ class Guard:
 
     @property
     def streams_open(self) -> int:
-        return self._streams.total()
+        return len(self._admitted)
 
     @property
     def bytes_held(self) -> int:

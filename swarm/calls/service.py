@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from protocols.ports import Host, Stream, StreamClosedError
 from protocols.replies import ErrorReply, Hello, Welcome
 from protocols.schema import encode
 from swarm.calls.channel import Channel, FrameHead
-from swarm.calls.guard import Guard, OverBudgetError, Pace
+from swarm.calls.guard import Admission, Guard, OverBudgetError, Pace, Pool
 from swarm.calls.messages import Answer, Incoming, Refusal
 from swarm.calls.rates import UNLIMITED, Rates
 from swarm.calls.traffic import Traffic
@@ -29,6 +30,10 @@ HELLO_LIMITS: Final = Limits(header_bytes_max=HELLO_HEADER_BYTES_MAX)
 """Of the first frame, whatever kind it says it is: it is read before anybody has been let in."""
 LINGER_S: Final = 2.0
 """How long a refused peer has to read the reason, and to notice that we do not want the rest of its frame."""
+
+STRANGER_S: Final = 10.0
+"""How long a stream is served on which nobody has to prove anything: long enough for a question or two."""
+_TOO_MANY: Final = ErrorReply(code="busy", reason="too many streams", retry_after_s=1.0)
 
 AnswerRequest: TypeAlias = Callable[[Incoming], Awaitable[Answer]]
 """May raise Refusal (an ERROR with its code) or RemoteProtocolError ("bad-request", counted against the peer)."""
@@ -63,6 +68,7 @@ class Service:
         pace: Pace | None = None,
         rates: Rates = UNLIMITED,
         limits_for: Callable[[PeerID], Limits] | None = None,
+        for_anybody: bool = False,
         answer_s_max: float = 300.0,
         idle_s_max: float = 300.0,
     ) -> None:
@@ -72,6 +78,7 @@ class Service:
           answer_s_max: an `answer` that takes longer is cancelled and reported as our failure.
           limits: of what this service sends and receives, as far as `limits_for` does not say otherwise.
           limits_for: what one peer may send in one frame, asked anew for each.
+          for_anybody: `accept` proves nothing: the streams of this service stay those of strangers.
           idle_s_max: a stream without a request for so long is closed; callers close theirs earlier.
         """
         self._host = host
@@ -83,6 +90,7 @@ class Service:
         self._guard = guard or Guard()
         self._pace = pace or Pace()
         self._rates = rates
+        self._for_anybody = for_anybody
         self._answer_s_max = answer_s_max
         self._idle_s_max = idle_s_max
         self._traffic = Traffic()
@@ -101,29 +109,33 @@ class Service:
         channel = Channel(
             stream, limits=self._limits, pace=self._pace, traffic=self._traffic, rates=self._rates
         )
-        if not self._guard.admit_stream(peer):
+        admission = self._guard.admit_stream(peer, stream.origin)
+        if admission is None:
             await self._turn_away(channel)
             return
         self._traffic.streams_opened += 1
         self._streams_open += 1
         try:
-            refusal = await self._serve_requests(channel)
+            refusal = await self._serve_requests(channel, admission)
             if refusal is not None:
                 await self._hang_up(channel, refusal)
         finally:
             self._streams_open -= 1
-            self._guard.release_stream(peer)
+            self._guard.release_stream(admission)
             await channel.aclose()
 
-    async def _serve_requests(self, channel: Channel) -> ErrorReply | None:
+    async def _serve_requests(self, channel: Channel, admission: Admission) -> ErrorReply | None:
         """Serve until the stream ends; return what to say when it is the peer's fault.
 
         By the time that is said the error is gone, and with its traceback what the peer had sent.
         """
         try:
-            hello = await self._greet(channel)
-            while hello is not None and await self._serve_request(channel, hello):
-                pass
+            hello = await self._greet(channel, admission)
+            # Where nobody has to prove anything, a stranger stays one, and is served for a moment.
+            until_s = STRANGER_S if self._for_anybody else math.inf
+            with trio.move_on_after(until_s):
+                while hello is not None and await self._serve_request(channel, hello):
+                    pass
         except StreamClosedError:
             log.debug("stream ended: peer=%s service=%s", channel.peer, self._name)
         except RemoteProtocolError as error:
@@ -131,9 +143,13 @@ class Service:
             return ErrorReply(code="bad-request", reason=error.reason[:500])
         return None
 
-    async def _greet(self, channel: Channel) -> Hello | None:
+    async def _greet(self, channel: Channel, admission: Admission) -> Hello | None:
         """Read the HELLO and answer it; None when the stream was refused."""
-        with trio.move_on_after(self._pace.grace_s) as scope:
+        stranger = admission.pool is Pool.STRANGERS
+        seconds = min(
+            self._pace.grace_s, self._guard.limits.stranger_s_max if stranger else math.inf
+        )
+        with trio.move_on_after(seconds) as scope:
             head = await channel.receive_head(lambda: HELLO_LIMITS)
         if scope.cancelled_caught:
             raise RemoteProtocolError("a stream was opened and nothing said on it", channel.peer)
@@ -143,6 +159,8 @@ class Service:
             )
         hello = decode_hello_untrusted(head.message)
         refusal = hello if isinstance(hello, ErrorReply) else self._accept(channel.peer, hello)
+        if refusal is None and not (self._for_anybody or self._guard.accept_stream(admission)):
+            refusal = _TOO_MANY
         if isinstance(hello, Hello) and refusal is None:
             await channel.send(FrameKind.HELLO, encode(Welcome()))
             return hello
@@ -216,9 +234,8 @@ class Service:
 
     async def _turn_away(self, channel: Channel) -> None:
         """Refuse a stream over the limit at once: lingering with a thousand of them is what the limit prevents."""
-        reply = ErrorReply(code="busy", reason="too many streams", retry_after_s=1.0)
         with trio.move_on_after(0.1), suppress(StreamClosedError, RemoteProtocolError):
-            await channel.send(FrameKind.ERROR, encode(reply))
+            await channel.send(FrameKind.ERROR, encode(_TOO_MANY))
         await channel.aclose()
 
     async def _hang_up(self, channel: Channel, reply: ErrorReply) -> None:

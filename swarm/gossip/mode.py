@@ -271,6 +271,8 @@ class GossipMode:
         scales = self._averaging.scales if self._averaging is not None else ()
         return status | {
             "epoch": peer.core.standing.epoch,
+            "snapshots": peer.snapshots_taken,
+            "started_from": str(peer.started_from) if peer.started_from else None,
             "averages": peer.core.standing.averages,
             "pushes_taken": sum(neighbour.sent for _, neighbour in neighbours),
             "models_taken": sum(neighbour.models for _, neighbour in neighbours),

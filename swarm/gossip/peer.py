@@ -156,6 +156,9 @@ class GossipPeer:
         self._offered: Snapshot | None = None
         self._offered_of: tuple[int, int] | None = None
         self._nursery: trio.Nursery | None = None
+        self.snapshots_taken = 0
+        self.started_from: PeerID | None = None
+        """The neighbour whose model ours began with."""
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled."""
@@ -215,8 +218,9 @@ class GossipPeer:
             case RollBack():
                 self._start(self._roll_back)
             case AdoptModel(handle):
-                vector = self._models.received.pop(handle).vector
-                self._start(self._compute.run_own, self._models.adopt, vector)
+                adopted = self._models.received.pop(handle)
+                self.started_from = adopted.peer
+                self._start(self._compute.run_own, self._models.adopt, adopted.vector)
             case PushModel():
                 self._start(
                     self._push,
@@ -266,6 +270,7 @@ class GossipPeer:
         vector = await self._compute.run_own(self._models.copy)
         if vector is not None:
             self._models.keep(sequence, vector)
+            self.snapshots_taken += 1
         self._driver.feed(SnapshotTaken(trio.current_time(), sequence, vector is not None))
 
     async def _average(self, part: int, received: list[tuple[PeerID, ReceivedModel]]) -> None:

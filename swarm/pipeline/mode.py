@@ -96,6 +96,8 @@ class PipelineMode:
                 context.guard,
                 resources,
                 options,
+                signer=context.signer,
+                verify=context.verify,
                 rng=rng,
                 hooks=self._hooks(),
             ) as peer,

@@ -9,7 +9,9 @@ compute thread's.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -46,6 +48,7 @@ from protocols.ledger.events import (
     TallyChanged,
     Tick,
 )
+from protocols.ledger.grants import Verifier, statement
 from protocols.ledger.member import Ledger
 from protocols.ledger.messages import (
     HeldState,
@@ -74,7 +77,8 @@ from protocols.ledger.trainer import (
     TrainerEvent,
     TrainerTick,
 )
-from protocols.ledger.view import Record
+from protocols.ledger.view import Member, Record
+from protocols.ports import VerifySignature
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from swarm.calls import (
@@ -104,6 +108,8 @@ log = logging.getLogger(__name__)
 LEDGER_SERVICE: Final = "ledger"
 _PROBE_AFTER_S: Final = 0.2
 _PROBE_S: Final = 1.0
+_SAY_STEPS_S: Final = 10.0
+"""Records that change no members are told so often; all of them at debug."""
 _FAREWELL_S: Final = 5.0
 """Who does not hear by which record we left waits for us until its own drain is over. A busy machine may be slow to
 answer; one that is gone is found out at once."""
@@ -140,6 +146,7 @@ class PipelinePeer:
       observer: host nothing; only train.
       stage: the stage we would like to host; None leaves it to the lead.
       in_flight: microbatches our trainer works on at once.
+      sign: with our identity: the leases that we deal as the lead.
     """
 
     def __init__(
@@ -151,6 +158,8 @@ class PipelinePeer:
         compute: ComputeThread,
         codec: ComputeThread,
         *,
+        sign: Callable[[bytes], bytes],
+        verify: VerifySignature,
         rng: random.Random,
         hooks: PeerHooks,
         founder: bool = False,
@@ -174,6 +183,8 @@ class PipelinePeer:
         self._guard = guard
         self._compute = compute
         self._codec = codec
+        self._sign = sign
+        self._grants = Verifier(run.run_id, verify)
         self._rng = rng
         self._nursery: trio.Nursery | None = None
         self._driver: Driver[AnyEvent] = Driver(
@@ -186,6 +197,7 @@ class PipelinePeer:
         self._companions: set[PeerID] = set()
         """Members before and after the last record."""
         self._saying_farewell = False
+        self._said_step_s = -math.inf
         self._reduce_scope: trio.CancelScope | None = None
         self._reduced: dict[bytes, ReducedGradient] = {}
         """By hash, of the next record only: what a record that is learned may name."""
@@ -289,6 +301,14 @@ class PipelinePeer:
         """Tell whether records are to be expected from this peer."""
         return self.ledger.knows(peer)
 
+    def counts_on(self, peer: PeerID) -> bool:
+        """Tell whether this is a member, or a trainer that holds a lease, as far as we know."""
+        if peer in self.ledger.view:
+            return True
+        if self.ledger.lead is not None and self.ledger.lead.leases.held_by(peer):
+            return True
+        return self.host is not None and peer in self.host.trainers
+
     def peer_unreachable(self, peer: PeerID) -> None:
         """A stream could not be opened. Ask once more before anybody suspects the peer."""
         if self._nursery is not None and peer not in self._probing and peer != self.me:
@@ -318,7 +338,13 @@ class PipelinePeer:
             self.feed(LeaseReceived(now_s, peer, message))
         self.feed(Received(now_s, peer, message))
 
+    def _signed(self, trainer: PeerID, lease: Lease) -> Lease:
+        said = statement(self.run_spec.run_id, trainer, lease.grant(self.me))
+        return dataclasses.replace(lease, signature=self._sign(said))
+
     def _send(self, effect: Send) -> None:
+        if isinstance(effect.message, Lease):
+            effect = Send(effect.peer, self._signed(effect.peer, effect.message))
         if effect.peer != self.me:
             self._caller.cast_nowait(effect.peer, LEDGER_SERVICE, encode_message(effect.message))
             return
@@ -407,7 +433,8 @@ class PipelinePeer:
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)
-        log.info(
+        log.log(
+            self._level_of(record, before),
             "record learned: index=%d step=%d members=%d lead=%s%s",
             record.index,
             record.step,
@@ -420,6 +447,14 @@ class PipelinePeer:
         if self._observer:
             self.hooks.serving("trains, hosts no stage")
         self.feed(RecordLearned(trio.current_time(), record, self.ledger.lead_peer or record.lead))
+
+    def _level_of(self, record: Record, before: Sequence[Member]) -> int:
+        """A fast run commits twenty steps a second: the one line that matters must not drown in those."""
+        now_s = trio.current_time()
+        if record.members == before and now_s < self._said_step_s + _SAY_STEPS_S:
+            return logging.DEBUG
+        self._said_step_s = now_s
+        return logging.INFO
 
     def _expelled(self, effect: Expelled) -> None:
         log.warning("no longer a member: reason=%s", effect.reason)
@@ -486,6 +521,7 @@ class PipelinePeer:
             compute=self._compute,
             codec=self._codec,
             counters=self.counters,
+            grants=self._grants,
             ledger=lambda: self.ledger,
             changed=lambda broken: self.feed(TallyChanged(trio.current_time(), broken)),
             refuses_work=self._refuses_work,

@@ -13,7 +13,7 @@ import trio
 
 from protocols.frames import DTYPE_BYTES, Limits
 from protocols.ids import PeerID
-from protocols.ports import Host
+from protocols.ports import Host, Signer, VerifySignature
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from protocols.state_calls import STATE_SERVICE
@@ -54,6 +54,8 @@ async def open_peer(
     resources: Resources,
     options: PeerOptions,
     *,
+    signer: Signer,
+    verify: VerifySignature,
     rng: random.Random,
     hooks: PeerHooks,
 ) -> AsyncIterator[PipelinePeer]:
@@ -66,6 +68,8 @@ async def open_peer(
             guard,
             resources.compute,
             resources.codec,
+            sign=signer.sign,
+            verify=verify,
             rng=rng,
             hooks=hooks,
             founder=options.founder,
@@ -73,6 +77,7 @@ async def open_peer(
             stage=options.stage,
             in_flight=options.in_flight,
         )
+        guard.counts_on = peer.counts_on
         try:
             await nursery.start(peer.run)
             rumours = Rumours(host, run.run_id, guard, heard=peer.rumour_heard)

@@ -27,11 +27,11 @@ from protocols.ledger.calls import (
     WorkReply,
     stage_call_untrusted,
 )
-from protocols.ledger.leases import first_generation
+from protocols.ledger.grants import Grant, Verifier
 from protocols.ledger.member import Ledger
 from protocols.ledger.tally import Attempt, Tally, Work
 from protocols.ledger.tally import Refusal as TallyRefusal
-from protocols.ledger.view import ids_of, pack_ids, unpack_ids
+from protocols.ledger.view import MICROBATCHES_MAX, ids_of, pack_ids, unpack_ids
 from protocols.run import RunSpec
 from protocols.schema import encode
 from swarm.calls import Answer, Incoming, Refusal, WireTensor
@@ -46,8 +46,6 @@ log = logging.getLogger(__name__)
 
 STEP_WAIT_S: Final = 2.0
 """How long a call for the next step waits for the record that opens it here; it is a round trip away."""
-_INDEX_AHEAD_MAX: Final = 16
-"""Leases are dealt under the newest record; a member knows it, or one of a few before it."""
 
 
 @dataclass(slots=True)
@@ -63,6 +61,7 @@ class StageHost:
     """One hosted stage and its calls.
 
     Args:
+      grants: checks what trainers show.
       ledger: whose tally counts; read anew at each call, since an expelled node gets another one.
       changed: called when the tally has grown; True when the gradient has become unusable.
       refuses_work: why no work is taken just now, or None.
@@ -76,6 +75,7 @@ class StageHost:
         compute: ComputeThread,
         codec: ComputeThread,
         counters: HostCounters,
+        grants: Verifier,
         ledger: Callable[[], Ledger],
         changed: Callable[[bool], None],
         refuses_work: Callable[[], str | None],
@@ -89,9 +89,12 @@ class StageHost:
         self.counters = counters
         self._server = StageServer(stage, compute)
         self._codec = codec
+        self._grants = grants
         self._ledger = ledger
         self._changed = changed
         self._refuses_work = refuses_work
+        self.trainers: set[PeerID] = set()
+        """Who has shown a lease of the present step."""
         self._losses: dict[int, float] = {}
         self._step_opened = trio.Event()
         self._open_step = 0
@@ -104,6 +107,7 @@ class StageHost:
     def open_step(self, step: int) -> None:
         """The parameters of `step` - 1 are in place: calls for `step` may be computed."""
         self._open_step = step
+        self.trainers.clear()
         self._step_opened.set()
         self._step_opened = trio.Event()
 
@@ -132,16 +136,17 @@ class StageHost:
     ) -> Answer:
         match call:
             case WorkCall():
-                return await self._work(call, tensors)
+                return await self._work(peer, call, tensors)
             case SettleCall():
-                self._check_generation(call.generation)
                 tally = self._tally_of(call.step)
-                settled = tally.settle(call.microbatch, Attempt(call.generation, call.attempt))
+                self._require_grant(peer, call.grant, call.step, _bit(call.microbatch))
+                attempt = Attempt(call.grant.generation, call.attempt)
+                settled = tally.settle(call.microbatch, attempt)
                 return Answer(encode(SettleReply(settled=settled.value, index=self._index())))
             case ClaimCall():
-                self._check_generation(call.generation)
                 tally = self._tally_of(call.step)
-                counted, pending = tally.claim(unpack_ids(call.ids), call.generation)
+                self._require_grant(peer, call.grant, call.step, unpack_ids(call.ids))
+                counted, pending = tally.claim(unpack_ids(call.ids), call.grant.generation)
                 reply = ClaimReply(
                     counted=pack_ids(counted), pending=pack_ids(pending), index=self._index()
                 )
@@ -162,29 +167,40 @@ class StageHost:
             )
         return tally
 
-    def _check_generation(self, generation: int) -> None:
-        """Refuse a lease nobody can have dealt yet: it would outrank all real ones, and the step never be counted."""
-        if generation >= first_generation(self._index() + _INDEX_AHEAD_MAX, 0):
-            raise Refusal("bad-request", "that lease is from a record far ahead of ours")
+    def _require_grant(self, peer: PeerID, grant: Grant | None, step: int, ids: int) -> None:
+        """Raise Refusal unless a lead has leased these microbatches of the present step to this trainer."""
+        problem = self._why_not_entitled(peer, grant, step, ids)
+        if problem is not None:
+            raise Refusal(problem.code, problem.reason, problem.retry_after_s)
+        self.trainers.add(peer)
+
+    def _why_not_entitled(
+        self, peer: PeerID, grant: Grant | None, step: int, ids: int
+    ) -> TallyRefusal | None:
+        if grant is None or grant.step != step or not self._grants.is_signed(peer, grant):
+            return TallyRefusal("bad-request", "only who holds a lease may have work counted")
+        if self._ledger().record is None:
+            return TallyRefusal("not-here", "this node knows no record yet", 0.25)
+        return self._ledger().why_not_entitled(grant, ids)
 
     # --- work ---
 
-    async def _work(self, call: WorkCall, tensors: tuple[WireTensor, ...]) -> Answer:
-        self._check_generation(call.generation)
-        self._require(call)
+    async def _work(self, peer: PeerID, call: WorkCall, tensors: tuple[WireTensor, ...]) -> Answer:
+        self._require(peer, call)
         await self._wait_for_step(call.step)
+        self._require(peer, call)
         try:
             inputs = await self._codec.run(self._inputs_untrusted, call, tensors)
         except RemoteProtocolError:
-            self._close_attempt(call)
+            self._close_attempt(peer, call)
             raise
         except (BusyError, ClosedError) as error:
-            self._close_attempt(call)
+            self._close_attempt(peer, call)
             raise _refusal(error) from error
-        self._require(call)  # again: meanwhile this node may have been moved
+        self._require(peer, call)  # again: meanwhile this node may have been moved
         if call.kind in ("forward", "evaluate"):
             return await self._pass_forward(call, inputs)
-        return await self._pass_backward(call, inputs)
+        return await self._pass_backward(peer, call, inputs)
 
     async def _wait_for_step(self, step: int) -> None:
         """Wait for the next step to open; for one further ahead it would take too long to be worth it."""
@@ -192,11 +208,15 @@ class StageHost:
             while step == self._open_step + 1:
                 await self._step_opened.wait()
 
-    def _require(self, call: WorkCall) -> None:
-        """Raise Refusal unless this host can do the call now."""
+    def _require(self, peer: PeerID, call: WorkCall) -> None:
+        """Raise Refusal unless this host can do the call now. Only who may have it counted closes an attempt by that."""
+        if call.count and call.step == self._ledger().tally.step:
+            if call.grant is None or call.grant.generation != call.generation:
+                raise Refusal("bad-request", "only who holds a lease may have work counted")
+            self._require_grant(peer, call.grant, call.step, _bit(call.microbatch))
         problem = self._why_not(call)
         if problem is not None:
-            self._close_attempt(call)
+            self._close_attempt(peer, call)
             raise problem
 
     def _why_not(self, call: WorkCall) -> Refusal | None:
@@ -214,10 +234,13 @@ class StageHost:
             return Refusal("bad-request", f"stage {call.stage} does not do {call.kind}")
         return None
 
-    def _close_attempt(self, call: WorkCall) -> None:
-        """What was refused must not count when a copy of the request turns up later."""
+    def _close_attempt(self, peer: PeerID, call: WorkCall) -> None:
+        """What was refused must not count when a copy of the request turns up later. Without a lease nothing is closed."""
         tally = self._ledger().tally
-        if call.count and call.step == tally.step:
+        if not call.count or call.step != tally.step:
+            return
+        bit = _bit(call.microbatch)
+        if self._why_not_entitled(peer, call.grant, call.step, bit) is None:
             tally.settle(call.microbatch, Attempt(call.generation, call.attempt))
 
     def _inputs_untrusted(
@@ -250,11 +273,13 @@ class StageHost:
             raise _refusal(error) from error
         return Answer(encode(WorkReply(index=self._index(), counted=False)), (to_wire(output),))
 
-    async def _pass_backward(self, call: WorkCall, inputs: tuple[Tensor, ...]) -> Answer:
+    async def _pass_backward(
+        self, peer: PeerID, call: WorkCall, inputs: tuple[Tensor, ...]
+    ) -> Answer:
         tally = self._ledger().tally
         attempt = Attempt(call.generation, call.attempt)
         if call.count and self._discarding:
-            self._close_attempt(call)
+            self._close_attempt(peer, call)
             raise Refusal("busy", "this member starts the step again", 0.05)
         # From here to the queue of the compute thread nothing waits, so a reset cannot come between.
         work = tally.begin(call.step, call.microbatch, attempt, count=call.count)
@@ -303,6 +328,11 @@ class StageHost:
         if loss is not None:
             self._losses[microbatch] = loss
         self._changed(False)
+
+
+def _bit(microbatch: int) -> int:
+    """Return the set of one microbatch; one that cannot be is in no lease, and must not make a number of its size."""
+    return 1 << min(microbatch, MICROBATCHES_MAX)
 
 
 def _refusal(error: Exception) -> Refusal:

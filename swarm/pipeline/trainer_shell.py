@@ -186,6 +186,7 @@ class TrainerShell:
             count=ask.count,
             generation=ask.attempt.generation,
             attempt=ask.attempt.number,
+            grant=ask.grant if ask.count else None,
         )
         answer = await self._call(ask.peer, call, self._tensors_for(ask), ask.deadline_s)
         with self._caller.guard.blaming(ask.peer):
@@ -246,8 +247,8 @@ class TrainerShell:
         call = SettleCall(
             step=ask.step,
             microbatch=ask.microbatch,
-            generation=ask.attempt.generation,
             attempt=ask.attempt.number,
+            grant=ask.grant,
         )
         answer = await self._call(ask.peer, call, (), _QUESTION_S)
         with self._caller.guard.blaming(ask.peer):
@@ -255,7 +256,7 @@ class TrainerShell:
         return SettleAnswered(trio.current_time(), ask.call, Settled(reply.settled), reply.index)
 
     async def _ask_claim(self, ask: AskClaim) -> ClaimAnswered:
-        call = ClaimCall(step=ask.step, ids=pack_ids(ask.ids), generation=ask.generation)
+        call = ClaimCall(step=ask.step, ids=pack_ids(ask.ids), grant=ask.grant)
         answer = await self._call(ask.peer, call, (), _QUESTION_S)
         with self._caller.guard.blaming(ask.peer):
             reply = call_untrusted(ClaimReply, answer.message)

@@ -103,6 +103,7 @@ class MemoryStream:
 
     def __init__(self, peer: PeerID, inbound: _Pipe, outbound: _Pipe) -> None:
         self._peer = peer
+        self.origin = str(peer)
         self._inbound = inbound
         self._outbound = outbound
         self.closed = False
@@ -193,6 +194,8 @@ class MemoryNetwork:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._present: dict[PeerID, _Presence] = {}
+        self.origins: dict[PeerID, str] = {}
+        """Where peers come from that share an address; all others have one of their own."""
         self._links: dict[frozenset[PeerID], Link] = {}
 
     @classmethod
@@ -263,6 +266,7 @@ class MemoryNetwork:
         link = self.link(opener, server)
         forth, back = _Pipe(link), _Pipe(link)
         ours, theirs = MemoryStream(server, back, forth), MemoryStream(opener, forth, back)
+        theirs.origin = self.origins.get(opener, str(opener))
         for streams, stream in (
             (here.connections[server], ours),
             (there.connections[opener], theirs),

@@ -56,6 +56,8 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ("drain_s = -1", "drain_s: must be 1.0 to 3600.0"),
         ("log_format = 'xml'", "'text' or 'json'"),
         ("listen = ['0.0.0.0:4001']", "listen[0]: must be a multiaddr"),
+        ("listen = ['/ip4/0.0.0.0/tcp/80000']", "is no port"),
+        ("announce = ['/ip4/0.0.0.300/tcp/80']", "no IPv4 address"),
         ("bootstrap = ['/ip4/1.2.3.4/tcp/1']", "bootstrap[0]: an address must end in /p2p"),
         ("host = 1", "host: must be true or false"),
         ("host = ", "is not valid TOML"),
@@ -128,3 +130,41 @@ def test_a_settings_file_in_its_usual_place_is_read_without_being_named(tmp_path
     (tmp_path / "murmura").mkdir()
     settings_file(tmp_path / "murmura", "nice = 9")
     assert load(environ={**HOME, "XDG_CONFIG_HOME": str(tmp_path)}).config.nice == 9
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MURMURA_PORT",
+        "MURMURA_SERVICE_HOST",
+        "MURMURA_SERVICE_PORT",
+        "MURMURA_SERVICE_PORT_P2P",
+        "MURMURA_PORT_4001_TCP",
+        "MURMURA_PORT_4001_TCP_ADDR",
+        "MURMURA_PORT_4001_UDP_PROTO",
+        "MURMURA_SEED_SERVICE_HOST",
+        "MURMURA_SEED_PORT_4001_TCP_PORT",
+    ],
+)
+def test_what_a_cluster_sets_for_a_service_of_our_name_is_passed_over(name: str) -> None:
+    assert load(environ=HOME | {name: "tcp://10.0.0.1:4001"}).config == load(environ=HOME).config
+
+
+@pytest.mark.parametrize("name", ["MURMURA_PORTS", "MURMURA_SERVICE", "MURMURA_PORT_4001"])
+def test_what_only_looks_like_that_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        load(environ=HOME | {name: "1"})
+
+
+def test_without_a_home_the_folders_that_are_named_are_enough(tmp_path: Path) -> None:
+    """Service managers set none, and `env -i` clears it."""
+    state = tmp_path / "state"
+    assert load({"state_dir": str(state)}, environ={}).paths.state_dir == state
+    unit = {"STATE_DIRECTORY": str(state), "RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    paths = load(environ=unit).paths
+    assert (paths.state_dir, paths.runtime_dir) == (state, tmp_path / "run")
+
+
+def test_without_a_home_and_without_a_folder_the_person_is_told_what_to_name() -> None:
+    with pytest.raises(ConfigError, match="--state-dir"):
+        load(environ={})

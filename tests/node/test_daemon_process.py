@@ -95,11 +95,11 @@ IN_A_GROUP_OF_ITS_OWN = (
 """`murmura`, started as a shell or `timeout` starts a program."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_leaves_the_transport_until_the_node_has_drained(
     tmp_path: Path, started: list[Daemon], number: signal.Signals
 ) -> None:
-    """Ctrl-C at a terminal, and `timeout 60 murmura run`."""
+    """Ctrl-C at a terminal, `timeout 60 murmura run`, and a terminal that is closed."""
     run_file = str(write_run_file(tmp_path))
     daemon = Daemon(tmp_path / "node", "--run", run_file, command=IN_A_GROUP_OF_ITS_OWN)
     started.append(daemon)
@@ -115,6 +115,22 @@ def test_a_signal_to_the_whole_group_leaves_the_transport_until_the_node_has_dra
     assert "drained: " in log
     assert "starting it again" not in log
     assert "service failed" not in log
+
+
+def test_nohup_keeps_a_node_when_its_terminal_is_closed(
+    tmp_path: Path, started: list[Daemon]
+) -> None:
+    *python, program = IN_A_GROUP_OF_ITS_OWN
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    run_file = str(write_run_file(tmp_path))
+    daemon = Daemon(tmp_path / "node", "--run", run_file, command=(*python, ignore + program))
+    started.append(daemon)
+    daemon.wait_ready()
+    os.killpg(daemon.process.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    assert daemon.process.poll() is None
+    assert daemon.json("status")["life"]["state"] != "draining"
+    assert daemon.stop() == exit_codes.OK
 
 
 def test_a_stage_that_the_run_does_not_have_is_refused_before_anything_starts(

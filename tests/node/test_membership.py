@@ -136,3 +136,10 @@ def test_a_full_disk_costs_only_the_memory(
     assert found.targets(SeededSigner(2).peer_id) == [FAR]
     assert found.learn(found.spec.canonical_bytes()) == found.spec
     assert "not kept for the next start: cannot write" in caplog.text
+
+
+def test_an_invite_without_an_address_is_said_to_lead_to_nobody(tmp_path: Path) -> None:
+    made = membership(tmp_path / "a", run=run_file(tmp_path)).invite([]).to_text()
+    with pytest.raises(ConfigError, match="names no address"):
+        membership(tmp_path / "b", join=made)
+    assert membership(tmp_path / "c", join=made, bootstrap=(FAR,)).addresses == (FAR,)

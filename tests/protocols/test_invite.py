@@ -114,3 +114,9 @@ def test_an_address_tells_whose_it_is() -> None:
 def test_an_address_that_names_no_peer_is_refused(address: str) -> None:
     with pytest.raises(InviteError):
         check_address(address)
+
+
+@pytest.mark.parametrize("quotes", ['""', "''", "``", "\u201c\u201d", "\u00ab\u00bb", "\ufeff\n"])
+def test_quotes_that_chats_and_shells_put_around_it_are_forgiven(quotes: str) -> None:
+    invite = Invite(run=RunID(bytes(32)))
+    assert invite_from_text(f" {quotes[0]}{invite.to_text()}{quotes[1]}\n") == invite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
@@ -64,8 +65,9 @@ def _exit_now() -> NoReturn:
 
     Nothing is lost: the daemon has closed what it had open, and logs are flushed here.
     """
-    logging.shutdown()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        logging.shutdown()
+        sys.stdout.flush()
     os._exit(exit_codes.OK)
 
 

@@ -96,12 +96,11 @@ def _failure(address: str, code: int, stderr: str) -> NodeError:
 
 
 def _refuse_wrong_address(address: str) -> None:
-    from protocols.invite import InviteError, check_address
+    from protocols.invite import dial_problem
 
-    try:
-        check_address(address)
-    except InviteError as error:
-        raise click.UsageError(f"--peer: {error}") from error
+    problem = dial_problem(address)
+    if problem is not None:
+        raise click.UsageError(f"--peer: {problem}")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

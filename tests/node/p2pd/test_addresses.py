@@ -14,6 +14,7 @@ from node.p2pd.addresses import (
     address_to_bytes,
     addresses_from_bytes,
     check_can_listen,
+    origin_of,
     split_peer,
     unix_address_bytes,
     with_port_of,
@@ -85,3 +86,27 @@ def test_a_port_in_use_is_named_with_what_to_do() -> None:
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1"):
         check_can_listen("/ip4/192.0.2.1/tcp/4001")
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("/ip4/192.0.2.7/tcp/4001", "192.0.2.7"),
+        ("/ip6/2001:db8:1:2:3:4:5:6/udp/4001/quic-v1", "2001:db8:1:2::/64"),
+        ("/ip6/2001:db8:1:2::9/tcp/1", "2001:db8:1:2::/64"),
+        ("/ip6/::ffff:192.0.2.7/tcp/4001", "192.0.2.7"),
+        (
+            "/ip4/198.51.100.1/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA/p2p-circuit",
+            "198.51.100.1",
+        ),
+    ],
+)
+def test_where_a_connection_comes_from_is_as_coarse_as_addresses_are_given_out(
+    address: str, origin: str
+) -> None:
+    assert origin_of(address_to_bytes(address)) == origin
+
+
+def test_where_a_connection_comes_from_may_be_unknown() -> None:
+    assert origin_of(b"") == ""
+    assert origin_of(b"\xff\xff") == ""

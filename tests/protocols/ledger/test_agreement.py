@@ -756,3 +756,19 @@ def test_a_rumour_of_what_is_known_is_no_news() -> None:
     rumour = Rumour(newest(swarm, peer).index)
     assert swarm.ledgers[peer].handle(Heard(swarm.now_s, PeerID(b"stranger"), rumour)) == []
     assert not swarm.ledgers[peer].knows(PeerID(b"stranger"))
+
+
+def test_an_outsider_follows_no_circle_of_peers_that_name_each_other() -> None:
+    """Each of them takes the other for the lead. Every question is answered at once, so it asked without end."""
+    outsider = Ledger(PeerID(b"outsider"), 1, SETTINGS, random.Random(0))
+    first, second = PeerID(b"first"), PeerID(b"second")
+    outsider.handle(ContactsFound(0.0, (first, second)))
+    both = tuple(Member(peer, 1, 0, 3) for peer in (first, second))
+    record = Record(index=3, step=0, lead=first, members=both)
+    outsider.handle(Received(0.5, first, Records((record,), 3)))
+    asked = []
+    for peer, other in ((first, second), (second, first)) * 3:
+        beat = Heartbeat(3, bytes(32), Ballot(0, other))
+        effects = outsider.handle(Received(1.0, peer, beat))
+        asked += [e for e in effects if isinstance(e, Send) and isinstance(e.message, JoinWanted)]
+    assert [send.peer for send in asked] == [second]

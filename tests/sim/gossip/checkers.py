@@ -10,6 +10,7 @@ from protocols.gossip.events import (
     AdoptModel,
     Averaged,
     AverageModels,
+    Left,
     ModelArrived,
     ModelFetched,
     PushAnswered,
@@ -314,6 +315,8 @@ class TrainingNeverWaits(Checker):
     def __init__(self, world: GossipWorld) -> None:
         super().__init__(world)
         self._busy: set[Life] = set()
+        self._began_s: dict[Life, float] = {}
+        """The newest batch, by the peer's own clock."""
         self._starting_s: dict[Life, float] = {}
 
     @on(TrainBatch, TakeSnapshot, AverageModels, RollBack)
@@ -324,6 +327,8 @@ class TrainingNeverWaits(Checker):
         if isinstance(effect, TrainBatch) and steps and peer.core.standing.trained >= steps:
             raise self.broken(f"{peer.name} trains more than {steps} batches")
         self._busy.add(_life(peer))
+        if isinstance(effect, TrainBatch):
+            self._began_s[_life(peer)] = peer.now_s
 
     @on(Trained, SnapshotTaken, Averaged, RolledBack)
     def ends(self, peer: GossipPeer, event: Any) -> None:
@@ -343,8 +348,15 @@ class TrainingNeverWaits(Checker):
         if peer.core.starting:
             if now_s - self._starting_s.setdefault(_life(peer), now_s) > longest_s:
                 raise self.broken(f"{peer.name} has no model after {longest_s:.0f} s")
-        elif not peer.core.finished and _life(peer) not in self._busy:
+        elif not peer.core.finished and _life(peer) not in self._busy and self._may_go_on(peer):
             raise self.broken(f"{peer.name} has a model and does nothing")
+
+    def _may_go_on(self, peer: GossipPeer) -> bool:
+        """Tell whether neither the run's pace nor its beginning hold it up."""
+        spec, began_s = self.world.spec, self._began_s.get(_life(peer))
+        if began_s is None:
+            return len(peer.core.neighbourhood.current) >= spec.neighbours_to_start
+        return peer.now_s > began_s + spec.batch_every_s + _EPS_S
 
 
 class LeavesInTime(Checker):
@@ -359,6 +371,10 @@ class LeavesInTime(Checker):
     @on(DrainWanted)
     def told(self, peer: GossipPeer, event: DrainWanted) -> None:
         self._since_s.setdefault(_life(peer), self.world.clock.now_s)
+
+    @on(Left)
+    def left(self, peer: GossipPeer, effect: Left) -> None:
+        self._since_s.pop(_life(peer), None)
 
     def looked(self) -> None:
         now_s = self.world.clock.now_s

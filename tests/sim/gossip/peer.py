@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _BUSY: Final = "busy"
 _COPY_SHARE: Final = 0.05
 """What copying or averaging a model takes, of a batch."""
+_FAREWELL_S: Final = 2.0
+"""The longest that a process takes to exit."""
 _LOOK_S: Final = 0.2
 """What an extra look into the directory takes."""
 
@@ -151,7 +153,7 @@ class GossipPeer(SimPeer):
             case LookForContacts():
                 self.later(_LOOK_S, self._look)
             case Left():
-                self.gone()
+                self.later(self.world.scaled(_FAREWELL_S) * self.rng.random(), self.gone)
             case _:
                 super().do(effect)
 

@@ -7,7 +7,7 @@ import math
 from typing import Any, Final
 
 from protocols.core import Blame
-from protocols.gossip.events import AnswerPush, ModelArrived, SnapshotTaken, TrainBatch
+from protocols.gossip.events import AnswerPush, ModelArrived, SnapshotTaken
 from protocols.gossip.gossip import Gossip
 from protocols.gossip.inbox import Inbox
 from protocols.gossip.neighbourhood import Neighbourhood
@@ -108,11 +108,9 @@ def _push_and_owe(self: Pushes, peer: Any, neighbour: Any, standing: Any) -> Any
     return push
 
 
-def _job_when_full(self: Gossip) -> Any:
+def _begins_when_full(self: Gossip) -> bool:
     """Training waits for the models of all neighbours."""
-    job = _job(self)
-    waits = isinstance(job, TrainBatch) and min(self._since_average) >= 8 * self._parts
-    return None if waits else job
+    return not self._trained or self._inbox.count(0) >= len(self.neighbourhood.current)
 
 
 def _never_finished(self: Gossip) -> bool:
@@ -165,7 +163,7 @@ def _never(*args: Any, **named: Any) -> bool:
 
 
 _take, _offer = Inbox.take, Inbox.offer
-_judge, _job, _job_done, _arrived = Gossip._judge, Gossip._job, Gossip._job_done, Gossip._arrived
+_judge, _job_done, _arrived = Gossip._judge, Gossip._job_done, Gossip._arrived
 _push, _owed, _drain = Pushes._push, Pushes._owed, Gossip._drain
 _fetched, _found, _gone = Newcomer.fetched, Neighbourhood.found, Neighbourhood.gone
 
@@ -189,7 +187,7 @@ SUITE: Final = (
     Planted("a snapshot is pushed again and again", TrafficBounded, ((Pushes, "_push", _push_and_owe),)),
     Planted("failed pushes are not counted", DeadIsReplaced, ((Neighbourhood, "failed", _nothing),)),
     Planted("a lost peer stays a neighbour", DeadIsReplaced, ((Neighbourhood, "gone", _nothing),)),
-    Planted("training waits for a full buffer", TrainingNeverWaits, ((Gossip, "_job", _job_when_full),)),
+    Planted("training waits for a full buffer", TrainingNeverWaits, ((Gossip, "_may_begin", _begins_when_full),)),
     Planted("a newcomer waits for who does not answer", TrainingNeverWaits,
             ((Newcomer, "failed", _no_effects),)),
     Planted("who has trained all its batches trains on", TrainingNeverWaits,

@@ -113,9 +113,14 @@ class GossipWorld(World[GossipPeer]):
         )
 
     def lost(self) -> str | None:
-        """Say that nobody is left to exchange models with."""
-        staying = sum(peer.up and not peer.draining for peer in self.peers.values())
-        return "all peers but one" if staying < 2 else None
+        """Say that nobody is left to exchange models with, or to begin with."""
+        staying = [peer for peer in self.peers.values() if peer.up and not peer.draining]
+        if len(staying) < 2:
+            return "all peers but one"
+        begun = all(peer.core.standing.trained for peer in staying)
+        if not begun and len(staying) <= self.spec.neighbours_to_start:
+            return "too many peers to begin"
+        return None
 
 
 def _is_out(peer: GossipPeer) -> bool:
@@ -140,6 +145,8 @@ def draw_world(
         average_after_batches=rng.choice((2, 4, 8)),
         push_share=rng.choice((1.0, 1.0, 0.5, 0.25)),
         independent_averages=rng.choice((0, 2, 4)),
+        batch_every_s=rng.choice((0.0, 0.0, 0.0, 1.5)),
+        neighbours_to_start=rng.choice((0, 0, 1, 2)),
     )
     return GossipWorld(
         seed,

@@ -11,8 +11,8 @@ from typing import Final
 from tests.sim.engine.subject import Measured
 
 _LEDGER: Final = Path(__file__).parents[3] / "protocols" / "ledger"
-_SHELL_ONLY: Final = ("__init__", "calls")
-"""Modules used by the shells alone: the wire form of calls."""
+_SHELL_ONLY: Final = ("__init__", "calls", "grants")
+"""Modules used by the shells alone: the wire form of calls, signatures."""
 
 _TOO_MANY: Final = "needs thousands of peers; a unit test has a smaller limit"
 _MANY: Final = "only from 128 members on, as in tests.sim.scale; a unit test has a smaller limit"
@@ -30,6 +30,8 @@ _EXCUSED: Final = {
     "wiring.Wiring.update: if missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
     "lead.Lead._conclude: if not self._coverage.complete: yes":
         "a claim that comes so late is fenced at once, but by a lead that hears too few and is then told all at one blow",
+    "tally.Tally.settle: if not 0 <= microbatch < self.microbatches: yes":
+        "no lease has a microbatch that its step has not; there is a unit test",
     "member.Ledger._learn: if self.me in record.view: yes": _LYING_LEAD,
 }  # fmt: skip
 """Name of a branch -> why no seed can take it."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from protocols.ids import PeerID
+from protocols.ledger.grants import Grant
 from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import (
     Accept,
@@ -32,8 +34,8 @@ from protocols.ledger.messages import (
 )
 from protocols.ledger.tally import Attempt
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage
-from protocols.ledger.view import Ballot, Member, Record, ids_of
-from tests.sim.pipeline.stage import MakeEvent
+from protocols.ledger.view import Ballot, Member, Record, ids_of, pack_ids
+from tests.sim.pipeline.stage import MakeEvent, signature_for
 
 if TYPE_CHECKING:
     from tests.sim.pipeline.peer import PipelinePeer
@@ -70,16 +72,20 @@ class Liar:
             # To members only: an outsider believes whom it hears of first (protocols/ledger/README.md).
             victim.hear(self.peer_id, Rumour(record.index + self._rng.choice((1, 50))))
         elif victim is not None and victim.up and self._rng.random() < 0.2:
-            victim.stage.settle(self._question(record), lambda make: None)
+            victim.stage.settle(self.peer_id, self._question(record), lambda make: None)
         elif victim is not None and victim.up:
             world.forge(self.peer_id, victim.peer_id, self._message(record, victim))
 
     def _question(self, record: Record) -> AskSettle | AskClaim:
-        """Ask about what does not exist. What does exist could be closed by a liar: see protocols/README.md."""
-        step, wild = record.step + 1, self._rng.choice((-1, 65536, _HUGE))
+        """Ask about what does not exist, or try to close what does, with a lease that no lead has signed."""
+        step, wild = record.step + 1, self._rng.choice((0, -1, 65536, _HUGE))
+        generation = self._rng.choice((first_generation(record.index + 15, 0), _HUGE))
+        everything = (1 << self._world.settings.microbatches) - 1
+        grant = forged_grant(self._rng, self.peer_id, record, generation, everything)
         if self._rng.random() < 0.5:
-            return AskSettle(0, self.peer_id, step, wild, Attempt(_HUGE, 1))
-        return AskClaim(0, self.peer_id, step, 1 << 65535, _HUGE)
+            return AskSettle(0, self.peer_id, step, wild, Attempt(generation, 1), grant)
+        ids = self._rng.choice((everything, 1 << 65535))
+        return AskClaim(0, self.peer_id, step, ids, grant)
 
     def _message(self, record: Record, victim: PipelinePeer) -> Message:
         mine = Ballot(self._rng.choice((1, 7, _HUGE)), self.peer_id)
@@ -119,10 +125,19 @@ class Liar:
         )
 
 
+def forged_grant(
+    rng: random.Random, me: PeerID, record: Record, generation: int, ids: int
+) -> Grant:
+    """In the lead's name and not signed by it, or signed by one that never led."""
+    lead = rng.choice((record.lead, me))
+    signature = signature_for(me, me) if lead == me else b"forged"
+    return Grant(lead, record.step + 1, generation, pack_ids(ids), signature)
+
+
 class RogueTrainer:
     """Asks members to count what is not leased to it: also what others count, and while the step is committed.
 
-    Its attempts are such as a lead deals, so they overtake those of honest trainers, who are dealt the work anew.
+    Its attempts are such as a lead deals, and its lease is forged, or another trainer's.
     """
 
     def __init__(self, world: PipelineWorld, number: int) -> None:
@@ -149,12 +164,26 @@ class RogueTrainer:
             return
         generation = first_generation(record.index, 0) + self._rng.randrange(8)
         last = member.stage == world.settings.stages - 1
+        count = self._rng.random() < 0.9  # what is not to be counted needs no lease
         ask = AskStage(
             0, member.peer, "loss" if last else "backward", record.step + 1,
-            self._microbatch(victim), member.stage, count=True,
-            attempt=Attempt(generation, self._rng.randrange(8)), deadline_s=1.0,
+            self._microbatch(victim), member.stage, count=count,
+            attempt=Attempt(generation, self._rng.randrange(8)),
+            grant=self._grant(record, generation), deadline_s=1.0,
         )  # fmt: skip
-        victim.stage.serve(ask, _Unheard())
+        victim.stage.serve(ask, _Unheard(self.peer_id))
+
+    def _grant(self, record: Record, generation: int) -> Grant:
+        everything = (1 << self._world.settings.microbatches) - 1
+        journeys = [
+            j for p in self._world.peers.values() if p.up for j in p.trainer.journeys.values()
+        ]
+        if journeys and self._rng.random() < 0.5:
+            return self._rng.choice(journeys).grant
+        if self._rng.random() < 0.1:  # its own, of nothing
+            grant = Grant(record.lead, record.step + 1, generation, b"")
+            return replace(grant, signature=signature_for(record.lead, self.peer_id))
+        return forged_grant(self._rng, self.peer_id, record, generation, everything)
 
     def _microbatch(self, victim: PipelinePeer) -> int:
         """Choose any, or one that the victim has counted: to have it counted again."""
@@ -167,6 +196,9 @@ class RogueTrainer:
 
 class _Unheard:
     """A call whose answer nobody reads."""
+
+    def __init__(self, trainer_id: PeerID) -> None:
+        self.trainer_id = trainer_id
 
     def wanted(self) -> bool:
         return True

@@ -22,6 +22,7 @@ from protocols.ledger import trainer as trainer_core
 from protocols.ledger import view as views
 from protocols.ledger.events import Admitted, Blame, DiscardGradient
 from tests.sim.engine.subject import Planted
+from tests.sim.pipeline import stage as pipeline_stage
 from tests.sim.pipeline.checkers.aborted_changes_nothing import AbortedChangesNothing
 from tests.sim.pipeline.checkers.all_prepared import AllPrepared
 from tests.sim.pipeline.checkers.bounded import Bounded
@@ -478,6 +479,10 @@ SUITE: Final = (
             ((history, "HISTORY_RECORDS", 10**6),)),
     Planted("a proposed record may have members that cannot be", NobodyHonestBlamed,
             ((member, "membership_problem", _no_problem),)),
+    Planted("whoever asks is taken for the holder of a lease", WorkIsRedone,
+            ((pipeline_stage.SimStage, "_why_not_entitled", _nothing),)),
+    Planted("a lease by anybody entitles", FreshIsFresh,
+            ((member.Ledger, "why_not_entitled", _nothing),)),
     Planted("promises to an earlier round are counted", OneHistory,
             ((candidacy.Candidacy, "stand", _stand_with_old_promises),)),
     Planted("an elected lead deals everything as fresh", FreshIsFresh,

@@ -25,6 +25,7 @@ from protocols.ledger.events import (
     StateLoaded,
     TallyChanged,
 )
+from protocols.ledger.grants import Grant
 from protocols.ledger.tally import Attempt, Refusal, Settled, Tally, Work
 from protocols.ledger.trainer import (
     AskClaim,
@@ -36,7 +37,7 @@ from protocols.ledger.trainer import (
     SettleAnswered,
     TrainerEvent,
 )
-from protocols.ledger.view import Ballot, Record, ids_of
+from protocols.ledger.view import MICROBATCHES_MAX, Ballot, Record, ids_of
 from protocols.replies import ErrorCode
 from protocols.state import (
     DonorsLeft,
@@ -73,8 +74,16 @@ def state_root(state: bytes) -> bytes:
     return hashlib.sha256(b"root" + state).digest()
 
 
+def signature_for(lead: PeerID, trainer: PeerID) -> bytes:
+    """Return what stands for a lead's signature of a lease to this trainer. Strangers that lie do not call this."""
+    return lead + b" to " + trainer
+
+
 class Caller(Protocol):
     """Who asked, as far as the member can know."""
+
+    @property
+    def trainer_id(self) -> PeerID: ...
 
     def wanted(self) -> bool:
         """Tell whether the answer is still waited for."""
@@ -354,6 +363,11 @@ class SimStage:
 
     def serve(self, ask: AskStage, call: Caller) -> None:
         """Take a request into the tally, then into the queue, as the real stage host does."""
+        if ask.count and ask.step == self.peer.ledger.tally.step:
+            problem = self._why_not_entitled(call.trainer_id, ask.grant, _bit(ask.microbatch))
+            if problem is not None:
+                call.answer(_failed(ask.call, problem.code, problem.retry_after_s))
+                return
         refusal = self._why_not(ask)
         if refusal is not None:
             tally = self.peer.ledger.tally
@@ -364,6 +378,12 @@ class SimStage:
             self._serve_forward(ask, call)
         else:
             self._serve_backward(ask, call)
+
+    def _why_not_entitled(self, asker: PeerID, grant: Grant, ids: int) -> Refusal | None:
+        ledger = self.peer.ledger
+        if ledger.record is None or grant.signature != signature_for(grant.lead, asker):
+            return Refusal("bad-request", "only who holds a lease may have work counted")
+        return ledger.why_not_entitled(grant, ids)
 
     def _why_not(self, ask: AskStage) -> ErrorCode | None:
         ledger = self.peer.ledger
@@ -432,10 +452,17 @@ class SimStage:
         index = record.index if record is not None else 0
         call.answer(lambda now_s: CallAnswered(now_s, ask.call, index, counted, 1.0))
 
-    def settle(self, ask: AskSettle | AskClaim, answer: Callable[[MakeEvent], None]) -> None:
+    def settle(
+        self, asker: PeerID, ask: AskSettle | AskClaim, answer: Callable[[MakeEvent], None]
+    ) -> None:
         ledger = self.peer.ledger
         if ledger.member is None or ledger.record is None or ask.step != ledger.tally.step:
             answer(_failed(ask.call, "step-ahead", None))
+            return
+        ids = ask.ids if isinstance(ask, AskClaim) else _bit(ask.microbatch)
+        problem = self._why_not_entitled(asker, ask.grant, ids)
+        if problem is not None:
+            answer(_failed(ask.call, problem.code, problem.retry_after_s))
             return
         index = ledger.record.index
         if isinstance(ask, AskSettle):
@@ -444,11 +471,15 @@ class SimStage:
                 self._note(SaidVoid(ask.step, ask.microbatch, ask.attempt))
             answer(lambda now_s: SettleAnswered(now_s, ask.call, settled, index))
         else:
-            counted, pending = ledger.tally.claim(ask.ids, ask.generation)
+            counted, pending = ledger.tally.claim(ask.ids, ask.grant.generation)
             for microbatch in ids_of(ask.ids & ~counted & ~pending):
-                before = Attempt(ask.generation, -1)
+                before = Attempt(ask.grant.generation, -1)
                 self._note(SaidVoid(ask.step, microbatch, before))
             answer(lambda now_s: ClaimAnswered(now_s, ask.call, counted, pending, index))
+
+
+def _bit(microbatch: int) -> int:
+    return 1 << (microbatch if 0 <= microbatch < MICROBATCHES_MAX else MICROBATCHES_MAX)
 
 
 def _failed(call: int, code: ErrorCode | None, retry_after_s: float | None) -> MakeEvent:

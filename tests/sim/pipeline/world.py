@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Final
 
 from protocols.ids import PeerID
 from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.messages import Lease
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, CallFailed
 from protocols.ledger.view import Record
 from tests.sim.engine.call import Call
@@ -21,7 +23,7 @@ from tests.sim.pipeline.exchange import Exchanges
 from tests.sim.pipeline.faults import PipelineFaults, PipelineInjector
 from tests.sim.pipeline.notes import CallEnded, Decided, GaveUp, StateReached
 from tests.sim.pipeline.peer import PipelinePeer
-from tests.sim.pipeline.stage import MakeEvent
+from tests.sim.pipeline.stage import MakeEvent, signature_for
 
 _ALL_CONNECTED: Final = 64
 _NAMES_IN_TRACE: Final = 64
@@ -141,6 +143,9 @@ class PipelineWorld(World[PipelinePeer]):
         """Cast a message of the ledger or the trainer."""
         if source.lies is not None and send.peer != source.peer_id:
             send = source.lies.told(send)
+        if isinstance(send.message, Lease):
+            signature = signature_for(source.peer_id, send.peer)
+            send = Send(send.peer, dataclasses.replace(send.message, signature=signature))
         self.watch.see(source, send.message)
         contest = self.contest
         if contest is None or not contest.loses(source.peer_id, send.peer, send.message):
@@ -278,11 +283,15 @@ class TrainerCall(Call):
         self.trainer = trainer
         self.ask = ask
 
+    @property
+    def trainer_id(self) -> PeerID:
+        return self.trainer.peer_id
+
     def serve(self, target: PipelinePeer) -> None:
         if isinstance(self.ask, AskStage):
             target.stage.serve(self.ask, self)
         else:
-            target.stage.settle(self.ask, self.answer)
+            target.stage.settle(self.trainer_id, self.ask, self.answer)
 
     def answer(self, make: MakeEvent) -> None:
         lies = self.world.peers[self.target_id].lies

@@ -16,6 +16,7 @@ import torch
 import trio
 from torch import Tensor
 
+from node.identity import verify_signature
 from protocols.ids import PeerID
 from protocols.ledger.messages import Message, decode_message_untrusted
 from protocols.ledger.view import Record, unpack_ids
@@ -79,8 +80,9 @@ def call_of(service: str, *, step_from: int = 0, **wanted: Any) -> Point:
 class SwarmNode:
     """One node of the swarm."""
 
-    def __init__(self, swarm: SmallSwarm, host: MemoryHost) -> None:
+    def __init__(self, swarm: SmallSwarm, host: MemoryHost, signer: SeededSigner) -> None:
         self.swarm = swarm
+        self.signer = signer
         self.host = host
         self.peer_id: PeerID = host.peer_id
         self.guard = Guard()
@@ -133,6 +135,8 @@ class SwarmNode:
                             self.guard,
                             self.resources,
                             options,
+                            signer=self.signer,
+                            verify=verify_signature,
                             rng=rng,
                             hooks=hooks,
                         ) as self.opened,
@@ -228,7 +232,8 @@ class SmallSwarm:
     async def node(self, *, train: bool = True, **options: Any) -> SwarmNode:
         """Start one more node; the first one founds the run."""
         self._seeds += 1
-        node = SwarmNode(self, self.network.join(SeededSigner(self._seeds).peer_id))
+        signer = SeededSigner(self._seeds)
+        node = SwarmNode(self, self.network.join(signer.peer_id), signer)
         founder = self._seeds == 1
         self.nodes.append(node)
         await self.nursery.start(

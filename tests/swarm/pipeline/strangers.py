@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor
 from protocols.handshake import protocol_of
 from protocols.ids import PeerID, RunID
 from protocols.ledger.calls import WorkCall
+from protocols.ledger.grants import Grant, statement
 from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Message, encode_message
+from protocols.ledger.view import pack_ids
 from protocols.replies import ErrorCode, Hello
 from protocols.run.pipeline import pipeline_of
 from protocols.schema import encode
@@ -31,10 +34,13 @@ _SEED = 1000
 class Stranger:
     """Calls one node's services over the network."""
 
-    def __init__(self, swarm: SmallSwarm, target: SwarmNode, caller: Caller) -> None:
+    def __init__(
+        self, swarm: SmallSwarm, target: SwarmNode, caller: Caller, peer_id: PeerID
+    ) -> None:
         self.swarm = swarm
         self.target = target
         self.caller = caller
+        self.peer_id = peer_id
         self._attempts = 0
 
     async def call(self, service: str, message: Any, *tensors: Tensor) -> Answer:
@@ -67,8 +73,30 @@ class Stranger:
             count=True,
             generation=first_generation(record.index, 0),
             attempt=self._attempts,
+            grant=self.grant(step=changes.get("step")),
         )
         return encode(call) | changes
+
+    def grant(
+        self,
+        *,
+        step: int | None = None,
+        generation: int | None = None,
+        by: SeededSigner | None = None,
+        to: PeerID | None = None,
+    ) -> Grant:
+        """Return a lease of all microbatches to this stranger, as the lead deals it, unless told otherwise."""
+        ledger = self.target.peer.ledger
+        assert ledger.record is not None
+        lead = next(n.signer for n in self.swarm.nodes if n.peer_id == ledger.lead_peer)
+        bare = Grant(
+            (by or lead).peer_id,
+            ledger.tally.step if step is None else max(0, step),
+            first_generation(ledger.record.index, 0) if generation is None else generation,
+            pack_ids((1 << pipeline_of(self.swarm.run).microbatches) - 1),
+        )
+        said = statement(self.swarm.run.run_id, to or self.peer_id, bare)
+        return dataclasses.replace(bare, signature=(by or lead).sign(said))
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         """Return tensors that fit `work`."""
@@ -107,7 +135,7 @@ async def hello_from_stranger(
     caller = Caller(host, hello=Hello(run=run or swarm.run.run_id))
     async with trio.open_nursery() as nursery:
         await nursery.start(caller.run)
-        yield Stranger(swarm, target, caller)
+        yield Stranger(swarm, target, caller, host.peer_id)
         nursery.cancel_scope.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 import trio
 
 from protocols.ledger.calls import ClaimCall, SettleCall
+from protocols.ledger.grants import Grant
 from protocols.ledger.view import pack_ids
 from protocols.schema import encode
 from swarm.calls import CallError
+from tests.fakes.signer import SeededSigner
 from tests.swarm.pipeline.small_swarm import small_run
 from tests.swarm.pipeline.strangers import Stranger, hello_from_stranger, stranger_at
 
@@ -83,9 +86,10 @@ def test_a_request_for_something_that_is_not_here_is_refused_with_the_reason() -
             ({"step": 0}, "step-passed", ""),
             ({"kind": "backward"}, "bad-request", "stage 1 does not do backward"),
             ({"kind": "forward"}, "bad-request", "stage 1 does not do forward"),
-            ({"microbatch": 6}, "bad-request", "has 6 microbatches"),
-            ({"microbatch": 2**62}, "bad-request", "has 6 microbatches"),
-            ({"generation": 2**62}, "bad-request", "far ahead"),
+            ({"microbatch": 6}, "bad-request", "not in the lease"),
+            ({"microbatch": 2**62}, "bad-request", "not in the lease"),
+            ({"microbatch": 2**62, "count": False}, "bad-request", "has 6 microbatches"),
+            ({"generation": 2**62}, "bad-request", "holds a lease"),
         ]
         for changes, code, problem in cases:
             refused = await stranger.refused("stage", stranger.work(**changes), *stranger.inputs())
@@ -101,7 +105,7 @@ def test_messages_that_are_none_are_refused() -> None:
             None, 7, b"work", [], {}, {"op": "work"}, {"op": "steal"}, {"op": 1}, {"op": ["work"]},
             stranger.work(step=-1), stranger.work(step=2**64 - 1), stranger.work(count=1),
             stranger.work(kind="train"), stranger.work(stage=5000), stranger.work(more=1),
-            encode(ClaimCall(step=1, ids=b"", generation=0)) | {"ids": bytes(9000)},
+            encode(ClaimCall(step=1, ids=b"", grant=stranger.grant())) | {"ids": bytes(9000)},
         ]:  # fmt: skip
             code, _ = await stranger.refused("stage", message, *stranger.inputs())
             assert code == "bad-request"
@@ -124,18 +128,50 @@ def test_another_run_is_refused_before_anything_is_read() -> None:
     trio.run(main)
 
 
-def test_a_settle_from_a_lease_that_cannot_exist_closes_nothing() -> None:
-    """If it did, no real attempt would ever count again, and the step never end."""
+def leases_that_are_none(stranger: Stranger) -> list[tuple[str, Grant | None]]:
+    """What somebody might show whom no lead has leased anything."""
+    nobody, other = SeededSigner(4000), SeededSigner(4001)
+    last = 2**63 - 1
+    good = stranger.grant()
+    return [
+        ("none at all", None),
+        ("not signed", dataclasses.replace(good, signature=b"")),
+        ("by nobody who ever led", stranger.grant(by=nobody, generation=last)),
+        ("by a member that does not lead", stranger.grant(by=not_leading(stranger), generation=0)),
+        ("another trainer's", stranger.grant(to=other.peer_id)),
+        ("raised after it was signed", dataclasses.replace(good, generation=last)),
+        ("widened after it was signed", dataclasses.replace(good, ids=b"\xff" * 8)),
+        ("of another step", stranger.grant(step=good.step + 1)),
+    ]
+
+
+def not_leading(stranger: Stranger) -> SeededSigner:
+    lead = stranger.target.peer.ledger.lead_peer
+    return next(node.signer for node in stranger.swarm.nodes if node.peer_id != lead)
+
+
+def test_who_holds_no_lease_has_nothing_counted_and_closes_nothing() -> None:
+    """One claim of all microbatches by a stranger, with the highest generation that is believed, had stopped a run."""
 
     async def scenario(stranger: Stranger) -> None:
-        step = stranger.target.peer.ledger.tally.step
-        everything = pack_ids(2**6 - 1)
-        for message in [
-            SettleCall(step=step, microbatch=0, generation=2**63 - 1, attempt=0),
-            ClaimCall(step=step, ids=everything, generation=2**63 - 1),
-        ]:
-            code, reason = await stranger.refused("stage", encode(message))
-            assert (code, "far ahead" in reason) == ("bad-request", True)
+        tally = stranger.target.peer.ledger.tally
+        step, everything = tally.step, pack_ids(2**6 - 1)
+        for what, grant in leases_that_are_none(stranger):
+            generation = grant.generation if grant is not None else 2**63 - 1
+            asked: list[Any] = [
+                stranger.work(generation=generation, grant=grant and encode(grant)),
+                stranger.work(generation=generation, grant=grant and encode(grant), kind="forward"),
+            ]
+            if grant is not None:
+                asked += [
+                    encode(SettleCall(step=step, microbatch=0, attempt=9, grant=grant)),
+                    encode(ClaimCall(step=step, ids=everything, grant=grant)),
+                ]
+            for message in asked:
+                tensors = stranger.inputs() if message["op"] == "work" else ()
+                code, _ = await stranger.refused("stage", message, *tensors)
+                assert code in ("bad-request", "overtaken", "step-ahead"), what
+                assert (tally.counted, len(tally._floors)) == (0, 0), what
         answer = await stranger.call("stage", stranger.work(), *stranger.inputs())
         assert answer.message["counted"]
         stranger.target.peer.ledger.tally.fence()  # as a record would
@@ -147,18 +183,17 @@ def test_a_settle_from_a_lease_that_cannot_exist_closes_nothing() -> None:
     at(LAST, scenario)
 
 
-def test_questions_about_strange_microbatches_cost_no_memory() -> None:
+def test_questions_about_strange_microbatches_are_refused_and_cost_no_memory() -> None:
     async def scenario(stranger: Stranger) -> None:
-        tally = stranger.target.peer.ledger.tally
-        for number in range(50):
-            question = SettleCall(
-                step=tally.step, microbatch=10**9 + number, generation=0, attempt=0
-            )
-            answer = await stranger.call("stage", encode(question))
-            assert answer.message["settled"] == "void"
-        everything = ClaimCall(step=tally.step, ids=bytes(8000) + b"\xff", generation=0)
-        assert (await stranger.call("stage", encode(everything))).message["counted"] == b""
-        assert len(tally._floors) <= tally.microbatches
+        tally, grant = stranger.target.peer.ledger.tally, stranger.grant()
+        for microbatch in (6, 65_536, 10**9, 2**62):
+            question = SettleCall(step=tally.step, microbatch=microbatch, attempt=0, grant=grant)
+            code, reason = await stranger.refused("stage", encode(question))
+            assert (code, reason) == ("bad-request", "that is not in the lease")
+        everything = ClaimCall(step=tally.step, ids=bytes(8000) + b"\xff", grant=grant)
+        code, _ = await stranger.refused("stage", encode(everything))
+        assert code == "bad-request"
+        assert len(tally._floors) == 0
 
     at(LAST, scenario)
 

@@ -276,6 +276,19 @@ def test_all_peers_may_leave_at_once() -> None:
     run(main)
 
 
+def test_the_steps_of_a_fast_run_do_not_bury_what_matters(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(stages=1, steps=40, replicas=1)) as swarm:
+            await swarm.node()
+            await swarm.finished()
+
+    with caplog.at_level("DEBUG", logger="swarm.pipeline.peer"):
+        run(main)
+    said = [r.levelname for r in caplog.records if r.getMessage().startswith("record learned")]
+    assert len(said) > 40
+    assert said.count("INFO") < 5
+
+
 def test_the_trained_model_can_be_gathered_from_any_node(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_swarm(small_run(steps=2)) as swarm:

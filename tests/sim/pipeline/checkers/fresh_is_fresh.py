@@ -39,8 +39,8 @@ class FreshIsFresh(Checker):
         newest, lead = self.world.newest_record, peer.ledger.lead
         if newest is None or lead is None or not message.fresh or message.index != newest.index:
             return
-        if self.world.faults.rogue_trainers or self.world.liars:
-            return  # they have counted what nobody dealt
+        if any(liar in self.world.peers for liar in self.world.liars):
+            return  # members that lie count what they like
         if self._promised is not None and self._promised > (newest.index + 1, lead.ballot):
             return
         ids = unpack_ids(message.ids)
