@@ -275,6 +275,7 @@ class Gossip:
             _, offer = newcomer.adopted
             self._new_epoch()
             self._averages = offer.averages
+            self._trained = max(self._trained, newcomer.trained)
         return self._next_job(now_s)
 
     def _new_epoch(self) -> None:

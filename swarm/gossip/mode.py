@@ -108,6 +108,7 @@ class GossipMode:
                 founds=founds and not self._begun,
                 hooks=GossipHooks(
                     trained=self._trained,
+                    evaluated=self._evaluated,
                     averaged=self._averaged,
                     rolled_back=self._rolled_back,
                     look=self._presence.look_now,
@@ -219,6 +220,9 @@ class GossipMode:
                 self._run.training.steps,
                 f"{evaluation.accuracy:.2f}" if evaluation and evaluation.accuracy else None,
             )
+
+    def _evaluated(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
 
     def _averaged(self, averaging: Averaging) -> None:
         self._averaging = averaging

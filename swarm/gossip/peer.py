@@ -102,6 +102,7 @@ class GossipHooks:
     """What the mode around a peer wants to hear of. Called on the event loop; must not wait."""
 
     trained: Callable[[TrainedBatch, Evaluation | None], None]
+    evaluated: Callable[[Evaluation], None]
     averaged: Callable[[Averaging], None]
     rolled_back: Callable[[], None]
     look: Callable[[], None]
@@ -156,6 +157,8 @@ class GossipPeer:
         self._offered: Snapshot | None = None
         self._offered_of: tuple[int, int] | None = None
         self._nursery: trio.Nursery | None = None
+        self._send_job, self._jobs = trio.open_memory_channel[Callable[[], Awaitable[None]]](2)
+        """The core has one job done at a time, and a model adopted before it."""
         self.snapshots_taken = 0
         self.started_from: PeerID | None = None
         """The neighbour whose model ours began with."""
@@ -164,6 +167,7 @@ class GossipPeer:
         """Take part until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._do_jobs)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
             task_status.started()
@@ -209,18 +213,18 @@ class GossipPeer:
     def _perform(self, effect: GossipEffect) -> None:
         match effect:
             case TrainBatch():
-                self._start(self._train)
+                self._do_next(self._train)
             case TakeSnapshot(sequence):
-                self._start(self._take_snapshot, sequence)
+                self._do_next(self._take_snapshot, sequence)
             case AverageModels(part, models):
                 received = [(peer, self._models.received.pop(handle)) for peer, handle in models]
-                self._start(self._average, part, received)
+                self._do_next(self._average, part, received)
             case RollBack():
-                self._start(self._roll_back)
-            case AdoptModel(handle):
+                self._do_next(self._roll_back)
+            case AdoptModel(handle, trained):
                 adopted = self._models.received.pop(handle)
                 self.started_from = adopted.peer
-                self._start(self._compute.run_own, self._models.adopt, adopted.vector)
+                self._do_next(self._adopt, adopted.vector, trained)
             case PushModel():
                 self._start(
                     self._push,
@@ -251,6 +255,14 @@ class GossipPeer:
         assert self._nursery is not None
         self._nursery.start_soon(fn, *args)
 
+    def _do_next(self, job: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Work on the model: one job after the other, in the order in which the core wants them."""
+        self._send_job.send_nowait(functools.partial(job, *args))
+
+    async def _do_jobs(self) -> None:
+        async for job in self._jobs:
+            await job()
+
     # --- work on the model ---
 
     async def _train(self) -> None:
@@ -265,6 +277,14 @@ class GossipPeer:
         every = self._evaluate_every
         due = trained.finite and every and learner.trained % every == 0
         return trained, learner.evaluate() if due else None
+
+    async def _adopt(self, vector: Tensor, trained: int) -> None:
+        self._hooks.evaluated(await self._compute.run_own(self._adopt_and_look, vector, trained))
+
+    def _adopt_and_look(self, vector: Tensor, trained: int) -> Evaluation:
+        """On the compute thread."""
+        self._models.adopt(vector, trained)
+        return self._models.learner.evaluate()
 
     async def _take_snapshot(self, sequence: int) -> None:
         vector = await self._compute.run_own(self._models.copy)

@@ -238,8 +238,8 @@ class SimulatedSwarm:
             case RollBack():
                 models.roll_back()
                 self._later(peer, 0.0, lambda: RolledBack(self._now_s))
-            case AdoptModel(handle):
-                models.adopt(models.received.pop(handle).vector)
+            case AdoptModel(handle, trained):
+                models.adopt(models.received.pop(handle).vector, trained)
             case PushModel():
                 self._push(peer, effect)
             case AnswerPush(handle, answer):
