@@ -28,7 +28,7 @@ from node.control.commands import command_table
 from node.control.server import ControlServer, listen
 from node.errors import NodeError
 from node.files import exclusive
-from node.heartbeat import beat
+from node.heartbeat import beat, watch_health
 from node.identity import Identity
 from node.joining import Joining
 from node.life import NodeLife
@@ -111,6 +111,7 @@ async def serve(
         first=startup.membership.first,
         drain_s=config.drain_s,
     )
+    node: Node | None = None
     async with trio.open_nursery() as infrastructure:
         await infrastructure.start(_watch_signals, life)
         infrastructure.start_soon(_cancel_when_leaving, life, infrastructure.cancel_scope)
@@ -125,9 +126,12 @@ async def serve(
             await infrastructure.start(node.caller.run)
             infrastructure.start_soon(node.lag.run)
             infrastructure.start_soon(beat, node, supervisor)
+            infrastructure.start_soon(watch_health, node)
             _say_ready(node, supervisor)
             await _work(node, supervisor, build_services)
             infrastructure.cancel_scope.cancel()
+    if node is not None and node.fatal is not None:
+        raise node.fatal
 
 
 def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Random) -> Node:

@@ -34,6 +34,16 @@ class ConfigError(NodeError):
     exit_code = exit_codes.CONFIG
 
 
+class IdentityTakenError(ConfigError):
+    """Another node, which started before this one, runs with the same identity."""
+
+    def __init__(self, peer: object, path: object) -> None:
+        super().__init__(
+            f"another node runs with this node's identity ({peer}) and started before it: this one leaves",
+            f"an identity is one node's: stop the other one, or move {path} away to get a new identity here",
+        )
+
+
 class PermissionRefusedError(NodeError):
     """A file or folder cannot be used as it is: not writable, or open to others."""
 

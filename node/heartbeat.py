@@ -9,8 +9,9 @@ import trio
 
 from node.limits import usage
 from node.node import Node
-from node.status import one_line
+from node.status import one_line, unhealthy_reasons
 from node.systemd import Supervisor
+from protocols.health import Facts
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,34 @@ MEASURE_EVERY_S: Final = 10.0
 """Reading /proc for three processes takes about a millisecond; also how late the memory limit may act."""
 LINE_EVERY: Final = 6
 """Measurements per log line: one line a minute."""
+
+
+LOOK_EVERY_S: Final = 1.0
+"""At how training goes; it costs a few comparisons."""
+
+
+async def watch_health(node: Node) -> None:
+    """See how training goes, and log when that changes from well to not, or back; until cancelled."""
+    unhealthy = False
+    while True:
+        progress = node.progress()
+        if node.trains:
+            facts = Facts(
+                step=progress.step,
+                complete=progress.steps is not None and progress.step == progress.steps,
+                leaving=not node.life.takes_work,
+                resting=progress.resting,
+                waiting_for=progress.waiting_for,
+            )
+            node.health.observe(trio.current_time(), facts)
+        problems = unhealthy_reasons(node)
+        if problems and not unhealthy:
+            log.warning("unhealthy: %s", "; ".join(problems))
+            node.twin.look()
+        elif unhealthy and not problems:
+            log.info("healthy again")
+        unhealthy = bool(problems)
+        await trio.sleep(LOOK_EVERY_S)
 
 
 async def beat(node: Node, supervisor: Supervisor) -> None:

@@ -8,6 +8,7 @@ once can come back without the addresses it was invited with.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,6 +17,7 @@ import msgpack
 import trio
 
 from node.clock import unix_s
+from node.errors import IdentityTakenError
 from node.node import Dialled, Node
 from node.services import backoff_s
 from protocols.errors import RemoteProtocolError
@@ -33,6 +35,7 @@ from protocols.public import (
     run_reply_untrusted,
 )
 from protocols.schema import SchemaError, Size, decode, encode
+from protocols.twin import Start, Twin, judge
 from swarm.calls import CallError, CallTimeoutError
 
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ class MemberRecord:
     """What a member says of itself in the directory."""
 
     addresses: Annotated[tuple[Annotated[str, Size(1, 256)], ...], Size(0, ADDRESSES_MAX)]
+    start: Start | None = None
+    """Of this life of it: protocols.twin."""
 
 
 class Joining:
@@ -224,10 +229,11 @@ class Joining:
         sent_s = unix_s()
         answer = await node.caller.call(peer, STATUS_SERVICE, {}, deadline_s=ASK_S)
         status = public_status_untrusted(answer.message)
-        self._in_run[peer] = status.in_run
-        node.skew.observe(
-            peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
-        )
+        self._in_run[peer] = bool(status.in_run)
+        if status.time_s is not None:
+            node.skew.observe(
+                peer, sent_unix_s=sent_s, answered_unix_s=unix_s(), their_unix_s=status.time_s
+            )
         # Asking for the run also proves that the peer is in it, and to it that we may be.
         answer = await node.caller.call(peer, RUN_SERVICE, encode(RunRequest()), deadline_s=ASK_S)
         reply = run_reply_untrusted(answer.message)
@@ -271,10 +277,11 @@ class Joining:
         while True:
             addresses = tuple(node.host.addresses())[:ADDRESSES_MAX]
             if addresses and addresses != announced:
-                record = msgpack.packb(encode(MemberRecord(addresses=addresses)))
-                await node.directory.announce(self._key, record, MEMBER_LIFETIME_S)
+                await self._announce(addresses)
                 announced = addresses
             records = await node.directory.look_up(self._key)
+            if self._has_twin(records):
+                await self._announce(addresses)  # so that the other one sees us, too
             self._members_known = len(records)
             node.membership.note_members(
                 addresses[0]
@@ -282,8 +289,34 @@ class Joining:
                 if record.peer != node.peer_id and (addresses := _addresses_untrusted(record))
             )
             await self._meet(records)
-            await trio.sleep(pause_s * node.rng.uniform(0.8, 1.2))
+            with trio.move_on_after(pause_s * node.rng.uniform(0.8, 1.2)):
+                await node.twin.look_now.wait()
+            node.twin.look_now = trio.Event()
             pause_s = min(2 * pause_s, REFRESH_EVERY_S)
+
+    async def _announce(self, addresses: tuple[str, ...]) -> None:
+        node = self._node
+        record = msgpack.packb(encode(MemberRecord(addresses=addresses, start=node.start)))
+        await node.directory.announce(self._key, record, MEMBER_LIFETIME_S)
+
+    def _has_twin(self, records: Iterable[DirectoryRecord]) -> bool:
+        """Look at what was signed with our own key. When an older node has done so, leave at once: draining would speak
+        in its name."""
+        node = self._node
+        for record in records:
+            member = _member_untrusted(record) if record.peer == node.peer_id else None
+            if member is None or member.start is None:
+                continue
+            twin = judge(node.start, member.start, issued_s=record.issued_s)
+            if twin is Twin.STAYS:
+                node.fatal = IdentityTakenError(node.peer_id, node.paths.identity)
+                node.life.leave("another node runs with this identity")
+            elif twin is Twin.GOES:
+                if node.twin.problem is None:
+                    log.error("another node runs with this node's identity, started after it")
+                node.twin.seen()
+                return True
+        return False
 
     async def _meet(self, records: Any) -> None:
         """Connect to members we are not connected to yet, up to a bound."""
@@ -300,10 +333,16 @@ class Joining:
 
 def _addresses_untrusted(record: DirectoryRecord) -> tuple[str, ...]:
     """Return the addresses a member announced for itself; () when the record is malformed."""
+    member = _member_untrusted(record)
+    return member.addresses if member is not None else ()
+
+
+def _member_untrusted(record: DirectoryRecord) -> MemberRecord | None:
     try:
         member = decode(MemberRecord, unpack_untrusted(record.value))
         if all(check_address(address) == record.peer for address in member.addresses):
-            return member.addresses
+            return member
     except (RemoteProtocolError, SchemaError, InviteError):
-        log.info("malformed member record: peer=%s", record.peer)
-    return ()
+        pass
+    log.info("malformed member record: peer=%s", record.peer)
+    return None

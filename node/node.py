@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ from node.membership import Membership
 from node.network import Network
 from node.paths import Paths
 from node.services import ServiceGroup, Trains
+from node.twin import TwinWatch
+from protocols.health import Health
 from protocols.ids import PeerID
 from protocols.ports import Directory, Host, Signer
 from protocols.run import RunSpec
+from protocols.twin import Start
 from swarm.mode import Progress
 
 if TYPE_CHECKING:
@@ -70,8 +74,18 @@ class Node:
     run_known: trio.Event = field(default_factory=trio.Event)
     """Set once `membership.spec` is there; services of training are built then."""
 
+    incarnation: int = field(default_factory=lambda: secrets.randbits(62))
+    """Of this life of the node: another process with our identity has another one."""
+    health: Health = field(default_factory=Health)
+    twin: TwinWatch = field(default_factory=TwinWatch)
+    fatal: NodeError | None = None
+    """Why this node has to leave, when it is for a person to do something about it."""
     founding_known: trio.Event = field(default_factory=trio.Event)
     """Set once it is known whether this node begins the run (`membership.first`) or joins it."""
+
+    @property
+    def start(self) -> Start:
+        return Start(self.started_unix_s, self.incarnation)
 
     @property
     def peer_id(self) -> PeerID:
@@ -98,6 +112,11 @@ class Node:
             if isinstance(member.service, Trains):
                 return member.service.progress()
         return Progress()
+
+    @property
+    def trains(self) -> bool:
+        """Training has begun: a mode is there, up or being started again."""
+        return any(isinstance(member.service, Trains) for member in self.services.members)
 
     def refuses_work(self) -> str | None:
         """Why this node takes no new work just now, or None. Services answer "busy" or "draining" with it."""

@@ -38,8 +38,8 @@ async def serve_public(node: Node) -> None:
 
 
 def public_status(node: Node) -> PublicStatus:
-    """Return what a stranger may see."""
-    spec = node.membership.spec if node.membership.run_key is None else None
+    """Return what a stranger may see of a public run, and the invited of a private one. O(1): anybody may ask."""
+    spec = node.membership.spec
     snapshot = node.life.snapshot
     progress = node.progress()
     return PublicStatus(
@@ -47,8 +47,8 @@ def public_status(node: Node) -> PublicStatus:
         state=snapshot.state.value,
         state_seconds=round(node.life.since_seconds, 1),
         run=node.membership.run_id if spec else None,
-        run_name=spec.name if spec else "",
-        mode=spec.mode if spec else "",
+        run_name=spec.name if spec else None,
+        mode=spec.mode if spec else None,
         in_run=progress.in_run,
         role=progress.role,
         step=progress.step,
@@ -62,11 +62,26 @@ def _anybody(peer: PeerID, hello: Hello) -> ErrorReply | None:
     return None
 
 
+def _refusal(node: Node, peer: PeerID, hello: Hello, service: str) -> ErrorReply | None:
+    """Say why this peer is no part of our run as far as it has shown; None when it is."""
+    return check_hello(
+        hello,
+        run=node.membership.run_id,
+        run_key=node.membership.run_key,
+        protocol=protocol_of(service),
+        opener=peer,
+        server=node.peer_id,
+    )
+
+
 class _Status:
     def __init__(self, node: Node) -> None:
         self._node = node
 
     async def answer(self, incoming: Incoming) -> Answer:
+        private = self._node.membership.run_key is not None
+        if private and _refusal(self._node, incoming.peer, incoming.hello, STATUS_SERVICE):
+            return Answer(encode(PublicStatus()))
         return Answer(encode(public_status(self._node)))
 
 
@@ -77,15 +92,7 @@ class _Run:
         self._node = node
 
     def accept(self, peer: PeerID, hello: Hello) -> ErrorReply | None:
-        membership = self._node.membership
-        return check_hello(
-            hello,
-            run=membership.run_id,
-            run_key=membership.run_key,
-            protocol=protocol_of(RUN_SERVICE),
-            opener=peer,
-            server=self._node.peer_id,
-        )
+        return _refusal(self._node, peer, hello, RUN_SERVICE)
 
     async def answer(self, incoming: Incoming) -> Answer:
         spec = self._node.membership.spec

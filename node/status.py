@@ -60,15 +60,21 @@ def build_status(node: Node, *, now_unix_s: float) -> dict[str, Any]:
 
 
 def unhealthy_reasons(node: Node) -> list[str]:
-    """Return why a person should look at this node; empty when it does what it should."""
+    """Return why a person should look at this node; empty when it does what it should (protocols.health).
+
+    For status, exit codes and logs. The watchdog does not ask: it is fed as long as this process turns.
+    """
     snapshot = node.life.snapshot
     reasons = []
     if snapshot.state is LifeState.ISOLATED:
         reasons.append(f"isolated: {snapshot.reason}; see services.joining.dialled")
     elif snapshot.state is LifeState.JOINING and node.life.since_seconds > JOINING_IS_FINE_S:
         reasons.append(f"joining for {node.life.since_seconds:.0f} s; see services.joining.dialled")
-    reasons += [reason for reason in (node.memory.reason, node.skew.problem) if reason]
+    reasons += [
+        reason for reason in (node.memory.reason, node.skew.problem, node.twin.problem) if reason
+    ]
     reasons += node.progress().problems
+    reasons += filter(None, [node.health.problem(trio.current_time())])
     reasons += [
         f"service {member.service.name} is down: {member.last_error}"
         for member in node.services.members
@@ -80,7 +86,9 @@ def unhealthy_reasons(node: Node) -> list[str]:
 def one_line(node: Node) -> str:
     """Summarize for the heartbeat and for `systemctl status`."""
     snapshot = node.life.snapshot
-    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers"
+    problems = unhealthy_reasons(node)
+    unhealthy = f"; unhealthy: {'; '.join(problems)}" if problems else ""
+    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers{unhealthy}"
 
 
 def _life(node: Node, now_unix_s: float) -> dict[str, Any]:

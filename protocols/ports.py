@@ -123,6 +123,8 @@ class DirectoryRecord:
     """msgpack; what is inside is the caller's to decode as untrusted."""
     expires_s: float
     """Unix seconds."""
+    issued_s: float = 0.0
+    """Unix seconds by the clock of its author."""
 
 
 class Directory(Protocol):

@@ -19,24 +19,26 @@ RUN_SERVICE: Final = "run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicStatus:
-    """The answer to any request on the `status` service."""
+    """The answer to any request on the `status` service. Of a private run nothing is told to who does not prove its key:
+    all is None then, and says only that the node is up.
+    """
 
-    software: Annotated[str, Size(0, 64)]
-    state: Annotated[str, Size(0, 32)]
+    software: Annotated[str, Size(0, 64)] | None = None
+    state: Annotated[str, Size(0, 32)] | None = None
     """A LifeState; text here, since a later version may know more of them."""
-    state_seconds: Annotated[float, Range(0.0)]
+    state_seconds: Annotated[float, Range(0.0)] | None = None
     run: RunID | None = None
-    """None before the node knows its run, and for private runs."""
-    run_name: Annotated[str, Size(0, 64)] = ""
-    mode: Annotated[str, Size(0, 32)] = ""
-    in_run: bool = False
+    """None before the node knows its run, too."""
+    run_name: Annotated[str, Size(0, 64)] | None = None
+    mode: Annotated[str, Size(0, 32)] | None = None
+    in_run: bool | None = None
     """It takes part in the run already, so nobody else is to begin it."""
-    role: Annotated[str, Size(0, 64)] = ""
+    role: Annotated[str, Size(0, 64)] | None = None
     """What it does in the run: `stage 1`, `trains`."""
     step: Natural | None = None
     """Optimizer steps: of the run where peers share them, else its own."""
-    peers: Natural = 0
-    time_s: Annotated[float, Range(0.0)]
+    peers: Natural | None = None
+    time_s: Annotated[float, Range(0.0)] | None = None
     """The node's clock, Unix seconds, so that the asker can tell how far the two are apart."""
 
 

@@ -162,7 +162,7 @@ def live_records(statements: Iterable[Statement], now_s: float) -> Sequence[Dire
         if known is None or statement.supersedes(known):
             newest[statement.owner] = statement
     return [
-        DirectoryRecord(statement.owner, statement.value, statement.expires_s)
+        DirectoryRecord(statement.owner, statement.value, statement.expires_s, statement.issued_s)
         for _, statement in sorted(newest.items())
         if statement.value is not None and statement.expires_s > now_s
     ]

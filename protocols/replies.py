@@ -22,6 +22,7 @@ ErrorCode: TypeAlias = Literal[
     "step-passed",  # the step is committed already
     "step-ahead",  # this node has not reached that step yet
     "overtaken",  # a newer attempt or lease of the same microbatch has been seen
+    "diverged",  # the numbers are too large to go on with: nobody's fault
     "failed",  # this node's own fault
 ]
 

@@ -90,6 +90,8 @@ class Progress:
     peers: int = 0
     """That take part, as far as this node knows, itself included."""
     waiting_for: str | None = None
+    resting: bool = False
+    """No step is due, though nothing is wrong: it waits for the peers to begin with, or for somebody to ask."""
     problems: tuple[str, ...] = ()
     """What a person should look at."""
 

@@ -21,7 +21,7 @@ class Training:
     """How each peer trains."""
 
     batch: int = 16
-    lr: float = 0.03
+    lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
 

@@ -47,9 +47,14 @@ from protocols.frames import (
     decode_prefix_untrusted,
     encode_frame,
 )
-from protocols.handshake import decode_error_reply_untrusted, decode_welcome_untrusted, protocol_of
+from protocols.handshake import (
+    decode_error_reply_untrusted,
+    decode_welcome_untrusted,
+    protocol_of,
+    with_proof,
+)
 from protocols.ids import PeerID
-from protocols.invite import InviteError, check_address
+from protocols.invite import Invite, InviteError, check_address, invite_from_text
 from protocols.public import STATUS_SERVICE, PublicStatus, public_status_untrusted
 from protocols.replies import Hello
 from protocols.schema import encode
@@ -90,9 +95,13 @@ def read_target(address: str) -> Target:
     )
 
 
-async def ask_status(target: Target, deadline_s: float) -> tuple[PublicStatus, float]:
-    """Return what the node says of itself, and its clock minus ours in seconds.
+async def ask_status(
+    target: Target, deadline_s: float, invite: Invite | None = None
+) -> tuple[PublicStatus, float | None]:
+    """Return what the node says of itself, and its clock minus ours in seconds, if it says the time.
 
+    Args:
+      invite: to the node's run. Its key is proved, never sent.
     Raises:
       UnavailableError: nobody answers, somebody else does, it is not a Murmura node, it refuses, or takes too long.
     """
@@ -103,15 +112,21 @@ async def ask_status(target: Target, deadline_s: float) -> tuple[PublicStatus, f
                 partial(trio.open_tcp_stream, target.host, target.port),
             )
             async with tcp:
-                return await _ask_over(tcp, target)
+                return await _ask_over(tcp, target, invite)
     except trio.TooSlowError as error:
         raise UnavailableError(f"no answer within {deadline_s:g} s") from error
 
 
-async def _ask_over(tcp: trio.SocketStream, target: Target) -> tuple[PublicStatus, float]:
+async def _ask_over(
+    tcp: trio.SocketStream, target: Target, invite: Invite | None
+) -> tuple[PublicStatus, float | None]:
     peer = ID(bytes(target.peer))
     raw = RawConnection(TrioTCPStream(tcp), True)
-    noise = NoiseTransport(create_new_key_pair(), create_new_noise_key_pair().private_key)
+    ours = create_new_key_pair()
+    noise = NoiseTransport(ours, create_new_noise_key_pair().private_key)
+    hello = _hello(
+        invite, opener=PeerID(ID.from_pubkey(ours.public_key).to_bytes()), server=target.peer
+    )
 
     async def secure() -> Any:
         await _negotiate(raw, NOISE)
@@ -123,12 +138,12 @@ async def _ask_over(tcp: trio.SocketStream, target: Target) -> tuple[PublicStatu
         "what answers there is not a libp2p node that speaks Noise and Yamux", secure
     )
     connection = Yamux(secured, peer)
-    outcome: tuple[PublicStatus, float] | NodeError
+    outcome: tuple[PublicStatus, float | None] | NodeError
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.start)
         await connection.event_started.wait()
         try:
-            outcome = await _converse(connection)
+            outcome = await _converse(connection, hello)
         except NodeError as error:
             outcome = error  # raised below: out of the nursery it would come wrapped in a group
         nursery.cancel_scope.cancel()
@@ -137,7 +152,20 @@ async def _ask_over(tcp: trio.SocketStream, target: Target) -> tuple[PublicStatu
     return outcome
 
 
-async def _converse(connection: Yamux) -> tuple[PublicStatus, float]:
+def _hello(invite: Invite | None, *, opener: PeerID, server: PeerID) -> Hello:
+    """Say who we are: a visitor, or one that holds an invite to the run."""
+    if invite is None:
+        return Hello(role="visitor")
+    return with_proof(
+        Hello(run=invite.run, role="visitor"),
+        invite.run_key or None,
+        protocol=protocol_of(STATUS_SERVICE),
+        opener=opener,
+        server=server,
+    )
+
+
+async def _converse(connection: Yamux, hello: Hello) -> tuple[PublicStatus, float | None]:
     """Open the status stream, say hello and ask in one go, and read both answers."""
 
     async def open_stream() -> YamuxStream:
@@ -146,11 +174,11 @@ async def _converse(connection: Yamux) -> tuple[PublicStatus, float]:
         return stream
 
     stream = await _step("it answers, but is not a Murmura node that gives its status", open_stream)
-    hello = encode_frame(FrameKind.HELLO, encode(Hello(role="visitor")))
+    first = encode_frame(FrameKind.HELLO, encode(hello))
     sent_s = unix_s()
 
     async def exchange() -> Any:
-        await stream.write(hello + encode_frame(FrameKind.REQUEST, {}))
+        await stream.write(first + encode_frame(FrameKind.REQUEST, {}))
         reader = _FrameReader(stream)
         decode_welcome_untrusted(await reader.read(FrameKind.HELLO))
         return await reader.read(FrameKind.REPLY)
@@ -161,6 +189,8 @@ async def _converse(connection: Yamux) -> tuple[PublicStatus, float]:
         status = public_status_untrusted(message)
     except RemoteProtocolError as error:
         raise UnavailableError(f"its answer cannot be read: {error.reason}") from error
+    if status.time_s is None:
+        return status, None
     return status, status.time_s - (sent_s + answered_s) / 2
 
 
@@ -208,12 +238,20 @@ async def _step(failure: str, action: Callable[[], Awaitable[T]]) -> T:
         raise UnavailableError(failure) from error
 
 
-def report(status: PublicStatus, skew_s: float) -> dict[str, Any]:
+def _read_invite(text: str) -> Invite:
+    try:
+        return invite_from_text(text)
+    except InviteError as error:
+        raise ConfigError(f"--join: {error}") from error
+
+
+def report(status: PublicStatus, skew_s: float | None) -> dict[str, Any]:
     """Return what is printed."""
     facts = encode(status)
     del facts["time_s"]
     facts["run"] = str(status.run) if status.run else None
-    return {"schema_version": SCHEMA_VERSION, **facts, "clock_skew_seconds": round(skew_s, 3) + 0.0}
+    skew = None if skew_s is None else round(skew_s, 3) + 0.0
+    return {"schema_version": SCHEMA_VERSION, **facts, "clock_skew_seconds": skew}
 
 
 def main(arguments: list[str]) -> int:
@@ -224,9 +262,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="node.light.client")
     parser.add_argument("address", metavar="MULTIADDR")
     parser.add_argument("--deadline-s", type=float, default=DEADLINE_S)
+    parser.add_argument("--invited", action="store_true", help="an invite is on stdin")
     options = parser.parse_args(arguments)
     try:
-        status, skew_s = trio.run(ask_status, read_target(options.address), options.deadline_s)
+        invite = _read_invite(sys.stdin.read()) if options.invited else None
+        target = read_target(options.address)
+        status, skew_s = trio.run(ask_status, target, options.deadline_s, invite)
     except NodeError as error:
         print(str(error), file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -652,6 +652,11 @@ class Trainer:
             return []
         if event.code in (None, "failed", "draining", "not-here", "bad-request"):
             pause_s = max(pause_s, self._floor_s / 4)
+        if (
+            event.code == "diverged"
+        ):  # it will be the same elsewhere: computing it again and again helps nobody
+            self._wait(event.now_s, journey.retry)
+            pause_s = max(pause_s, self._floor_s)
         self._wirings[leg.stage].bar(event.now_s, call.peer, pause_s)
         return self._advance(event.now_s, journey)
 

@@ -33,6 +33,12 @@ GRADIENT_MAX: Final = 1e15
 float32, is finite; and 65,536 of them can be summed. What peers send decides how large gradients are."""
 
 
+_RANGE_MIN: Final = 1e30
+_RATE_MAX: Final = 1e15
+_PARAMETER_MAX: Final = 1e20
+"""With gradients up to GRADIENT_MAX no step from here leaves float32; beyond, a copy is kept until the step is seen to be good."""
+
+
 class HostedModule:
     """A module with everything that a training step changes. Its parameters must be of one floating dtype.
 
@@ -94,16 +100,38 @@ class HostedModule:
         return passed_on
 
     def apply(self, gradient: Tensor, *, rate: float) -> None:
-        """Do one optimizer step with a gradient (n,), already averaged and clipped, and forget what was counted."""
+        """Do one optimizer step with a gradient (n,), already averaged and clipped, and forget what was counted.
+
+        Raises NonFiniteError when the outcome is not finite; then everything is as it was before.
+        """
         if gradient.shape != self.flat.shape:
             raise LocalProtocolError(
                 f"a gradient of {gradient.numel()} elements for {self.flat.numel()} parameters"
             )
-        self._optimizer.apply(
-            gradient.to(self.device, self.flat.dtype), rate=rate, step=self.version
-        )
+        gradient = gradient.to(self.device, self.flat.dtype)
+        if self._may_overflow(rate):
+            self._apply_or_undo(gradient, rate)
+        else:
+            self._optimizer.apply(gradient, rate=rate, step=self.version)
         self.version += 1
         self.reset_gradient()
+
+    def _may_overflow(self, rate: float) -> bool:
+        """Tell whether a step could end in infinities. Gradients are bounded, so only the rate or the parameters can do that."""
+        tiny_range = torch.finfo(self.flat.dtype).max < _RANGE_MIN
+        return tiny_range or not (
+            rate <= _RATE_MAX and torch.linalg.vector_norm(self.flat, math.inf) <= _PARAMETER_MAX
+        )
+
+    def _apply_or_undo(self, gradient: Tensor, rate: float) -> None:
+        before = {name: vector.clone() for name, vector in self._vectors().items()}
+        try:
+            self._optimizer.apply(gradient, rate=rate, step=self.version)
+            require_finite(*self._vectors().values())
+        except (NonFiniteError, RuntimeError, OverflowError, ValueError) as error:
+            for name, vector in self._vectors().items():
+                vector.copy_(before[name])
+            raise NonFiniteError(f"an optimizer step at a rate of {rate:.3g} overflows") from error
 
     # --- state ---
 

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from protocols.errors import LocalProtocolError
+from protocols.ledger.view import LOSS_MAX
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
+from swarm.hosting.errors import NonFiniteError
 from swarm.hosting.module import HostedModule, require_finite
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
@@ -94,7 +96,13 @@ class HostedStage(HostedModule):
 
     def _losses(self, x: Tensor, targets: Tensor) -> Tensor:
         per_sequence = self.module.loss(x, targets.to(self.device))  # (B,)
-        return per_sequence.view(self._microbatches(x), -1).mean(dim=1)  # (m,)
+        losses = per_sequence.view(self._microbatches(x), -1).mean(dim=1)  # (m,)
+        largest = float(losses.detach().abs().max())
+        if (
+            not largest <= LOSS_MAX
+        ):  # true of NaN as well. No record can say more, and nothing trains there
+            raise NonFiniteError(f"the loss is {largest:.3g}")
+        return losses
 
     def _microbatches(self, x: Tensor) -> int:
         microbatches = microbatches_of(self.run, x.size(0))

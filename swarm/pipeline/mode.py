@@ -129,6 +129,7 @@ class PipelineMode:
         peer = self._peer
         ledger = peer.ledger if peer is not None else None
         member = ledger.member if ledger is not None else None
+        diverged = peer.diverged if peer is not None else ""
         role = "" if peer is None else "trains" if not self._context.wishes.host else "joins"
         return Progress(
             in_run=self._last is not None,
@@ -140,7 +141,8 @@ class PipelineMode:
             samples_per_second=self._samples_per_second(),
             peers=len(ledger.view) if ledger is not None else 0,
             waiting_for=self._waiting_for(ledger) if ledger is not None else None,
-            problems=tuple(filter(None, (self._data_problem, self._journal_problem))),
+            resting=ledger is not None and self._waits_to_begin(ledger),
+            problems=tuple(filter(None, (diverged, self._data_problem, self._journal_problem))),
         )
 
     def detail(self) -> dict[str, Any]:
@@ -211,6 +213,13 @@ class PipelineMode:
         if self._complete and not ledger.leaving:
             return _COMPLETE
         return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+
+    def _waits_to_begin(self, ledger: Ledger) -> bool:
+        """Tell whether the run has not begun because it wants more peers for that."""
+        begun = self._last is None or self._last.step > 0 or ledger.tally.counted
+        return not begun and not ledger.view.staffed(
+            self._spec.stages, self._spec.replicas_to_start
+        )
 
     def _hooks(self) -> PeerHooks:
         life = self._context.life

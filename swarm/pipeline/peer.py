@@ -301,6 +301,19 @@ class PipelinePeer:
         """Tell whether records are to be expected from this peer."""
         return self.ledger.knows(peer)
 
+    @property
+    def diverged(self) -> str:
+        """Say that the run cannot go on because its numbers have diverged; empty while they have not."""
+        what = self.state.diverged or (self.host.diverged if self.host is not None else "")
+        if not what and not self.shell.diverged:
+            return ""
+        what = what or "a stage says that its results are too large"
+        step = self._last.step if self._last is not None else 0
+        return (
+            f"the numbers have diverged in step {step + 1} ({what}): the run stands still, and nobody is to blame. The last"
+            " good state is kept, `murmura export PATH` writes it; a lower learning rate or a clip_norm may help"
+        )
+
     def counts_on(self, peer: PeerID) -> bool:
         """Tell whether this is a member, or a trainer that holds a lease, as far as we know."""
         if peer in self.ledger.view:
@@ -433,6 +446,8 @@ class PipelinePeer:
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)
+        if record.commits_step:
+            self.shell.diverged = False
         log.log(
             self._level_of(record, before),
             "record learned: index=%d step=%d members=%d lead=%s%s",

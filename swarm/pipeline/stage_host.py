@@ -95,6 +95,8 @@ class StageHost:
         self._refuses_work = refuses_work
         self.trainers: set[PeerID] = set()
         """Who has shown a lease of the present step."""
+        self.diverged = ""
+        """What was too large to go on with, in this step; empty while nothing is."""
         self._losses: dict[int, float] = {}
         self._step_opened = trio.Event()
         self._open_step = 0
@@ -107,6 +109,7 @@ class StageHost:
     def open_step(self, step: int) -> None:
         """The parameters of `step` - 1 are in place: calls for `step` may be computed."""
         self._open_step = step
+        self.diverged = ""
         self.trainers.clear()
         self._step_opened.set()
         self._step_opened = trio.Event()
@@ -199,7 +202,7 @@ class StageHost:
             raise _refusal(error) from error
         self._require(peer, call)  # again: meanwhile this node may have been moved
         if call.kind in ("forward", "evaluate"):
-            return await self._pass_forward(call, inputs)
+            return await self._pass_forward(peer, call, inputs)
         return await self._pass_backward(peer, call, inputs)
 
     async def _wait_for_step(self, step: int) -> None:
@@ -261,7 +264,9 @@ class StageHost:
             for wire, (name, spec) in zip(tensors, wanted, strict=True)
         )
 
-    async def _pass_forward(self, call: WorkCall, inputs: tuple[Tensor, ...]) -> Answer:
+    async def _pass_forward(
+        self, peer: PeerID, call: WorkCall, inputs: tuple[Tensor, ...]
+    ) -> Answer:
         version = call.step - 1
         try:
             if call.kind == "evaluate":
@@ -270,6 +275,8 @@ class StageHost:
                 return Answer(encode(reply))
             output = await self._server.forward(*inputs, step=version)
         except (BusyError, ClosedError, NonFiniteError, WrongStepError) as error:
+            if isinstance(error, NonFiniteError) and peer in self._ledger().view:
+                self.diverged = str(error)  # strangers can send what they like
             raise _refusal(error) from error
         return Answer(encode(WorkReply(index=self._index(), counted=False)), (to_wire(output),))
 
@@ -306,6 +313,8 @@ class StageHost:
                     *inputs, step=version, count=counting, on_counted=on_counted
                 )
         except (BusyError, ClosedError, NonFiniteError, WrongStepError) as error:
+            if counting and isinstance(error, NonFiniteError):
+                self.diverged = str(error)
             raise _refusal(error) from error
         except Exception:
             # Out of memory, a device that failed: whether the sum got a part of it nobody knows.
@@ -343,5 +352,5 @@ def _refusal(error: Exception) -> Refusal:
         passed = error.asked < error.here
         return Refusal("step-passed" if passed else "step-ahead", str(error))
     if isinstance(error, NonFiniteError):
-        return Refusal("bad-request", "the result is not finite: the values sent are too large")
+        return Refusal("diverged", f"the numbers are too large to go on with: {error}")
     return Refusal("draining", "this node is leaving")

@@ -43,6 +43,7 @@ from protocols.state import (
 from swarm.averaging.butterfly import clip_scale
 from swarm.calls import Caller
 from swarm.hosting.compute import ComputeThread
+from swarm.hosting.errors import NonFiniteError
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.parts import part_name, stage_part, stage_specs
@@ -158,6 +159,8 @@ class StageState:
         self._loading: _Loading | None = None
         self._built = trio.Event()
         self._offer: _Offer | None = None
+        self.diverged = ""
+        """Why a committed step could not be applied: the state of the step before is kept, and no further one follows."""
         self._send_job, self._jobs = trio.open_memory_channel[Job](_JOBS_MAX)
 
     async def run(self) -> None:
@@ -264,17 +267,25 @@ class StageState:
     async def _step_and_open(
         self, host: StageHost, record: Record, reduced: ReducedGradient
     ) -> None:
-        await self._step(host, record, reduced)
-        host.open_step(record.step + 1)
+        if await self._step(host, record, reduced):
+            host.open_step(record.step + 1)
 
-    async def _step(self, host: StageHost, record: Record, reduced: ReducedGradient) -> None:
+    async def _step(self, host: StageHost, record: Record, reduced: ReducedGradient) -> bool:
+        """Apply a committed step; False when its numbers have diverged, which ends the run and keeps the state before it."""
+        if self.diverged:
+            return False
         scale = clip_scale(
             [stage.squared_norm for stage in record.stages],
             clip_norm=self._run_spec.optimizer.clip_norm,
         )
         apply = functools.partial(host.stage.apply_step, clip_scale=scale, step=record.step - 1)
-        await self._compute.run_own(apply, reduced.mean)
-        host.committed_step = record.step
+        try:
+            await self._compute.run_own(apply, reduced.mean)
+        except NonFiniteError as error:
+            self.diverged = str(error)
+            log.error("step not applied, its numbers have diverged: step=%d %s", record.step, error)
+        host.committed_step = host.stage.version
+        return not self.diverged
 
     async def _build(self, stage: int) -> None:
         """Make the stage's module, with the run's initial weights."""
@@ -329,7 +340,8 @@ class StageState:
             step = loading.core.kept.popleft()
             if step.record.step != self.host.stage.version + 1:
                 return False
-            await self._step(self.host, step.record, step.reduced)
+            if not await self._step(self.host, step.record, step.reduced):
+                break
         return not loading.core.given_up
 
     def _serve(self) -> None:

@@ -89,6 +89,8 @@ class TrainerShell:
     ) -> None:
         self.run = run
         self.dataset: Dataset | None = None
+        self.diverged = False
+        """A stage has said, since the last step, that the numbers are too large to go on with."""
         self._me = me
         self._caller = caller
         self._answer_locally = answer_locally
@@ -146,9 +148,11 @@ class TrainerShell:
                 return await self._ask_settle(ask)
             return await self._ask_claim(ask)
         except CallError as error:
+            self.diverged = self.diverged or error.code == "diverged"
             return CallFailed(trio.current_time(), ask.call, error.code, error.retry_after_s)
         except Refusal as refusal:
             reply = refusal.reply
+            self.diverged = self.diverged or reply.code == "diverged"
             return CallFailed(trio.current_time(), ask.call, reply.code, reply.retry_after_s)
         except PeerUnreachableError:
             self._unreachable(ask.peer)

@@ -61,6 +61,7 @@ class World:
         )
         network = Network(host=host, directory=directory)
         node = assemble(startup, life, network, random.Random(self._names))
+        node.started_unix_s = self.dht.now_s()  # of the clock by which records are signed here
         await serve_public(node)
         await self.nursery.start(node.caller.run)
         life.started()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,24 @@ import pytest
 import trio
 import trio.testing
 
+from node.errors import IdentityTakenError
+from node.identity import Identity
+from node.joining import MemberRecord
 from node.node import Node
 from node.public import public_status
 from node.status import unhealthy_reasons
 from protocols.ledger.view import Member, Record
 from protocols.life import LifeState
 from protocols.ports import StreamClosedError
-from protocols.public import STATUS_SERVICE, public_status_untrusted
+from protocols.public import STATUS_SERVICE, PublicStatus, public_status_untrusted
 from protocols.replies import Hello
+from protocols.schema import decode, encode
+from protocols.twin import Start
 from swarm.calls import Caller, CallError
 from swarm.mode import Progress
 from swarm.pipeline.info import JOURNAL
 from swarm.pipeline.journal import Journal
+from tests.fakes.directory import MemoryDirectory
 from tests.fakes.signer import SeededSigner
 from tests.node.nodes import RUN_TOML, World, invite_of, make_startup, open_world
 
@@ -369,11 +376,33 @@ def test_a_stranger_sees_the_public_status_and_nothing_private(tmp_path: Path) -
     play(tmp_path, scene)
 
 
-def test_the_public_status_of_a_private_run_does_not_name_it(tmp_path: Path) -> None:
+def test_a_private_run_tells_strangers_only_that_the_node_is_up(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         node = await world.node(run=world.run_file(), private=True)
-        status = public_status(node)
-        assert (status.run, status.run_name, status.mode) == (None, "", "")
+        membership = node.membership
+        wrong = Hello(run=membership.run_id)
+        for number, (hello, key) in enumerate(((Hello(), None), (wrong, None), (wrong, b"x" * 32))):
+            host = world.network.join(SeededSigner(50 + number).peer_id)
+            visitor = Caller(host, hello=hello, run_key=key)
+            answer = await visitor.call(node.peer_id, STATUS_SERVICE, {}, deadline_s=5)
+            assert set(answer.message) == {f.name for f in dataclasses.fields(PublicStatus)}
+            assert all(value is None for value in answer.message.values())
+        host = world.network.join(SeededSigner(60).peer_id)
+        invited = Caller(host, hello=wrong, run_key=membership.run_key)
+        answer = await invited.call(node.peer_id, STATUS_SERVICE, {}, deadline_s=5)
+        assert public_status_untrusted(answer.message).run == membership.run_id
+
+    play(tmp_path, scene)
+
+
+def test_the_public_status_costs_nothing_that_grows_with_the_run(tmp_path: Path) -> None:
+    """It is made of what is kept at hand: no service is asked for its whole status, with all its members."""
+
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        for member in node.services.members:
+            member.service.status = None  # type: ignore[assignment,method-assign]
+        assert public_status(node).peers == 0
 
     play(tmp_path, scene)
 
@@ -388,5 +417,65 @@ def test_a_leaving_node_withdraws_its_address(tmp_path: Path) -> None:
         await joiner.services.drain(20)
         (left,) = await first.directory.look_up(key)
         assert left.peer == first.peer_id
+
+    play(tmp_path, scene)
+
+
+async def announce_as(world: World, node: Node, start: Start) -> MemoryDirectory:
+    """Do what a copy of this node's state folder does on another machine."""
+    assert isinstance(node.signer, Identity)
+    record = MemberRecord(addresses=tuple(node.host.addresses()), start=start)
+    key = f"{node.membership.run_id}/members"
+    copy = world.dht.directory(node.signer)
+    await copy.announce(key, msgpack.packb(encode(record)), 300.0)
+    return copy
+
+
+def test_a_node_whose_identity_an_older_node_uses_says_so_and_leaves(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        await trio.sleep(60)
+        assert unhealthy_reasons(node) == []
+        await announce_as(world, node, Start(node.started_unix_s - 100, 1))
+        await trio.sleep(200)
+        assert node.life.leave_asked.is_set()
+        assert isinstance(node.fatal, IdentityTakenError)
+        assert node.fatal.exit_code == 78
+        assert "identity.key" in str(node.fatal)
+
+    play(tmp_path, scene)
+
+
+def test_the_older_of_two_goes_on_and_is_unhealthy_while_the_other_is_there(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        key = f"{node.membership.run_id}/members"
+        await trio.sleep(60)
+        copy = await announce_as(world, node, Start(node.started_unix_s + 100, 1))
+        node.twin.look()
+        await trio.sleep(1)
+        assert "identity" in unhealthy_reasons(node)[0]
+        assert not node.life.leave_asked.is_set()
+        (record,) = await world.dht.directory(node.signer).look_up(key)
+        assert decode(MemberRecord, msgpack.unpackb(record.value)).start == node.start  # to be seen
+        copy.crash()
+        await trio.sleep(400)
+        assert unhealthy_reasons(node) == []
+
+    play(tmp_path, scene)
+
+
+def test_what_a_former_life_of_this_node_has_signed_disturbs_nobody(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        startup = make_startup(tmp_path / "again", run=world.run_file())
+        copy = world.dht.directory(startup.identity)
+        record = MemberRecord(addresses=(), start=Start(1.0, 1))
+        key = f"{startup.membership.run_id}/members"
+        await copy.announce(key, msgpack.packb(encode(record)), 300.0)
+        await trio.sleep(1)
+        node = await world.node("again", run=world.run_file())
+        await trio.sleep(300)
+        assert node.fatal is None
+        assert unhealthy_reasons(node) == []
 
     play(tmp_path, scene)

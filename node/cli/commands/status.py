@@ -27,19 +27,27 @@ _PEER_S = 20.0
     metavar="MULTIADDR",
     help="Ask this node instead, as a stranger; needs no daemon here.",
 )
+@click.option(
+    "--join",
+    metavar="INVITE",
+    help="With --peer: an invite to its run, to see what a private run shows its own.",
+)
 @node_options
 def command(
     *,
     as_json: bool,
     watch: bool,
     peer: str | None,
+    join: str | None,
     state_dir: str | None,
     runtime_dir: str | None,
     config_file: str | None,
 ) -> int:
     """Say how a node is doing. Exit 0 when it is healthy, 3 when none runs, 4 when it is not healthy."""
     if peer is not None:
-        return _show_peer(peer, as_json=as_json)
+        return _show_peer(peer, join, as_json=as_json)
+    if join is not None:
+        raise click.UsageError("--join goes with --peer: a node of one's own shows all anyway")
     with connect(state_dir, runtime_dir, config_file) as client:
         while True:
             report = client.call("status")
@@ -61,13 +69,22 @@ def _show(report: dict[str, Any], *, as_json: bool, clear: bool) -> None:
         click.echo(line)
 
 
-def _show_peer(address: str, *, as_json: bool) -> int:
+def _show_peer(address: str, invite: str | None, *, as_json: bool) -> int:
     """Run the light client, the only part of Murmura that imports libp2p, in a process of its own."""
     _refuse_wrong_address(address)
     # -P: nothing in the folder one happens to be in may take the place of a module.
     command_line = [sys.executable, "-P", "-m", "node.light.client", address]
+    if invite is not None:
+        command_line.append("--invited")
+    # The invite may hold a key, which everybody on this machine could read on a command line: it goes to stdin.
     try:
-        done = subprocess.run(command_line, capture_output=True, timeout=_PEER_S, check=False)
+        done = subprocess.run(
+            command_line,
+            input=(invite or "").encode(),
+            capture_output=True,
+            timeout=_PEER_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"no answer from {address} within {_PEER_S:g} s") from error
     if done.returncode != exit_codes.OK:
@@ -77,6 +94,8 @@ def _show_peer(address: str, *, as_json: bool) -> int:
         print_json(report)
         return exit_codes.OK
     facts = {k: v for k, v in report.items() if v is not None and k != "schema_version"}
+    if not facts:
+        click.echo("it is up; its run is private, so more is shown with --join INVITE only")
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
         click.echo(f"{key:<{width}}  {_safe(value)}")

@@ -20,7 +20,9 @@ from node.clock import unix_s
 from node.identity import Identity
 from node.p2pd.host import P2pdHost
 from node.p2pd.process import P2pdOptions
+from protocols.handshake import check_hello, protocol_of
 from protocols.ids import PeerID, RunID
+from protocols.invite import Invite
 from protocols.public import PublicStatus
 from protocols.replies import ErrorReply, Hello
 from protocols.schema import encode
@@ -33,11 +35,12 @@ DEADLINE_S = 40.0
 SOMEBODY = SeededSigner(9).peer_id
 
 
-async def ask(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+async def ask(address: str, *options: str, says: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "node.light.client", address, *options]
-    return await trio.to_thread.run_sync(
-        partial(subprocess.run, command, capture_output=True, text=True, timeout=20, check=False)
+    run = partial(
+        subprocess.run, command, input=says, capture_output=True, text=True, timeout=20, check=False
     )
+    return await trio.to_thread.run_sync(run)
 
 
 @asynccontextmanager
@@ -84,6 +87,38 @@ def test_it_prints_the_public_status_and_how_far_the_clocks_are_apart(tmp_path: 
             "run": "72" * 32, "run_name": "demo", "mode": "pipeline", "in_run": True, "role": "stage 1", "step": 41, "peers": 5,
         }  # fmt: skip
         assert not done.stderr
+
+    trio.run(main)
+
+
+def test_with_an_invite_it_proves_the_key_of_a_private_run(tmp_path: Path) -> None:
+    run, key = RunID(b"r" * 32), b"k" * 32
+
+    async def main() -> None:
+        with trio.fail_after(DEADLINE_S):
+            async with host(tmp_path) as node:
+
+                def private(peer: PeerID, hello: Hello) -> ErrorReply | None:
+                    protocol = protocol_of("status")
+                    return check_hello(
+                        hello,
+                        run=run,
+                        run_key=key,
+                        protocol=protocol,
+                        opener=peer,
+                        server=node.peer_id,
+                    )
+
+                await Service(node, "status", answer=answer, accept=private).start()
+                address = node.addresses()[0]
+                invite = Invite(run=run, run_key=key).to_text()
+                done = await ask(address, "--invited", says=invite)
+                refused = await ask(address)
+                broken = await ask(address, "--invited", says=invite[:-3])
+        assert done.returncode == exit_codes.OK, done.stderr
+        assert json.loads(done.stdout)["run_name"] == "demo"
+        assert "wrong-run" in refused.stderr
+        assert broken.returncode == exit_codes.CONFIG
 
     trio.run(main)
 

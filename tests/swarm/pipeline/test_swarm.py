@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 
 from protocols.ledger.messages import Accept, Accepted, Records, Reduce
+from protocols.run import AdamWSpec, RunSpec
 from swarm.pipeline.export import export_run
 from swarm.pipeline.reference import parameter_difference
 from swarm.state.export import load_model
@@ -272,6 +274,32 @@ def test_all_peers_may_leave_at_once() -> None:
             for node in await four_nodes(swarm):
                 await swarm.until_step(1)
                 nursery.start_soon(node.drain)
+
+    run(main)
+
+
+def with_rate(rate: float) -> RunSpec:
+    run = small_run(steps=40, replicas=2, dtype="float32")
+    optimizer = AdamWSpec(lr=rate, lr_min=rate, warmup_steps=0, clip_norm=0.0)
+    return dataclasses.replace(run, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("rate", [1e7, 1e300])
+def test_numbers_that_diverge_honestly_blame_nobody_and_lose_nothing(rate: float) -> None:
+    async def main() -> None:
+        async with open_swarm(with_rate(rate)) as swarm:
+            nodes = await four_nodes(swarm)
+            await swarm.until(lambda: any(node.peer.diverged for node in nodes))
+            step = swarm.step
+            await trio.sleep(1.0)
+            assert swarm.step == step
+            for node in nodes:
+                assert not node.guard.faults()
+                hosted = node.peer.state.complete
+                assert hosted is not None
+                assert all(bool(p.isfinite().all()) for p in hosted.parameters().values())
+                assert node.peer.ledger.member is not None
+                assert node.peer.expulsions == 0
 
     run(main)
 
