@@ -52,6 +52,8 @@ class NodeConfig:
     """Starting a run: only who holds an invite with its key may take part."""
     data: Annotated[str, Size(0, 4096)] = ""
     """Where the run's text is on this machine; empty takes the place the run file names."""
+    data_folders: Annotated[tuple[Annotated[str, Size(1, 4096)], ...], Size(0, 16)] = ()
+    """Folders in which a run that was fetched from peers may name its text. Elsewhere it could probe files of one's own."""
     host: bool = True
     """Offer to host a stage."""
     train: bool = True

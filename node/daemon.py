@@ -23,7 +23,6 @@ import trio
 from node import logs
 from node.clock import unix_s
 from node.config import Effective, NodeConfig
-from node.container import memory_limit_bytes
 from node.control.commands import command_table
 from node.control.server import ControlServer, listen
 from node.errors import NodeError
@@ -44,6 +43,7 @@ from node.network import Network, open_network
 from node.node import Node
 from node.paths import Paths
 from node.public import serve_public
+from node.runfile import memory_max_bytes
 from node.services import ServiceGroup
 from node.starter import BuildServices, TrainingStarter
 from node.systemd import Supervisor
@@ -159,7 +159,7 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
         life=life,
         rng=rng,
         services=ServiceGroup(rng),
-        memory=MemoryLimit(_memory_max(config)),
+        memory=MemoryLimit(memory_max_bytes(config)),
         descriptors_max=startup.descriptors_max,
         started_unix_s=unix_s(),
         started_s=trio.current_time(),
@@ -167,14 +167,6 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
     if membership.spec is not None:
         node.run_known.set()
     return node
-
-
-def _memory_max(config: NodeConfig) -> int | None:
-    """What was asked for, else nearly all that a container gives us: over that it would be killed without a word."""
-    if config.memory_max_mb is not None:
-        return config.memory_max_mb << 20
-    limit = memory_limit_bytes()
-    return None if limit is None else limit // 10 * 9
 
 
 def _bytes_per_s(mbit_s: float | None) -> float | None:

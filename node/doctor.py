@@ -13,6 +13,7 @@ from typing import Final
 from node.config import Effective
 from node.container import cores_available, memory_limit_bytes
 from node.errors import ConfigError, NodeError
+from node.forecast import check_fits, memory_free_bytes
 from node.identity import Identity
 from node.limits import raise_descriptor_limit
 from node.membership import resolve
@@ -51,6 +52,7 @@ def examine(effective: Effective) -> Iterator[Finding]:
     yield _memory()
     if config.run or config.join:
         yield _try("run", lambda: _run(effective))
+        yield from _fits(effective)
         yield from _text(effective)
         yield from _bootstrap(effective)
 
@@ -81,6 +83,18 @@ def _run(effective: Effective) -> str:
     if membership.spec is not None:
         check_wishes(membership.spec, wishes_of(effective.config))
     return f"{membership.run_id.short}, {'private' if membership.run_key else 'public'}"
+
+
+def _fits(effective: Effective) -> Iterator[Finding]:
+    """Forecast what the run takes of this machine's memory."""
+    try:
+        spec = resolve(effective.config, effective.paths).spec
+    except NodeError:
+        return  # reported already
+    if spec is not None:
+        config = effective.config
+        room = memory_free_bytes(config)
+        yield _try("memory for the run", lambda: check_fits(spec, config, room_bytes=room))
 
 
 def _text(effective: Effective) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ Nothing here knows one mode from another, or loads torch: `node.modes` does, in 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,16 @@ import trio
 
 from node.clock import unix_s
 from node.errors import NodeError
+from node.forecast import check_fits, forecasts
 from node.identity import verify_signature
 from node.modes import build_mode, info_of
 from node.node import Node
-from node.runfile import check_wishes, wishes_of
+from node.runfile import check_wishes, refused_pattern, wishes_of
 from node.services import Service
 from swarm.endpoints import Endpoints
 from swarm.mode import ExportRefusedError, Mode, Progress, RunContext
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -63,6 +67,9 @@ class TrainingService:
         self._node = node
         self._mode = mode
         self.name = mode.name
+        self._refused = ""
+        """Why the run's data is not read; nothing is done then."""
+        self._forecasts = forecasts(node.run)
         self._endpoints = Endpoints(
             node.host,
             node.run.run_id,
@@ -78,7 +85,15 @@ class TrainingService:
 
         node, mode = self._node, self._mode
         # One who joins learns only now what the run has to offer; it must not do another thing than was asked for.
-        check_wishes(node.run, wishes_of(node.config))
+        wishes = wishes_of(node.config)
+        check_wishes(node.run, wishes)
+        check_fits(node.run, node.config)
+        self._refused = refused_pattern(node.run, wishes) or ""
+        if self._refused:
+            log.error("does not train: %s", self._refused)
+            node.life.needs_state(self.name, "waits for leave to read the run's text")
+            task_status.started()
+            await trio.sleep_forever()
         node.life.needs_state(self.name, "starting to train")
         async with (
             open_resources(
@@ -107,12 +122,19 @@ class TrainingService:
 
     def progress(self) -> Progress:
         """Say how training goes; O(1)."""
+        if self._refused:
+            return Progress(problems=(self._refused,))
         return self._mode.progress()
 
     def status(self) -> dict[str, Any]:
         """Return the mode's section: the facts that all modes have, then its own."""
-        progress = dataclasses.asdict(self._mode.progress())
-        return progress | {"problems": list(progress["problems"])} | self._mode.detail()
+        progress = dataclasses.asdict(self.progress())
+        return (
+            progress
+            | {"problems": list(progress["problems"])}
+            | {"forecast": [dataclasses.asdict(part) for part in self._forecasts]}
+            | self._mode.detail()
+        )
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write the model as one safetensors file. Raises NodeError."""

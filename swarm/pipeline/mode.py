@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -233,16 +234,20 @@ class PipelineMode:
 
     async def _prepare_data(self, peer: PipelinePeer) -> None:
         """Read the text and begin to train; without it this node still hosts its stage."""
+        wishes = self._context.wishes
+        if not wishes.train:
+            return
+        load = functools.partial(
+            load_dataset, self._run, path=wishes.data, memory_max_bytes=wishes.memory_max_bytes
+        )
         try:
-            dataset = await trio.to_thread.run_sync(
-                lambda: load_dataset(self._run, path=self._context.wishes.data)
-            )
+            # A pattern may name a whole machine: a node that is asked to leave does not wait for its end.
+            dataset = await trio.to_thread.run_sync(load, abandon_on_cancel=True)  # type: ignore[call-arg]
         except DataError as error:
             self._data_problem = str(error)
             log.error("does not train: %s", error)
             return
-        if self._context.wishes.train:
-            peer.train_on(dataset)
+        peer.train_on(dataset)
 
     def _syncing(self, reason: str) -> None:
         """Called when a stage's state is to be loaded, and when this node has been expelled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,19 @@ def show(*, effective: bool, as_json: bool, **which: str | None) -> None:
 def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
     """Check the settings, RUN_FILE when it is named, and its text; exit 78 when something is wrong."""
     loaded = _load(**which)
+    lines: list[str] = []
     report: dict[str, Any] = {"schema_version": 1, "ok": True}
     if chosen := run_file or loaded.config.run:
+        from node.forecast import check_fits, forecast_lines, forecasts
         from node.runfile import check_data, check_wishes, read_run_file, wishes_of
 
         spec = read_run_file(Path(chosen).expanduser())
         check_wishes(spec, wishes_of(loaded.config))
+        check_fits(spec, loaded.config)
         check_data(spec, loaded.config.data)
         report |= {"run_name": spec.name, "run_id": str(spec.run_id), "mode": spec.mode}
+        lines = forecast_lines(spec, loaded.config)
+        report["forecast"] = [asdict(part) for part in forecasts(spec)]
     if loaded.config.join:
         _check_invite(loaded.config.join)
     if as_json:
@@ -61,6 +67,8 @@ def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
             "the settings are right"
             + (f"; run {report['run_name']} is {report['run_id']}" if chosen else "")
         )
+        for line in lines:
+            click.echo(line)
 
 
 @command.command()
@@ -73,7 +81,10 @@ def data(*, pattern: str, bytes_max: int | None) -> None:
     from swarm.data.errors import DataError
     from swarm.data.text import read_text
 
-    spec = TextSpec(pattern=pattern, sha256="0" * 64)
+    if pattern and not pattern.startswith("{stdlib}"):
+        # A service has another working folder than the person who asks.
+        pattern = str(Path(pattern).expanduser().absolute())
+    spec = TextSpec(pattern=pattern or ".", sha256="0" * 64)
     limit = spec.bytes_max if bytes_max is None else bytes_max
     try:
         text = read_text(pattern, bytes_max=limit)

@@ -22,6 +22,7 @@ _HELP = {
     "new_swarm": "Start alone, even though other peers are known.",
     "private": "Starting a run: only who has an invite may take part.",
     "data": "Where the run's text is on this machine.",
+    "data_folders": "Where a fetched run may name its text; may be repeated.",
     "host": "Host a stage of the model.",
     "train": "Draw microbatches and drive them through the stages.",
     "stage": "Host this stage and no other.",
@@ -53,7 +54,8 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         if kind is bool:
             option = click.option(f"{name}/--no-{name[2:]}", key, **common)
         elif kind is tuple:
-            option = click.option(name, key, multiple=True, metavar="MULTIADDR", **common)
+            metavar = "DIR" if key == "data_folders" else "MULTIADDR"
+            option = click.option(name, key, multiple=True, metavar=metavar, **common)
         else:
             option = click.option(name, key, type=kind, metavar=kind.__name__.upper(), **common)
         function = option(function)
@@ -88,10 +90,12 @@ def command(*, config_file: str | None, **flags: Any) -> None:
     given = {key: value for key, value in flags.items() if value is not None and value != ()}
     effective = load(given, config_file=Path(config_file) if config_file else None)
     if effective.config.run:
+        from node.forecast import check_fits
         from node.runfile import check_wishes, read_run_file, wishes_of
 
         run = read_run_file(Path(effective.config.run).expanduser())
         check_wishes(run, wishes_of(effective.config))
+        check_fits(run, effective.config)
     from node.daemon import run_daemon
 
     run_daemon(effective)
