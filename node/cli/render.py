@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from node.modes import MODES
+from protocols.shown import shown_all
 
 _SUPERVISION: Final = ("up", "restarts", "last_error")
 _SHOWN: Final = {
@@ -19,7 +20,8 @@ _SHOWN: Final = {
 
 
 def status_lines(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of `murmura status`."""
+    """Yield the lines of `murmura status`. Names come from run files and peers."""
+    report = shown_all(report)
     node, life, run, network = report["node"], report["life"], report["run"], report["network"]
     colour = "green" if report["healthy"] else "yellow"
     state = (

@@ -13,6 +13,7 @@ import click
 from node import exit_codes
 from node.cli.options import connect, json_option, node_options, print_json
 from node.errors import ConfigError, NodeError, UnavailableError
+from protocols.shown import shown
 
 _WATCH_S = 1.0
 _PEER_S = 20.0
@@ -98,13 +99,13 @@ def _show_peer(address: str, invite: str | None, *, as_json: bool) -> int:
         click.echo("it is up; its run is private, so more is shown with --join INVITE only")
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
-        click.echo(f"{key:<{width}}  {_safe(value)}")
+        click.echo(f"{key:<{width}}  {shown(str(value))}")
     return exit_codes.OK
 
 
 def _failure(address: str, code: int, stderr: str) -> NodeError:
     """Turn what the light client said, a sentence and perhaps a hint, into an error with its exit code."""
-    lines = [_safe(line.strip()) for line in stderr.splitlines() if line.strip()]
+    lines = [shown(line.strip()) for line in stderr.splitlines() if line.strip()]
     reason = lines[0] if lines else f"the light client ended with exit code {code}"
     if code == exit_codes.CONFIG:
         return ConfigError(reason, *lines[1:2])
@@ -130,9 +131,3 @@ def _parse(raw: bytes) -> dict[str, Any]:
     if not isinstance(report, dict):
         raise NodeError("the light client printed something that is not one JSON object")
     return report
-
-
-def _safe(value: Any) -> str:
-    """A peer's text may hold terminal codes: show them, never obey them."""
-    text = str(value)
-    return text if text.isprintable() else ascii(text)
