@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from node import exit_codes
 from node.errors import ConfigError, NodeError, UnavailableError
+from protocols.shown import shown
 
 PEER_S: Final = 20.0
 """For starting an interpreter, importing py-libp2p (1.3 s) and one question across the world."""
@@ -48,7 +49,7 @@ def status_of(address: str, *, invite: str | None = None) -> dict[str, Any]:
 
 def _failure(address: str, code: int, stderr: str) -> NodeError:
     """Turn what the light client said, a sentence and perhaps a hint, into an error with its exit code."""
-    lines = [printable(line.strip()) for line in stderr.splitlines() if line.strip()]
+    lines = [shown(line.strip()) for line in stderr.splitlines() if line.strip()]
     reason = lines[0] if lines else f"the light client ended with exit code {code}"
     if code == exit_codes.CONFIG:
         return ConfigError(reason, *lines[1:2])
@@ -66,9 +67,3 @@ def _parse(raw: bytes) -> dict[str, Any]:
     if not isinstance(report, dict):
         raise NodeError("the light client printed something that is not one JSON object")
     return report
-
-
-def printable(value: Any) -> str:
-    """A peer's text may hold terminal codes: show them, never obey them."""
-    text = str(value)
-    return text if text.isprintable() else ascii(text)

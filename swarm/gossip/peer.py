@@ -170,6 +170,7 @@ class GossipPeer:
         """Take part until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._context.guard.counts_on = lambda who: who in self.core.neighbourhood.current
             nursery.start_soon(self._do_jobs)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)

@@ -10,7 +10,8 @@ import click
 
 from node import exit_codes
 from node.cli.options import connect, json_option, node_options, print_json
-from node.light.ask import printable, status_of
+from node.light.ask import status_of
+from protocols.shown import shown
 
 _WATCH_S = 1.0
 
@@ -76,7 +77,7 @@ def _show_peer(address: str, invite: str | None, *, as_json: bool) -> int:
         click.echo("it is up; its run is private, so more is shown with --join INVITE only")
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
-        click.echo(f"{key:<{width}}  {printable(value)}")
+        click.echo(f"{key:<{width}}  {shown(str(value))}")
     return exit_codes.OK
 
 
