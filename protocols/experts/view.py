@@ -73,6 +73,10 @@ class PrefixView:
         """Keep these fresh from now on."""
         self._wanted.update(prefixes)
 
+    @property
+    def wanted(self) -> Sequence[Prefix]:
+        return sorted(self._wanted)
+
     def due(self, now_s: float) -> Sequence[Prefix]:
         """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first."""
         asked = {p: self._known[p].asked_s if p in self._known else -1e9 for p in self._wanted}

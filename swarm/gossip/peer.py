@@ -59,7 +59,6 @@ from protocols.gossip.messages import (
     encode_message,
     signed_bytes,
 )
-from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from protocols.state_calls import STATE_SERVICE
 from swarm.calls import (
@@ -140,7 +139,7 @@ class GossipPeer:
         self._deadlines = run.deadlines
         self.core = Gossip(
             context.me,
-            run.settings(GossipSpec),
+            models.spec,
             models.layout,
             seed=run.seed,
             epoch=epoch,

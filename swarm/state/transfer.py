@@ -70,12 +70,19 @@ class Snapshots:
 
     Args:
       find: returns a part by its name, while its state is complete and here.
+      kept: returns a snapshot, by part and version, that somebody else keeps account of.
     """
 
     def __init__(
-        self, find: Callable[[str], Part | None], compute: ComputeThread, codec: ComputeThread
+        self,
+        find: Callable[[str], Part | None],
+        compute: ComputeThread,
+        codec: ComputeThread,
+        *,
+        kept: Callable[[str, int], Snapshot | None] = lambda name, version: None,
     ) -> None:
         self._find_part = find
+        self._kept = kept
         self._compute = compute
         self._codec = codec
         self._offered: deque[Snapshot] = deque(maxlen=_OFFERED_MAX)
@@ -106,7 +113,7 @@ class Snapshots:
         for snapshot in (*self._offered, *self._asked):
             if (snapshot.manifest.part, snapshot.manifest.version) == (part, version):
                 return snapshot
-        return None
+        return self._kept(part, version)
 
     async def answer(self, incoming: Incoming) -> Answer:
         """Answer one call of the `state` service."""
