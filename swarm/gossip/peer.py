@@ -99,12 +99,14 @@ _CALL_FAILURES: Final = (
 
 @dataclass(slots=True)
 class GossipHooks:
-    """What the mode around a peer wants to hear of. Called on the event loop; must not wait."""
+    """What the mode around a peer wants to hear of. Called on the event loop; must not wait, where it says nothing else."""
 
     trained: Callable[[TrainedBatch, Evaluation | None], None]
     evaluated: Callable[[Evaluation], None]
     averaged: Callable[[Averaging], None]
     rolled_back: Callable[[], None]
+    stepped: Callable[[], Awaitable[None]]
+    """A batch is trained. May wait, for the compute thread only."""
     look: Callable[[], None]
     left: Callable[[], None]
 
@@ -113,7 +115,7 @@ class GossipPeer:
     """The shell of `protocols.gossip.gossip`.
 
     Args:
-      epoch: see `Gossip`.
+      epoch, averages: see `Gossip`.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class GossipPeer:
         *,
         epoch: int,
         founds: bool,
+        averages: int = 0,
         hooks: GossipHooks,
     ) -> None:
         self._context = context
@@ -144,6 +147,8 @@ class GossipPeer:
             rng=random.Random(context.rng.getrandbits(64)),
             steps=run.training.steps,
             founds=founds,
+            trained=models.learner.trained,
+            averages=averages,
         )
         self._driver: Driver[GossipEvent] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
@@ -267,6 +272,8 @@ class GossipPeer:
 
     async def _train(self) -> None:
         trained, evaluation = await self._compute.run_own(self._train_and_look)
+        if trained.finite:
+            await self._hooks.stepped()
         self._hooks.trained(trained, evaluation)
         self._driver.feed(Trained(trio.current_time(), trained.finite))
 
