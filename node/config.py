@@ -80,6 +80,16 @@ class NodeConfig:
     """Seconds without a peer before the node calls itself isolated and dials everybody it knows."""
     drain_s: Annotated[float, Range(1.0, 3600.0)] = 20.0
     """Spot machines and Kubernetes give 25 to 30 s in all; 5 s stay for saving and leaving."""
+    checkpoints: bool = True
+    """Write what this node holds to disk, and go on from it after a restart."""
+    checkpoint_every_s: Annotated[float, Range(0.1, 86_400.0)] = 60.0
+    """At least so many seconds between checkpoints, less than twice as many: see swarm.state.cadence."""
+    checkpoint_every_steps: Annotated[int, Range(1, 2**30)] | None = None
+    """Steps between checkpoints instead; of use only when all nodes of a run set the same."""
+    checkpoints_kept: Annotated[int, Range(1, 1000)] = 3
+    """Of each part. With fewer than 2 there is none to fall back on."""
+    checkpoints_kept_days: Annotated[float, Range(0.01, 36_500.0)] = 30.0
+    """Older ones are deleted, but for the newest of all."""
     state_dir: Annotated[str, Size(0, 4096)] = ""
     """Identity, remembered peers, run state. Empty: $XDG_STATE_HOME/murmura."""
     runtime_dir: Annotated[str, Size(0, 4096)] = ""

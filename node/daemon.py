@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import trio
 
 from node import logs
+from node.checkpoints import Checkpoints
 from node.clock import unix_s
 from node.config import Effective, NodeConfig
 from node.control.commands import command_table
@@ -173,6 +174,7 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
         life=life,
         rng=rng,
         services=ServiceGroup(rng),
+        checkpoints=Checkpoints(config, membership.folder, membership.run_id),
         memory=MemoryLimit(memory_max_bytes(config)),
         descriptors_max=startup.descriptors_max,
         started_unix_s=unix_s(),
@@ -213,7 +215,7 @@ def _say_ready(node: Node, supervisor: Supervisor, *, aloud: bool) -> None:
 async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> None:
     """Run the services until the node is asked to leave, then let them drain."""
     async with trio.open_nursery() as services:
-        for service in (*node.network.services, Joining(node)):
+        for service in (*node.network.services, Joining(node), node.checkpoints):
             services.start_soon(node.services.keep_running, service)
         starter = TrainingStarter(node, services, build)
         services.start_soon(node.services.keep_running, starter)

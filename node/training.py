@@ -9,7 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -24,10 +24,15 @@ from node.services import Service
 from swarm.endpoints import Endpoints
 from swarm.mode import ExportRefusedError, Mode, Progress, RunContext
 
-log = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
+
+    from swarm.resources import Resources
+
+log = logging.getLogger(__name__)
+
+_LAST_CHECKPOINT_S: Final = 4.0
+"""Of a drain's time, at most: some GB on a disk of today. One cut short leaves the checkpoint before it."""
 
 
 def build_services(node: Node) -> Iterable[Service]:
@@ -51,6 +56,7 @@ def context_of(node: Node) -> RunContext:
         life=node.life,
         refuses_work=node.refuses_work,
         rng=node.rng,
+        keeper=node.checkpoints,
         unix_s=unix_s,
     )
 
@@ -66,6 +72,7 @@ class TrainingService:
     def __init__(self, node: Node, mode: Mode) -> None:
         self._node = node
         self._mode = mode
+        self._resources: Resources | None = None
         self.name = mode.name
         self._refused = ""
         """Why the run's data is not read; nothing is done then."""
@@ -109,16 +116,22 @@ class TrainingService:
             ) as resources,
             trio.open_nursery() as nursery,
         ):
+            self._resources = resources
             try:
                 await nursery.start(mode.run, resources)
                 await self._endpoints.open(mode.wire())
                 task_status.started()
                 await trio.sleep_forever()
             finally:
+                self._resources = None
                 self._endpoints.close()
 
     async def drain(self, deadline_s: float) -> None:
-        await self._mode.drain(deadline_s)
+        """Let the mode hand over, then write what this node still holds: what others have is worth less."""
+        await self._mode.drain(deadline_s - min(_LAST_CHECKPOINT_S, deadline_s / 4))
+        if self._resources is not None:
+            for part in self._mode.parts():
+                await self._node.checkpoints.save(part, self._resources.compute)
 
     def progress(self) -> Progress:
         """Say how training goes; O(1)."""

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "invite": "Print one line with which others can join the run.",
     "drain": "Finish what is in flight, hand over, and stop the node.",
     "export": "Write the trained model as one safetensors file.",
+    "checkpoints": "List, verify or export the checkpoints on this machine.",
     "config": "Show or check the settings.",
     "doctor": "Look for what could keep a node on this machine from working.",
     "version": "Print the version.",

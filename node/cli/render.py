@@ -15,6 +15,7 @@ _SUPERVISION: Final = ("up", "restarts", "last_error")
 _SHOWN: Final = {
     "joining": ("members_known",),
     "directory": ("state", "dht_peers", "records_stored"),
+    "checkpoints": ("newest", "age_seconds", "count", "size_bytes", "problem"),
 }
 """Of these services, and of modes by what they say of themselves, what a person looks for; --json has everything."""
 

@@ -98,12 +98,14 @@ _CALL_FAILURES: Final = (
 
 @dataclass(slots=True)
 class GossipHooks:
-    """What the mode around a peer wants to hear of. Called on the event loop; must not wait."""
+    """What the mode around a peer wants to hear of. Called on the event loop; must not wait, where it says nothing else."""
 
     trained: Callable[[TrainedBatch, Evaluation | None], None]
     evaluated: Callable[[Evaluation], None]
     averaged: Callable[[Averaging], None]
     rolled_back: Callable[[], None]
+    stepped: Callable[[], Awaitable[None]]
+    """A batch is trained. May wait, for the compute thread only."""
     look: Callable[[], None]
     left: Callable[[], None]
 
@@ -112,7 +114,7 @@ class GossipPeer:
     """The shell of `protocols.gossip.gossip`.
 
     Args:
-      epoch: see `Gossip`.
+      epoch, averages: see `Gossip`.
       run_batch: does one batch; None trains it on the compute thread.
     """
 
@@ -124,6 +126,7 @@ class GossipPeer:
         *,
         epoch: int,
         founds: bool,
+        averages: int = 0,
         hooks: GossipHooks,
         run_batch: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
     ) -> None:
@@ -146,6 +149,8 @@ class GossipPeer:
             rng=random.Random(context.rng.getrandbits(64)),
             steps=run.training.steps,
             founds=founds,
+            trained=models.learner.trained,
+            averages=averages,
         )
         self._driver: Driver[GossipEvent] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
@@ -271,6 +276,8 @@ class GossipPeer:
 
     async def _train(self) -> None:
         trained, evaluation = await self._run_batch(self._train_and_look)
+        if trained.finite:
+            await self._hooks.stepped()
         self._hooks.trained(trained, evaluation)
         self._driver.feed(Trained(trio.current_time(), trained.finite))
 
