@@ -36,7 +36,7 @@ def figures(workers: int) -> dict[str, Any]:
             outcome = train(plan, folder, screen)
         finally:
             screen.close()
-        events = Events(kill_at=plan.kill_at, join_at=plan.join_at)
+        events = Events(kill_at=outcome.killed_at, join_at=outcome.began_at)
         jobs = [(plan.run_file, events, seed) for seed in range(1, SEEDS + 1)]
         with ProcessPoolExecutor(workers) as pool:
             courses = list(pool.map(_simulate, jobs))
@@ -55,13 +55,13 @@ def _simulate(job: tuple[Path, Events, int]) -> Course:
 
 def _compared(outcome: Outcome, courses: list[Course]) -> dict[str, Any]:
     points = []
-    for exchanges, accuracy in outcome.course:
-        found = [course.at(exchanges) for course in courses]
+    for batches, accuracy in outcome.course:
+        found = [course.at(batches) for course in courses]
         mean = statistics.fmean(found)
         deviation = statistics.stdev(found)
         points.append(
             {
-                "exchanges": round(exchanges, 1),
+                "batches": round(batches, 1),
                 "daemons": round(accuracy, 2),
                 "simulated_mean": round(mean, 2),
                 "simulated_deviation": round(deviation, 2),
@@ -72,6 +72,8 @@ def _compared(outcome: Outcome, courses: list[Course]) -> dict[str, Any]:
     broken = [] if within else ["daemons_within_spread: the daemons learn unlike the simulation"]
     return {
         "daemons_within_spread": within,
+        "killed_at": outcome.killed_at,
+        "joined_at": outcome.began_at,
         "points": points,
         "simulated_seeds": len(courses),
         "bounds_broken": broken,
