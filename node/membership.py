@@ -16,7 +16,7 @@ from typing import Final
 import msgpack
 
 from node.config import NodeConfig
-from node.errors import ConfigError, PermissionRefusedError
+from node.errors import ConfigError, NodeError
 from node.files import write_atomically
 from node.modes import info_of
 from node.paths import Paths, make_private_dir
@@ -86,7 +86,7 @@ class Membership:
         """Write a file for the next start. A disk that is full now must not keep us out of the swarm."""
         try:
             write_atomically(self.folder / name, data)
-        except PermissionRefusedError as error:
+        except NodeError as error:
             log.warning("not kept for the next start: %s", error)
 
     def targets(self, own: PeerID) -> list[str]:
