@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import os
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Final, Literal
 
 from node.container import cores_available
 from node.errors import ConfigError
+from node.files import read_toml
 from node.paths import Paths, default_config_file, default_runtime_dir, default_state_dir
 from protocols.addresses import address_problem
 from protocols.invite import dial_problem
@@ -28,6 +28,7 @@ from protocols.schema import Range, SchemaError, Size, decode
 
 ENV_PREFIX: Final = "MURMURA_"
 ENV_CONFIG_FILE: Final = "MURMURA_CONFIG"
+_FILE_BYTES_MAX: Final = 1 << 20
 _SERVICE_LINK: Final = re.compile(
     r"(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
 )
@@ -52,6 +53,8 @@ class NodeConfig:
     """Starting a run: only who holds an invite with its key may take part."""
     data: Annotated[str, Size(0, 4096)] = ""
     """Where the run's text is on this machine; empty takes the place the run file names."""
+    data_folders: Annotated[tuple[Annotated[str, Size(1, 4096)], ...], Size(0, 16)] = ()
+    """Folders in which a run that was fetched from peers may name its text. Elsewhere it could probe files of one's own."""
     host: bool = True
     """Offer to host a stage."""
     train: bool = True
@@ -78,6 +81,16 @@ class NodeConfig:
     """Seconds without a peer before the node calls itself isolated and dials everybody it knows."""
     drain_s: Annotated[float, Range(1.0, 3600.0)] = 20.0
     """Spot machines and Kubernetes give 25 to 30 s in all; 5 s stay for saving and leaving."""
+    checkpoints: bool = True
+    """Write what this node holds to disk, and go on from it after a restart."""
+    checkpoint_every_s: Annotated[float, Range(0.1, 86_400.0)] = 60.0
+    """At least so many seconds between checkpoints, less than twice as many: see swarm.state.cadence."""
+    checkpoint_every_steps: Annotated[int, Range(1, 2**30)] | None = None
+    """Steps between checkpoints instead; of use only when all nodes of a run set the same."""
+    checkpoints_kept: Annotated[int, Range(1, 1000)] = 3
+    """Of each part. With fewer than 2 there is none to fall back on."""
+    checkpoints_kept_days: Annotated[float, Range(0.01, 36_500.0)] = 30.0
+    """Older ones are deleted, but for the newest of all."""
     state_dir: Annotated[str, Size(0, 4096)] = ""
     """Identity, remembered peers, run state. Empty: $XDG_STATE_HOME/murmura."""
     runtime_dir: Annotated[str, Size(0, 4096)] = ""
@@ -177,12 +190,7 @@ def _file_layer(
     path = named or default_config_file(environ)
     if named is None and not path.exists():
         return
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    data = read_toml(path, "the settings file", bytes_max=_FILE_BYTES_MAX)
     for key in data:
         if key not in KEYS:
             raise ConfigError(f"{path}: unknown key {key!r}", _suggest(key, KEYS))

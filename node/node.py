@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from node.checkpoints import Checkpoints
 from node.clock import ClockSkew
 from node.config import NodeConfig
 from node.errors import NodeError
@@ -60,6 +61,7 @@ class Node:
     life: NodeLife
     rng: random.Random
     services: ServiceGroup
+    checkpoints: Checkpoints
     memory: MemoryLimit
     descriptors_max: int
     started_unix_s: float

@@ -5,17 +5,19 @@ Errors name the file, the key, what is wrong and what would be right. How the ru
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Final
 
 import protocols.run
 from node.config import NodeConfig
+from node.container import memory_limit_bytes
 from node.errors import ConfigError
+from node.files import read_toml
 from node.modes import info_of
 from protocols.run import RunSpec
 from protocols.schema import SchemaError
 from swarm.data.errors import DataError
+from swarm.data.text import is_within
 from swarm.mode_info import Wishes
 
 _MOVED: Final = {
@@ -30,17 +32,8 @@ FILE_BYTES_MAX: Final = 256 * 1024
 
 
 def read_run_file(path: Path) -> RunSpec:
-    """Read and check one run file. Raises ConfigError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path} has {len(raw)} bytes; a run file has at most {FILE_BYTES_MAX}")
-    try:
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    """Read and check one run file. Raises NodeError."""
+    data = read_toml(path, "the run file", bytes_max=FILE_BYTES_MAX)
     return run_from_plain(data, source=str(path))
 
 
@@ -63,8 +56,34 @@ def wishes_of(config: NodeConfig) -> Wishes:
         train=config.train,
         stage=config.stage,
         data=config.data,
+        data_folders=None if config.run else config.data_folders,
+        memory_max_bytes=memory_max_bytes(config),
         threads=config.compute_threads,
         nice=config.nice,
+    )
+
+
+def memory_max_bytes(config: NodeConfig) -> int | None:
+    """What was asked for, else nearly all that a container gives us: over that it would be killed without a word."""
+    if config.memory_max_mb is not None:
+        return config.memory_max_mb << 20
+    limit = memory_limit_bytes()
+    return None if limit is None else limit // 10 * 9
+
+
+def refused_pattern(spec: RunSpec, wishes: Wishes) -> str | None:
+    """Say why the place that a fetched run names for its data is not looked at, with the command to give; else None.
+
+    Whether a node trains shows whether a guessed hash was right, so a run could ask for any file of its nodes.
+    """
+    pattern = getattr(spec.data, "pattern", None)
+    if pattern is None or wishes.data or not wishes.train or wishes.data_folders is None:
+        return None
+    if is_within(pattern, wishes.data_folders):
+        return None
+    return (
+        f"this run wants to read {pattern!a}, which nobody here has allowed; start this node with `--data PATH` if you"
+        " keep its text, with `--data-folders FOLDER` to allow runs to name files there, or with `--no-train`"
     )
 
 

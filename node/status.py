@@ -71,7 +71,14 @@ def unhealthy_reasons(node: Node) -> list[str]:
     elif snapshot.state is LifeState.JOINING and node.life.since_seconds > JOINING_IS_FINE_S:
         reasons.append(f"joining for {node.life.since_seconds:.0f} s; see services.joining.dialled")
     reasons += [
-        reason for reason in (node.memory.reason, node.skew.problem, node.twin.problem) if reason
+        reason
+        for reason in (
+            node.memory.reason,
+            node.skew.problem,
+            node.twin.problem,
+            node.checkpoints.problem,
+        )
+        if reason
     ]
     reasons += node.progress().problems
     reasons += filter(None, [node.health.problem(trio.current_time())])

@@ -24,10 +24,14 @@ from swarm.mode_info import Wishes
 from swarm.state.part import Part
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from trio_typing import TaskStatus
 
+    from protocols.frames import TensorSpec
     from swarm.calls import Guard, Rates
+    from swarm.hosting.compute import ComputeThread
     from swarm.resources import Resources
+    from swarm.state.checkpoint import Checkpoint
 
 
 class Life(Protocol):
@@ -39,6 +43,27 @@ class Life(Protocol):
 
     def has_state(self, service: str, reason: str) -> None:
         """This node takes part fully: it is serving."""
+        ...
+
+
+class Keeper(Protocol):
+    """The node's checkpoints, as far as a mode uses them."""
+
+    @property
+    def enabled(self) -> bool: ...
+
+    async def offer(self, part: Part, compute: ComputeThread) -> None:
+        """Say that a part has reached its present version; returns when its copy is made, if one is due. Never raises."""
+        ...
+
+    async def scan(self, version_max: int | None = None) -> list[Checkpoint]:
+        """Return what is on disk, newest first, the files not verified yet."""
+        ...
+
+    async def load(
+        self, checkpoint: Checkpoint, expected: Mapping[str, TensorSpec] | None
+    ) -> dict[str, Tensor] | None:
+        """Verify and load one; None when it is refused, which has been told then."""
         ...
 
 
@@ -64,6 +89,7 @@ class RunContext:
     refuses_work: Callable[[], str | None]
     """Why this node takes no new work just now, or None."""
     rng: random.Random
+    keeper: Keeper
     unix_s: Callable[[], float]
     """Wall clock, where something must grow over this node's restarts."""
 

@@ -21,8 +21,23 @@ class Wishes:
     stage: int | None = None
     data: str = ""
     """Where the run's data is on this machine; empty takes the place that the run names."""
+    data_folders: tuple[str, ...] | None = None
+    """Where a fetched run may name data; None for a run file of one's own, which may name any."""
+    memory_max_bytes: int | None = None
+    """What this node may take in all; None: no bound."""
     threads: int = 1
     nice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What one part of a model will take."""
+
+    name: str
+    parameters: int
+    memory_bytes: int
+    """With optimizer and gradient; activations and the program itself come on top."""
+    stage: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +54,8 @@ class ModeInfo:
     """Raises ValueError, with a sentence, when the run cannot grant them."""
     check_data: Callable[[RunSpec, str], str] = lambda run, path: "nothing to read"
     """Reads the run's data, from `path` if given, and says what was found. Raises swarm.data.errors.DataError."""
+    forecast: Callable[[RunSpec], tuple[Forecast, ...]] = lambda run: ()
+    """What each part that a node may hold will take; () where nobody can tell without building it."""
     last_members: Callable[[Path], frozenset[PeerID]] = lambda folder: frozenset()
     """With whom this node was in the run when it last left it, from what the mode keeps in the run's folder."""
     waits_for: Callable[[Mapping[str, Any]], str] = lambda section: ""

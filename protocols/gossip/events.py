@@ -169,6 +169,8 @@ class AdoptModel:
     """Our model is the one under this handle from now on. Done before any later work; no answer."""
 
     handle: int
+    trained: int
+    """Batches behind it: where we go on in the schedule of the learning rate."""
 
 
 # --- effects: everything else, at any time ---

@@ -84,6 +84,8 @@ class Gossip:
       epoch: must be larger than in any earlier life of this PeerID: milliseconds since 1970 will do.
       steps: batches to train; None is without end.
       founds: we begin the run, so nobody is asked for a model.
+      trained: batches behind the model that we still have from an earlier life; then nobody is asked either.
+      averages: in that model.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Gossip:
         rng: random.Random,
         steps: int | None = None,
         founds: bool = False,
+        trained: int = 0,
+        averages: int = 0,
     ) -> None:
         self._own = own
         self._spec = spec
@@ -104,7 +108,7 @@ class Gossip:
         self._parts = len(layout.part_elements)
         self._rng = rng
         self._steps = steps
-        self._founds = founds
+        self._has_model = founds or trained > 0
         self.neighbourhood = Neighbourhood(
             own, Topology(spec.neighbours, degree=spec.degree, seed=seed)
         )
@@ -118,8 +122,8 @@ class Gossip:
         """Of the newest snapshot. It never starts anew, so that it names one snapshot also to the shell."""
         self._has_snapshot = False
         """Of this epoch."""
-        self._trained = 0
-        self._averages = 0
+        self._trained = trained
+        self._averages = averages
         self._since_snapshot = 0
         self._since_average = [0] * self._parts
         self._awaited: type[JobDone] | None = None
@@ -192,8 +196,8 @@ class Gossip:
     # --- driving it ---
 
     def start(self, now_s: float) -> Sequence[GossipEffect]:
-        """Begin. Who founds the run trains at once; others look for a model first."""
-        if self._founds:
+        """Begin. Who founds the run, or has a model, trains at once; others look for a model first."""
+        if self._has_model:
             return self._next_job(now_s)
         self._newcomer = self._new_newcomer(now_s, insist=False)
         return []
@@ -275,6 +279,7 @@ class Gossip:
             _, offer = newcomer.adopted
             self._new_epoch()
             self._averages = offer.averages
+            self._trained = max(self._trained, newcomer.trained)
         return self._next_job(now_s)
 
     def _new_epoch(self) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Collection
 from typing import Final
 
@@ -116,7 +117,14 @@ class Newcomer:
         self.adopted = event.peer, self._offers[event.peer]
         self.done = True
         self.wake_at_s = math.inf
-        return [AdoptModel(event.handle)]
+        return [AdoptModel(event.handle, self.trained)]
+
+    @property
+    def trained(self) -> int:
+        """How many batches are behind the model that we adopt, as neighbours claim: the lower median of all that offered
+        one, so that one liar among several cannot end our training before it began."""
+        claims = [offer.trained for offer in self._offers.values() if offer.root]
+        return statistics.median_low(claims) if claims else 0
 
     def _ask(self, now_s: float, neighbours: Collection[PeerID]) -> list[GossipEffect]:
         fresh = sorted(set(neighbours) - self._asked)

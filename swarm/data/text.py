@@ -8,8 +8,9 @@ off at `bytes_max`. Names are relative to the folder the pattern names, so the h
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ _GLOB_CHARACTERS: Final = frozenset("*?[")
 _BINARY_PROBE_BYTES: Final = 8192
 """A file with a zero byte this early is not text (the rule git uses)."""
 END_OF_FILE: Final = b"\0"
+_MEMORY_SHARE: Final = 4
+"""Text may take a half of what a node may take, and is there twice for a moment."""
 
 
 class DataMismatchError(DataError):
@@ -47,15 +50,27 @@ class Text:
     files: int
 
 
-def read_text(pattern: str, *, bytes_max: int) -> Text:
-    """Read what the pattern names, at most `bytes_max` bytes of it. Raises DataError when there is nothing to read."""
+def read_text(pattern: str, *, bytes_max: int, memory_max_bytes: int | None = None) -> Text:
+    """Read what the pattern names, at most `bytes_max` bytes of it. Raises DataError when there is nothing to read.
+
+    Args:
+      memory_max_bytes: what this node may take in all. Text is in memory twice while it is put together, and may take half.
+    """
+    if not pattern.strip():
+        raise DataError("an empty pattern names no text: name a file, a folder or a glob")
+    text_max = None if memory_max_bytes is None else memory_max_bytes // _MEMORY_SHARE
     digest = hashlib.sha256()
     pieces: list[bytes] = []
     room = bytes_max
     for name, path in _files(pattern):
-        content = _content(path, room)
+        content = _content(path, room if text_max is None else min(room, text_max + 1))
         if content is None:
             continue
+        if text_max is not None and bytes_max - room + len(content) > text_max:
+            raise DataError(
+                f"the text at {pattern} is larger than the {text_max >> 20} MB that --memory-max-mb"
+                f" {(memory_max_bytes or 0) >> 20} leaves for it: raise that, or give the run a smaller bytes_max"
+            )
         piece = (content + END_OF_FILE)[:room]
         for part in (name.encode("utf-8", "surrogateescape"), piece):
             digest.update(len(part).to_bytes(8, "little") + part)
@@ -63,22 +78,32 @@ def read_text(pattern: str, *, bytes_max: int) -> Text:
         room -= len(piece)
         if not room:
             break
-    if not pieces:
+    if not any(piece != END_OF_FILE for piece in pieces):
         raise DataError(
-            f"no text was found at {pattern}; `data` (or --data) names a file, a folder or a glob"
+            f"no text was found at {pattern}; `data` (or --data) names a file, a folder or a glob; files with zero bytes,"
+            " such as UTF-16, are none"
         )
     return Text(b"".join(pieces), digest.hexdigest(), len(pieces))
 
 
-def read_run_text(spec: TextSpec, *, path: str = "") -> Text:
+def read_run_text(spec: TextSpec, *, path: str = "", memory_max_bytes: int | None = None) -> Text:
     """Read the run's text, from `path` where the volunteer keeps it elsewhere. Raises DataError, DataMismatchError."""
     where = path or spec.pattern
-    text = read_text(where, bytes_max=spec.bytes_max)
+    text = read_text(where, bytes_max=spec.bytes_max, memory_max_bytes=memory_max_bytes)
     if text.sha256 != spec.sha256:
         raise DataMismatchError(
             where=where, expected=spec.sha256, found=text.sha256, files=text.files
         )
     return text
+
+
+def is_within(pattern: str, folders: Sequence[str]) -> bool:
+    """Tell whether all that a pattern can name lies in one of these folders, or in the standard library."""
+    if ".." in Path(pattern).parts:
+        return False
+    root = _split(pattern)[0].resolve()
+    allowed = [_split(folder)[0].resolve() for folder in ("{stdlib}", *folders) if folder]
+    return any(root == folder or folder in root.parents for folder in allowed)
 
 
 def _files(pattern: str) -> Iterator[tuple[str, Path]]:
@@ -114,7 +139,8 @@ def _split(pattern: str) -> tuple[Path, str]:
 def _content(path: Path, bytes_max: int) -> bytes | None:
     try:
         with path.open("rb") as file:
-            content = file.read(bytes_max)
+            # read(n) takes n bytes of memory at once, whatever the size of the file.
+            content = file.read(min(bytes_max, os.fstat(file.fileno()).st_size))
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror}; `data` (or --data) needs read permission"

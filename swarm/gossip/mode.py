@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +35,8 @@ from swarm.presence import Presence
 from swarm.resources import Resources
 from swarm.state.export import write_tensors
 from swarm.state.manifest import MANIFEST_BYTES_MAX
-from swarm.state.part import Part
+from swarm.state.part import Part, PartFacts
+from swarm.state.snapshot import expected_specs
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -56,6 +58,8 @@ class GossipMode:
 
     name = MODE
     batch_max = 1
+    _run_batch: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
+    """How one batch is done, where not on the compute thread."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -79,6 +83,10 @@ class GossipMode:
         self._averaging: Averaging | None = None
         self._rollbacks = 0
         self._begun = False
+        self._epoch = 0
+        """Of this life of the peer; before it begins, of the last one that is known of."""
+        self._averages_kept = 0
+        """In the model that was loaded from disk."""
 
     @property
     def limits(self) -> Limits:
@@ -104,15 +112,19 @@ class GossipMode:
                 self._context,
                 resources,
                 self._models,
-                epoch=int(self._context.unix_s() * 1000),
+                epoch=self._new_epoch(),
                 founds=founds and not self._begun,
+                averages=self._averages_kept,
                 hooks=GossipHooks(
                     trained=self._trained,
+                    evaluated=self._evaluated,
                     averaged=self._averaged,
                     rolled_back=self._rolled_back,
+                    stepped=functools.partial(self._stepped, resources),
                     look=self._presence.look_now,
                     left=self._left.set,
                 ),
+                run_batch=self._run_batch,
             )
             self._begun = True
             try:
@@ -152,8 +164,47 @@ class GossipMode:
         learner = await resources.compute.run_own(
             lambda: Learner(self._run, self._task_here, self._batches(), seed=seed)
         )
+        await self._resume(learner, resources)
         self._models = Models(learner, self._spec)
         return True
+
+    # --- checkpoints ---
+
+    def _new_epoch(self) -> int:
+        """Larger than in any earlier life, also when the clock was set back meanwhile."""
+        self._epoch = max(int(self._context.unix_s() * 1000), self._epoch + 1)
+        return self._epoch
+
+    async def _stepped(self, resources: Resources) -> None:
+        for part in self.parts():
+            await self._context.keeper.offer(part, resources.compute)
+
+    async def _resume(self, learner: Learner, resources: Resources) -> None:
+        """Go on from the newest checkpoint that can be used, if there is one."""
+        keeper = self._context.keeper
+        found = await keeper.scan(self._run.training.steps)
+        if not found:
+            return
+        _, own = await resources.compute.run_own(learner.snapshot)
+        for checkpoint in found:
+            manifest = checkpoint.manifest
+            self._epoch = max(self._epoch, manifest.epoch)
+            if manifest.part != MODEL:
+                continue
+            tensors = await keeper.load(checkpoint, expected_specs(own))
+            if tensors is None:
+                continue
+            trained = manifest.data_position
+            await resources.compute.run_own(
+                functools.partial(learner.load, tensors, trained=trained)
+            )
+            self._averages_kept = _averages_in(manifest.note_bytes)
+            log.info("goes on from its checkpoint: batches=%d", trained)
+            return
+
+    def _facts(self, version: int) -> PartFacts:
+        averages = self._peer.core.standing.averages if self._peer is not None else 0
+        return PartFacts(epoch=self._epoch, note=bytes(msgpack.packb({"averages": averages})))
 
     @property
     def _task_here(self) -> Task:
@@ -219,6 +270,9 @@ class GossipMode:
                 self._run.training.steps,
                 f"{evaluation.accuracy:.2f}" if evaluation and evaluation.accuracy else None,
             )
+
+    def _evaluated(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
 
     def _averaged(self, averaging: Averaging) -> None:
         self._averaging = averaging
@@ -311,7 +365,7 @@ class GossipMode:
         def load(tensors: Mapping[str, Tensor]) -> None:
             learner.load(tensors, trained=learner.trained)
 
-        return (Part(MODEL, learner.trained, learner.snapshot, load),)
+        return (Part(MODEL, learner.trained, learner.snapshot, load, self._facts),)
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write this peer's model, or the mean of the neighbourhood's."""
@@ -338,6 +392,15 @@ class GossipMode:
 def _write(path: Path, about: Mapping[str, Any], models: Models, vectors: Sequence[Tensor]) -> int:
     """Write the mean of these models."""
     return write_tensors(path, models.tensors_of(torch.stack(list(vectors)).mean(dim=0)), about)
+
+
+def _averages_in(note: bytes) -> int:
+    """Read how often a model was averaged; 0 where the note does not say."""
+    try:
+        averages = unpack_untrusted(note).get("averages")
+    except (RemoteProtocolError, AttributeError):
+        return 0
+    return averages if type(averages) is int and 0 <= averages < 1 << 31 else 0
 
 
 def _claim_untrusted(record: DirectoryRecord) -> int | None:

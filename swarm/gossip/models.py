@@ -86,8 +86,9 @@ class Models:
         self.learner.replace_parameters(self._good)
         self._base.copy_(self.learner.flat.detach())
 
-    def adopt(self, vector: Tensor) -> None:
-        """Take a fetched model for ours."""
+    def adopt(self, vector: Tensor, trained: int) -> None:
+        """Take a fetched model for ours, with so many batches behind it."""
+        self.learner.trained = max(self.learner.trained, trained)
         self.learner.replace_parameters(vector)
         self._good = vector
         self._base.copy_(vector)

@@ -98,11 +98,14 @@ _CALL_FAILURES: Final = (
 
 @dataclass(slots=True)
 class GossipHooks:
-    """What the mode around a peer wants to hear of. Called on the event loop; must not wait."""
+    """What the mode around a peer wants to hear of. Called on the event loop; must not wait, where it says nothing else."""
 
     trained: Callable[[TrainedBatch, Evaluation | None], None]
+    evaluated: Callable[[Evaluation], None]
     averaged: Callable[[Averaging], None]
     rolled_back: Callable[[], None]
+    stepped: Callable[[], Awaitable[None]]
+    """A batch is trained. May wait, for the compute thread only."""
     look: Callable[[], None]
     left: Callable[[], None]
 
@@ -111,7 +114,8 @@ class GossipPeer:
     """The shell of `protocols.gossip.gossip`.
 
     Args:
-      epoch: see `Gossip`.
+      epoch, averages: see `Gossip`.
+      run_batch: does one batch; None trains it on the compute thread.
     """
 
     def __init__(
@@ -122,12 +126,15 @@ class GossipPeer:
         *,
         epoch: int,
         founds: bool,
+        averages: int = 0,
         hooks: GossipHooks,
+        run_batch: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
     ) -> None:
         self._context = context
         self._caller = resources.caller
         self._compute = resources.compute
         self._codec = resources.codec
+        self._run_batch = run_batch or resources.compute.run_own
         self._models = models
         self._hooks = hooks
         run = context.run
@@ -142,6 +149,8 @@ class GossipPeer:
             rng=random.Random(context.rng.getrandbits(64)),
             steps=run.training.steps,
             founds=founds,
+            trained=models.learner.trained,
+            averages=averages,
         )
         self._driver: Driver[GossipEvent] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
@@ -155,6 +164,8 @@ class GossipPeer:
         self._offered: Snapshot | None = None
         self._offered_of: tuple[int, int] | None = None
         self._nursery: trio.Nursery | None = None
+        self._send_job, self._jobs = trio.open_memory_channel[Callable[[], Awaitable[None]]](2)
+        """The core has one job done at a time, and a model adopted before it."""
         self.snapshots_taken = 0
         self.started_from: PeerID | None = None
         """The neighbour whose model ours began with."""
@@ -163,23 +174,26 @@ class GossipPeer:
         """Take part until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._context.guard.counts_on = lambda who: who in self.core.neighbourhood.current
+            nursery.start_soon(self._do_jobs)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
             task_status.started()
             await self._driver.run()
 
     def wire(self) -> dict[str, Endpoint]:
-        """Return the services `gossip` and `state`. Only neighbours may send a body, and no larger one than a part."""
+        """Return the services `gossip` and `state`.
+
+        Whoever is in the run may send a body as large as a part: a neighbour may know of us before we know of it, and must
+        not be blamed for that. What strangers can make us hold is bounded by the node's guard.
+        """
         largest = max(part.elements for part in self._models.parts)
         body = largest * self._models.learner.flat.element_size()
         short = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=0, tensors_max=0)
         push = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=body, tensors_max=1)
 
-        def of_gossip(sender: PeerID) -> Limits:
-            return push if self.core.takes_from(sender) else short
-
         return {
-            GOSSIP_SERVICE: Endpoint(self._answer, of_gossip),
+            GOSSIP_SERVICE: Endpoint(self._answer, lambda sender: push),
             STATE_SERVICE: Endpoint(self.snapshots.answer, lambda sender: short),
         }
 
@@ -208,18 +222,18 @@ class GossipPeer:
     def _perform(self, effect: GossipEffect) -> None:
         match effect:
             case TrainBatch():
-                self._start(self._train)
+                self._do_next(self._train)
             case TakeSnapshot(sequence):
-                self._start(self._take_snapshot, sequence)
+                self._do_next(self._take_snapshot, sequence)
             case AverageModels(part, models):
                 received = [(peer, self._models.received.pop(handle)) for peer, handle in models]
-                self._start(self._average, part, received)
+                self._do_next(self._average, part, received)
             case RollBack():
-                self._start(self._roll_back)
-            case AdoptModel(handle):
+                self._do_next(self._roll_back)
+            case AdoptModel(handle, trained):
                 adopted = self._models.received.pop(handle)
                 self.started_from = adopted.peer
-                self._start(self._compute.run_own, self._models.adopt, adopted.vector)
+                self._do_next(self._adopt, adopted.vector, trained)
             case PushModel():
                 self._start(
                     self._push,
@@ -250,10 +264,20 @@ class GossipPeer:
         assert self._nursery is not None
         self._nursery.start_soon(fn, *args)
 
+    def _do_next(self, job: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Work on the model: one job after the other, in the order in which the core wants them."""
+        self._send_job.send_nowait(functools.partial(job, *args))
+
+    async def _do_jobs(self) -> None:
+        async for job in self._jobs:
+            await job()
+
     # --- work on the model ---
 
     async def _train(self) -> None:
-        trained, evaluation = await self._compute.run_own(self._train_and_look)
+        trained, evaluation = await self._run_batch(self._train_and_look)
+        if trained.finite:
+            await self._hooks.stepped()
         self._hooks.trained(trained, evaluation)
         self._driver.feed(Trained(trio.current_time(), trained.finite))
 
@@ -264,6 +288,14 @@ class GossipPeer:
         every = self._evaluate_every
         due = trained.finite and every and learner.trained % every == 0
         return trained, learner.evaluate() if due else None
+
+    async def _adopt(self, vector: Tensor, trained: int) -> None:
+        self._hooks.evaluated(await self._compute.run_own(self._adopt_and_look, vector, trained))
+
+    def _adopt_and_look(self, vector: Tensor, trained: int) -> Evaluation:
+        """On the compute thread."""
+        self._models.adopt(vector, trained)
+        return self._models.learner.evaluate()
 
     async def _take_snapshot(self, sequence: int) -> None:
         vector = await self._compute.run_own(self._models.copy)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
+from swarm.data.errors import DataError
 from swarm.data.sequences import Dataset
 from swarm.data.text import read_run_text
 
@@ -24,6 +25,11 @@ def dataset_of(text: bytes, run: RunSpec, shape: type[DatasetT]) -> DatasetT:
     )
 
 
-def load_dataset(run: RunSpec, *, path: str = "") -> Dataset:
+def load_dataset(run: RunSpec, *, path: str = "", memory_max_bytes: int | None = None) -> Dataset:
     """Read the run's text, from `path` where the volunteer keeps it elsewhere. Raises DataError, DataMismatchError."""
-    return dataset_of(read_run_text(pipeline_of(run).data, path=path).data, run, Dataset)
+    spec = pipeline_of(run).data
+    text = read_run_text(spec, path=path, memory_max_bytes=memory_max_bytes)
+    try:
+        return dataset_of(text.data, run, Dataset)
+    except DataError as error:
+        raise DataError(f"the text at {path or spec.pattern}: {error}") from error

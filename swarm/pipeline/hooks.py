@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from protocols.ledger.view import Record
+from swarm.state.part import Part
+
+
+async def _nothing(part: Part) -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -19,3 +24,5 @@ class PeerHooks:
     """A drain is over: no work and no state is held for others any more."""
     refuses_work: Callable[[], str | None] = lambda: None
     """Why no work is taken just now, or None; not asked while draining."""
+    stepped: Callable[[Part], Awaitable[None]] = _nothing
+    """The stage has reached a version. May wait, for the compute thread only; the next step is applied afterwards."""

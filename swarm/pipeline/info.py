@@ -12,6 +12,7 @@ from protocols.run.pipeline import pipeline_of
 from protocols.schema import SchemaError
 from swarm.mode_info import ModeInfo, Wishes
 from swarm.pipeline.data import load_dataset
+from swarm.pipeline.forecast import forecast
 from swarm.pipeline.journal import last_record
 
 MODE: Final = "pipeline"
@@ -68,6 +69,7 @@ INFO: Final = ModeInfo(
     ),
     check_wishes=check_wishes,
     check_data=check_data,
+    forecast=forecast,
     last_members=last_members,
     waits_for=waits_for,
 )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgpack
 import trio
 
 from protocols.frames import Limits
 from protocols.ledger.member import Ledger
 from protocols.ledger.view import Record
 from protocols.run.pipeline import pipeline_of
+from protocols.schema import encode
 from swarm.data.errors import DataError
 from swarm.endpoints import Endpoint
 from swarm.mode import ExportRefusedError, Progress, RunContext
@@ -26,7 +30,7 @@ from swarm.pipeline.peer import PipelinePeer
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
 from swarm.presence import Presence
 from swarm.resources import Resources
-from swarm.state.part import Part
+from swarm.state.part import Part, PartFacts
 from swarm.state.transfer import FetchError
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STEPS_LATELY: Final = 64
+"""A stage is applied that many steps late at most; then its peer is no member any more."""
 _COMPLETE: Final = "nothing: the run is complete; `murmura export PATH` writes the model"
 
 
@@ -60,6 +66,8 @@ class PipelineMode:
         self._data_problem = ""
         self._last: Record | None = None
         self._last_step: Record | None = None
+        self._steps_lately: dict[int, Record] = {}
+        """By step, the records that committed the last ones."""
         self._complete = False
         """The last step of the run is committed; nothing goes on any more."""
         self._held_out: float | None = None
@@ -195,7 +203,8 @@ class PipelineMode:
         return status
 
     def parts(self) -> Sequence[Part]:
-        return self._peer.state.parts() if self._peer is not None else ()
+        parts = self._peer.state.parts() if self._peer is not None else ()
+        return [dataclasses.replace(part, facts=self._facts) for part in parts]
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write the whole model, gathering stages from peers."""
@@ -229,20 +238,37 @@ class PipelineMode:
             serving=lambda reason: life.has_state(self.name, reason),
             left=self._left.set,
             refuses_work=self._context.refuses_work,
+            stepped=self._stepped,
         )
+
+    async def _stepped(self, part: Part) -> None:
+        if self._resources is not None:
+            part = dataclasses.replace(part, facts=self._facts)
+            await self._context.keeper.offer(part, self._resources.compute)
+
+    def _facts(self, version: int) -> PartFacts:
+        """Keep the record that committed the step with the state after it: it says whose history this is."""
+        record = self._steps_lately.get(version)
+        if record is None:
+            return PartFacts(epoch=self._last.epoch if self._last is not None else 0)
+        return PartFacts(epoch=record.epoch, note=bytes(msgpack.packb(encode(record))))
 
     async def _prepare_data(self, peer: PipelinePeer) -> None:
         """Read the text and begin to train; without it this node still hosts its stage."""
+        wishes = self._context.wishes
+        if not wishes.train:
+            return
+        load = functools.partial(
+            load_dataset, self._run, path=wishes.data, memory_max_bytes=wishes.memory_max_bytes
+        )
         try:
-            dataset = await trio.to_thread.run_sync(
-                lambda: load_dataset(self._run, path=self._context.wishes.data)
-            )
+            # A pattern may name a whole machine: a node that is asked to leave does not wait for its end.
+            dataset = await trio.to_thread.run_sync(load, abandon_on_cancel=True)  # type: ignore[call-arg]
         except DataError as error:
             self._data_problem = str(error)
             log.error("does not train: %s", error)
             return
-        if self._context.wishes.train:
-            peer.train_on(dataset)
+        peer.train_on(dataset)
 
     def _syncing(self, reason: str) -> None:
         """Called when a stage's state is to be loaded, and when this node has been expelled."""
@@ -269,6 +295,8 @@ class PipelineMode:
                 self._seconds_per_step = seconds if before is None else 0.8 * before + 0.2 * seconds
             self._step_s = now_s
             self._last_step = record
+            self._steps_lately[record.step] = record
+            self._steps_lately.pop(record.step - _STEPS_LATELY, None)
             if record.held_out_loss is not None:
                 self._held_out = record.held_out_loss
         self._write_down(record)

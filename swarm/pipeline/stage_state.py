@@ -269,6 +269,7 @@ class StageState:
     ) -> None:
         if await self._step(host, record, reduced):
             host.open_step(record.step + 1)
+            await self._hooks.stepped(stage_part(host.stage))
 
     async def _step(self, host: StageHost, record: Record, reduced: ReducedGradient) -> bool:
         """Apply a committed step; False when its numbers have diverged, which ends the run and keeps the state before it."""

@@ -245,6 +245,7 @@ class Fetch:
                 request.donor, STATE_SERVICE, encode(call), deadline_s=_CHUNK_S
             )
             with self._caller.guard.blaming(request.donor):
+                reply = state_call_untrusted(StateReply, answer.message)
                 data = _one_tensor_untrusted(answer)
         except CallError as error:
             if error.code == "busy":
@@ -254,6 +255,10 @@ class Fetch:
                 plan.on_failure(request.donor, request.chunk)
             return
         except _FAILURES:
+            plan.on_failure(request.donor, request.chunk)
+            return
+        if reply.root != manifest.root:
+            # It holds another state than the donor of the manifest. Which of the two is false cannot be told here.
             plan.on_failure(request.donor, request.chunk)
             return
         target = restore.chunk(request.chunk)

@@ -93,7 +93,8 @@ class ProcessSwarm:
 
     def launch(self, name: str, *flags: str) -> ForkedDaemon:
         """Start a node with these flags, which say how it gets into the run."""
-        node = ForkedDaemon(self.folder / name, *flags, "--threads", "1", "--nice", "0")
+        common = ("--data", str(self.folder / "text"), "--threads", "1", "--nice", "0")
+        node = ForkedDaemon(self.folder / name, *flags, *common)
         self._started.append(node)
         self.nodes[name] = node
         return node

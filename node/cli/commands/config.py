@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from node.cli.options import json_option, node_options, print_json
 from node.config import Effective, Setting, load
+from protocols.shown import shown
 
 
 @click.group()
@@ -44,23 +46,28 @@ def show(*, effective: bool, as_json: bool, **which: str | None) -> None:
 def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
     """Check the settings, RUN_FILE when it is named, and its text; exit 78 when something is wrong."""
     loaded = _load(**which)
+    lines: list[str] = []
     report: dict[str, Any] = {"schema_version": 1, "ok": True}
     if chosen := run_file or loaded.config.run:
+        from node.forecast import check_fits, forecast_lines, forecasts
         from node.runfile import check_data, check_wishes, read_run_file, wishes_of
 
         spec = read_run_file(Path(chosen).expanduser())
         check_wishes(spec, wishes_of(loaded.config))
+        check_fits(spec, loaded.config)
         check_data(spec, loaded.config.data)
         report |= {"run_name": spec.name, "run_id": str(spec.run_id), "mode": spec.mode}
+        lines = forecast_lines(spec, loaded.config)
+        report["forecast"] = [asdict(part) for part in forecasts(spec)]
     if loaded.config.join:
         _check_invite(loaded.config.join)
     if as_json:
         print_json(report)
     else:
-        click.echo(
-            "the settings are right"
-            + (f"; run {report['run_name']} is {report['run_id']}" if chosen else "")
-        )
+        named = f"; run {shown(report['run_name'])} is {report['run_id']}" if chosen else ""
+        click.echo(f"the settings are right{named}")
+        for line in lines:
+            click.echo(shown(line))
 
 
 @command.command()
@@ -73,7 +80,10 @@ def data(*, pattern: str, bytes_max: int | None) -> None:
     from swarm.data.errors import DataError
     from swarm.data.text import read_text
 
-    spec = TextSpec(pattern=pattern, sha256="0" * 64)
+    if pattern and not pattern.startswith("{stdlib}"):
+        # A service has another working folder than the person who asks.
+        pattern = str(Path(pattern).expanduser().absolute())
+    spec = TextSpec(pattern=pattern or ".", sha256="0" * 64)
     limit = spec.bytes_max if bytes_max is None else bytes_max
     try:
         text = read_text(pattern, bytes_max=limit)
@@ -113,7 +123,10 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in value)
+    return f'"{"".join(plain)}"'
 
 
 def _paths(loaded: Effective) -> dict[str, str]:

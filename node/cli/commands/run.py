@@ -22,6 +22,7 @@ _HELP = {
     "new_swarm": "Start alone, even though other peers are known.",
     "private": "Starting a run: only who has an invite may take part.",
     "data": "Where the run's text is on this machine.",
+    "data_folders": "Where a fetched run may name its text; may be repeated.",
     "host": "Host a stage of the model.",
     "train": "Draw microbatches and drive them through the stages.",
     "stage": "Host this stage and no other.",
@@ -35,6 +36,11 @@ _HELP = {
     "download_mbit_s": "Bound on what is received, in Mbit/s.",
     "isolated_after_s": "Seconds without a peer before everybody known is dialled again.",
     "drain_s": "Seconds that leaving may take.",
+    "checkpoints": "Write checkpoints, and go on from them after a restart.",
+    "checkpoint_every_s": "Seconds between checkpoints, at least.",
+    "checkpoint_every_steps": "Steps between checkpoints, instead of seconds; the same at all nodes.",
+    "checkpoints_kept": "Checkpoints kept of each part.",
+    "checkpoints_kept_days": "Days after which old checkpoints are deleted.",
     "state_dir": "Where identity and state are kept.",
     "runtime_dir": "Where the control socket is.",
     "log_level": "debug, info, warning or error.",
@@ -53,7 +59,8 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         if kind is bool:
             option = click.option(f"{name}/--no-{name[2:]}", key, **common)
         elif kind is tuple:
-            option = click.option(name, key, multiple=True, metavar="MULTIADDR", **common)
+            metavar = "DIR" if key == "data_folders" else "MULTIADDR"
+            option = click.option(name, key, multiple=True, metavar=metavar, **common)
         else:
             option = click.option(name, key, type=kind, metavar=kind.__name__.upper(), **common)
         function = option(function)
@@ -88,10 +95,12 @@ def command(*, config_file: str | None, **flags: Any) -> None:
     given = {key: value for key, value in flags.items() if value is not None and value != ()}
     effective = load(given, config_file=Path(config_file) if config_file else None)
     if effective.config.run:
+        from node.forecast import check_fits
         from node.runfile import check_wishes, read_run_file, wishes_of
 
         run = read_run_file(Path(effective.config.run).expanduser())
         check_wishes(run, wishes_of(effective.config))
+        check_fits(run, effective.config)
     from node.daemon import run_daemon
 
     run_daemon(effective)

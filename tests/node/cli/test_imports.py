@@ -31,6 +31,8 @@ print(code, *sys.modules, file=sys.stderr)
         (["invite"], 3),
         (["drain"], 3),
         (["export", "model"], 3),
+        (["checkpoints", "list"], 0),
+        (["checkpoints", "verify"], 0),
         (["config", "show"], 0),
         (["config", "check"], 0),
         (["run", "--help"], 0),

@@ -1,5 +1,6 @@
 """The gossip core alone: when it trains, pushes and averages, and what it refuses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -382,8 +383,19 @@ def test_a_newcomer_starts_from_a_neighbours_model() -> None:
     (fetch,) = driven.wanted(FetchModel)
     assert driven.wanted(TrainBatch) == []
     effects = driven.feed(ModelFetched(2.0, fetch.peer, 77, True, loss=0.5, own_loss=2.3))
-    assert effects == [AdoptModel(77), TrainBatch()]
+    assert effects == [AdoptModel(77, offer().trained), TrainBatch()]
+    assert driven.core.standing.trained == offer().trained
     assert driven.core.standing.epoch == 2
+
+
+def test_one_liar_among_several_does_not_end_a_newcomers_training_before_it_began() -> None:
+    driven = Driven(founds=False)
+    for index, ask in enumerate(driven.wanted(AskOffer)):
+        claims = dataclasses.replace(offer(), trained=10**9 if index == 0 else 40)
+        driven.feed(OfferAnswered(1.0, ask.peer, claims))
+    (fetch,) = driven.wanted(FetchModel)
+    driven.feed(ModelFetched(2.0, fetch.peer, 77, True, loss=0.5, own_loss=2.3))
+    assert driven.core.standing.trained == 40
 
 
 def test_among_the_first_everybody_starts_independently() -> None:

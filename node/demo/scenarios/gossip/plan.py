@@ -31,7 +31,7 @@ def make_plan(run_file: Path, *, steps: int) -> Plan:
     return Plan(
         run=read_run_file(run_file),
         run_file=run_file,
-        kill_at=steps // 3,
+        kill_at=steps * 9 // 20,
         join_at=steps // 2,
     )
 
@@ -41,7 +41,7 @@ def run_text(steps: int) -> str:
     return f"""\
 name = "digits"
 mode = "gossip"
-seed = 1
+seed = 2
 
 [data]
 kind = "digits"
@@ -62,7 +62,7 @@ evaluate_every = 10
 [optimizer]
 kind = "sgd"
 lr = 0.02
-lr_min = 0.02
+lr_min = 0.0002
 
 [gossip]
 batch_every_s = {BATCH_EVERY_S}

@@ -66,7 +66,9 @@ def run(options: Options, folder: Path, screen: Screen, *, model: Path) -> Resul
 
 def _train(plan: Plan, folder: Path, model: Path, screen: Screen, *, plant: str) -> Outcome:
     """Train from the first step to the last, with everything that happens on the way."""
-    with Watch(folder, screen, PipelineView(pipeline_of(plan.run).steps), NODE_FLAGS) as watch:
+    # Who joins reads no file because a peer names it, so each is told where the text is.
+    flags = (*NODE_FLAGS, "--data", pipeline_of(plan.run).data.pattern)
+    with Watch(folder, screen, PipelineView(pipeline_of(plan.run).steps), flags) as watch:
         started = _start(watch, plan, plant=plant)
         training_from_s = time.monotonic()
         screen.say(f"training: {STAGES} stages x {REPLICAS} replicas, a trainer on every node")

@@ -1,0 +1,57 @@
+"""A model out of checkpoints, without a swarm. Loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from node.errors import NodeError
+from protocols.run import RunSpec
+from swarm.hosting.module import PARAMETERS
+from swarm.state.checkpoint import Checkpoint, CheckpointRefusedError
+from swarm.state.checkpoint_tensors import load_checkpoint
+from swarm.state.export import ExportError, export_model, write_tensors
+
+
+def export_checkpoints(
+    path: Path, run: RunSpec, checkpoints: Sequence[Checkpoint], *, step: int | None
+) -> dict[str, Any]:
+    """Write the newest whole model among the checkpoints, or that of `step`. Raises NodeError."""
+    problem = "there is no checkpoint" + ("" if step is None else f" of step {step}")
+    orders = {c.manifest.order for c in checkpoints if step in (None, c.manifest.version)}
+    for order in sorted(orders, reverse=True):
+        try:
+            size_bytes = _write(path, run, [c for c in checkpoints if c.manifest.order == order])
+        except (CheckpointRefusedError, ExportError) as error:
+            problem = f"step {order[1]}: {error}"
+        except OSError as error:
+            raise NodeError(f"cannot write {path}: {error.strerror}") from error
+        else:
+            return {"path": str(path), "run": run.name, "step": order[1], "bytes": size_bytes}
+    raise NodeError(problem, "--also DIR names the state folder of a node that holds the rest")
+
+
+def _write(path: Path, run: RunSpec, checkpoints: Sequence[Checkpoint]) -> int:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for checkpoint in checkpoints:
+        if checkpoint.manifest.part not in parts:
+            parts[checkpoint.manifest.part] = _parameters(load_checkpoint(checkpoint, None))
+    version = checkpoints[0].manifest.version
+    if run.mode == "pipeline":
+        return export_model(path, run, step=version, stages=parts.values())
+    together = {name: tensor for part in parts.values() for name, tensor in part.items()}
+    about = {"run": run.name, "run_id": str(run.run_id), "step": version}
+    return write_tensors(path, together, about)
+
+
+def _parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave the optimizer's moments out."""
+    prefix = f"{PARAMETERS}/"
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
