@@ -190,10 +190,22 @@ class MoeMode:
                 clip_norm=run.optimizer.clip_norm,
                 staleness_max=spec.staleness_max,
             ),
-            failed=lambda peer: self._keeper and self._keeper.suspect(peer),
-            newer=lambda uid, epoch: self._keeper and self._keeper.newer(uid, epoch),
-            looked=lambda: self._keeper and self._keeper.looked(),
+            failed=self._host_failed,
+            newer=self._newer_epoch,
+            looked=self._looked,
         )
+
+    def _host_failed(self, peer: PeerID) -> None:
+        if self._keeper is not None:
+            self._keeper.suspect(peer)
+
+    def _newer_epoch(self, uid: ExpertUID, epoch: int) -> None:
+        if self._keeper is not None:
+            self._keeper.newer(uid, epoch)
+
+    def _looked(self) -> None:
+        if self._keeper is not None:
+            self._keeper.looked()
 
     def _new_keeper(self, resources: Resources, peer: ExpertPeer) -> ExpertKeeper:
         return ExpertKeeper(
@@ -229,10 +241,12 @@ class MoeMode:
                 founds=founds and not self._begun,
                 hooks=GossipHooks(
                     trained=self._trained,
+                    evaluated=lambda evaluation: setattr(self, "_evaluation", evaluation),
                     averaged=lambda averaging: None,
                     rolled_back=lambda: log.warning(
                         "the trunk was not finite: back to the last good one"
                     ),
+                    stepped=trio.lowlevel.checkpoint,
                     look=self._presence.look_now,
                     left=self._trunk_left.set,
                 ),
