@@ -7,6 +7,7 @@ take turns. Calls come from threads that wait for their answer. Medians of the r
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -79,6 +80,8 @@ def _start_ours(stack: ExitStack, threads: int) -> tuple[Worker, list[Worker]]:
 
 
 def _start_hivemind(stack: ExitStack, threads: int) -> list[Worker]:
+    # Its other strategy needs a helper process of torch, which not every machine lets it start.
+    os.environ.setdefault("HIVEMIND_MEMORY_SHARING_STRATEGY", "file_descriptor")
     module = "benchmarks.expert_rpc_hivemind"
     server = stack.enter_context(Worker(module, "serve", str(threads)))
     where = server.hello["address"], server.hello["peer"]
