@@ -64,10 +64,7 @@ def build_trunk(
 
     The mixtures' own parameters (gates, usually) get initial weights here; those of experts are left alone.
     """
-    stage = cast(
-        "ByteTransformerStage",
-        byte_transformer.build(model, cut_of(layers=model.layers, stages=1, stage=0), seed),
-    )
+    stage = byte_transformer.build(model, cut_of(layers=model.layers, stages=1, stage=0), seed)
     for index, layer in stage.layers.items():
         made = build_quietly(lambda index=index: mixture(int(index)), model.dtype)  # type: ignore[misc]
         cast("Any", layer).mlp = made

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.processes import REPOSITORY
+from tests.node.processes import REPOSITORY, environment
 
 pytestmark = pytest.mark.process
 
@@ -22,18 +22,14 @@ PATIENCE_S = 120.0
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     home.mkdir()
     command = [sys.executable, "-u", str(EXAMPLE), *arguments]
-    return subprocess.Popen(
-        [*command, "--listen", "/ip4/127.0.0.1/tcp/0", "--seconds", "25"],
-        stdout=subprocess.PIPE,
-        stderr=(home / "log").open("w"),
-        text=True,
-        env={
-            **os.environ,
-            "HOME": str(home),
-            "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
+    with (home / "log").open("w") as log:
+        return subprocess.Popen(
+            [*command, "--listen", "/ip4/127.0.0.1/tcp/0", "--seconds", "25"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | environment(home) | {"OMP_NUM_THREADS": "1"},
+        )
 
 
 def test_three_scripts_learn_all_digits_though_each_sees_a_third_of_the_labels(
