@@ -96,7 +96,7 @@ class Snapshots:
             part = self._find_part(name)
             if part is None:
                 return None
-            snapshot = self._find(name, part.version)
+            snapshot = self.find(name, part.version)
             if snapshot is None:
                 version, tensors = await self._compute.run_own(part.snapshot)
                 snapshot = await self._codec.run_own(_snapshot, tensors, name, version)
@@ -109,7 +109,7 @@ class Snapshots:
         if not any(known is snapshot for known in kept):
             kept.append(snapshot)
 
-    def _find(self, part: str, version: int) -> Snapshot | None:
+    def find(self, part: str, version: int) -> Snapshot | None:
         for snapshot in (*self._offered, *self._asked):
             if (snapshot.manifest.part, snapshot.manifest.version) == (part, version):
                 return snapshot
@@ -129,7 +129,7 @@ class Snapshots:
     async def _wanted(self, call: StateCall) -> Snapshot:
         """Find or take the snapshot that is asked for. Raises Refusal."""
         if call.version is not None:
-            known = self._find(call.part, call.version)
+            known = self.find(call.part, call.version)
             if known is not None:
                 return known
         part = self._find_part(call.part)
