@@ -227,6 +227,21 @@ def test_a_late_joiner_goes_on_at_another_donor_when_the_first_dies() -> None:
     run(main)
 
 
+def test_who_joins_a_run_that_is_over_gets_its_state() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=3)) as swarm:
+            await four_nodes(swarm)
+            await swarm.finished()
+            late = await swarm.node(stage=1)
+            await swarm.until(late.serving.is_set)
+            hosted = late.peer.state.complete
+            assert hosted is not None
+            assert hosted.version == 3
+            swarm.check_equals_reference()
+
+    run(main)
+
+
 def test_a_state_other_than_the_committed_one_is_refused() -> None:
     """A donor gives a state that is whole, of the right shape and finite, and not the one its stage committed to."""
 
