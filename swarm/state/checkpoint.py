@@ -33,7 +33,6 @@ MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
 NOTE_BYTES_MAX: Final = 4 * 1024 * 1024
 TENSORS_SUFFIX: Final = ".safetensors"
 MANIFEST_SUFFIX: Final = ".json"
-PARTIAL_SUFFIX: Final = ".partial"
 _READ_BYTES: Final = 1024 * 1024
 HexDigest = Annotated[str, Size(64, 64)]
 
