@@ -67,9 +67,10 @@ class Startup:
     identity: Identity
     membership: Membership
     descriptors_max: int
+    new_epoch: bool = False
 
 
-def run_daemon(effective: Effective) -> None:
+def run_daemon(effective: Effective, *, new_epoch: bool = False) -> None:
     """Be a node until it has left. Raises NodeError for what a person can fix; returns after a drained stop."""
     config, paths = effective.config, effective.paths
     logs.set_up(level=config.log_level, style=config.log_format)
@@ -83,6 +84,7 @@ def run_daemon(effective: Effective) -> None:
             identity=identity,
             membership=resolve(config, paths, identity.peer_id),
             descriptors_max=raise_descriptor_limit(),
+            new_epoch=new_epoch,
         )
         try:
             trio.run(serve, startup)
@@ -163,6 +165,7 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
         checkpoints=Checkpoints(config, membership.folder, membership.run_id),
         memory=MemoryLimit(memory_max_bytes(config)),
         descriptors_max=startup.descriptors_max,
+        new_epoch=startup.new_epoch,
         started_unix_s=unix_s(),
         started_s=trio.current_time(),
     )
