@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from node.identity import Identity
+from tests.processes.forked import ForkedDaemon
 from tests.processes.links import Links, open_links
 from tests.processes.swarm import ProcessSwarm, pipeline, process_swarm
 
@@ -77,3 +78,35 @@ def test_a_torn_checkpoint_is_refused_and_its_node_joins_or_goes_back(
         refused = json.loads(second.command("status", "--json").stdout)["services"]["checkpoints"]
         assert "bytes, its manifest says" in refused["refused"][0]["reason"]
         assert pipeline(second)["member"]
+
+
+GOSSIP_RUN = """\
+name = "alone"
+mode = "gossip"
+[data]
+kind = "digits"
+[model]
+kind = "mlp"
+[gossip]
+[training]
+batch = 16
+steps = 1000000
+"""
+
+
+def test_a_gossip_peer_goes_on_from_its_own_model(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with process_swarm(tmp_path_factory.mktemp("gossip")) as swarm:
+        run_file = swarm.folder / "gossip.toml"
+        run_file.write_text(GOSSIP_RUN)
+        flags = ["--run", str(run_file), "--threads", "1", "--checkpoint-every-s", "0.2"]
+        first = ForkedDaemon(swarm.folder / "peer", *flags)
+        swarm.adopt("peer", first)
+        swarm.wait(lambda: first.ask("status")["services"]["checkpoints"]["count"])
+        first.family()
+        first.kill()
+        again = ForkedDaemon(swarm.folder / "peer", *flags)
+        swarm.adopt("peer", again)
+        swarm.wait(lambda: again.ask("status")["services"].get("gossip", {}).get("step"))
+        assert "goes on from its checkpoint: batches=" in again.log.read_text()
