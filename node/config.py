@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import os
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Final, Literal
 
 from node.container import cores_available
 from node.errors import ConfigError
+from node.files import read_toml
 from node.paths import Paths, default_config_file, default_runtime_dir, default_state_dir
 from protocols.addresses import address_problem
 from protocols.invite import dial_problem
@@ -28,6 +28,7 @@ from protocols.schema import Range, SchemaError, Size, decode
 
 ENV_PREFIX: Final = "MURMURA_"
 ENV_CONFIG_FILE: Final = "MURMURA_CONFIG"
+_FILE_BYTES_MAX: Final = 1 << 20
 _SERVICE_LINK: Final = re.compile(
     r"(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
 )
@@ -189,12 +190,7 @@ def _file_layer(
     path = named or default_config_file(environ)
     if named is None and not path.exists():
         return
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    data = read_toml(path, "the settings file", bytes_max=_FILE_BYTES_MAX)
     for key in data:
         if key not in KEYS:
             raise ConfigError(f"{path}: unknown key {key!r}", _suggest(key, KEYS))

@@ -13,8 +13,8 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -50,6 +50,7 @@ from node.starter import BuildServices, TrainingStarter
 from node.systemd import Supervisor
 from node.training import build_services
 from protocols.replies import Hello
+from protocols.run import RunSpec
 from swarm.calls import Caller, Guard, Rates
 
 log = logging.getLogger(__name__)
@@ -72,24 +73,34 @@ class Startup:
 
 def run_daemon(effective: Effective, *, new_epoch: bool = False) -> None:
     """Be a node until it has left. Raises NodeError for what a person can fix; returns after a drained stop."""
-    config, paths = effective.config, effective.paths
+    config = effective.config
     logs.set_up(level=config.log_level, style=config.log_format)
-    paths.prepare()
-    with exclusive(paths.lock):
-        be_nice(config.nice)
-        cap_library_threads(config.compute_threads)
-        identity = Identity.load_or_create(paths.identity)
-        startup = Startup(
-            effective=effective,
-            identity=identity,
-            membership=resolve(config, paths, identity.peer_id),
-            descriptors_max=raise_descriptor_limit(),
-            new_epoch=new_epoch,
-        )
+    be_nice(config.nice)
+    cap_library_threads(config.compute_threads)
+    with prepared(effective, new_epoch=new_epoch) as startup:
         try:
             trio.run(serve, startup)
         except BaseExceptionGroup as group:
-            raise _what_a_person_can_fix(group) from group
+            raise what_a_person_can_fix(group) from group
+
+
+@contextmanager
+def prepared(
+    effective: Effective, *, run: RunSpec | None = None, new_epoch: bool = False
+) -> Iterator[Startup]:
+    """Make the folders, take the lock, and settle identity and run; the socket goes when the block ends. Raises NodeError."""
+    config, paths = effective.config, effective.paths
+    paths.prepare()
+    with exclusive(paths.lock):
+        identity = Identity.load_or_create(paths.identity)
+        try:
+            yield Startup(
+                effective=effective,
+                identity=identity,
+                membership=resolve(config, paths, identity.peer_id, run=run),
+                descriptors_max=raise_descriptor_limit(),
+                new_epoch=new_epoch,
+            )
         finally:
             paths.socket.unlink(missing_ok=True)
 
@@ -100,10 +111,12 @@ async def serve(
     connect: OpenNetwork = open_network,
     build_services: BuildServices = build_services,
     supervisor: Supervisor | None = None,
+    opened: Callable[[Node], None] | None = None,
 ) -> None:
     """Start, work, and leave.
 
     Args:
+      opened: told of the node before READY. Whoever embeds one gives it: then signals and standard output are left alone.
       connect: opens transport and directory; tests pass the in-memory ones.
       build_services: called in a thread once the run is known; it may load torch.
     """
@@ -116,7 +129,8 @@ async def serve(
     )
     node: Node | None = None
     async with trio.open_nursery() as infrastructure:
-        await infrastructure.start(_watch_signals, life)
+        if opened is None:
+            await infrastructure.start(_watch_signals, life)
         infrastructure.start_soon(_cancel_when_leaving, life, infrastructure.cancel_scope)
         rng = random.Random()  # jitter only: nothing that peers must agree on is drawn from it
         async with (
@@ -130,7 +144,9 @@ async def serve(
             infrastructure.start_soon(node.lag.run)
             infrastructure.start_soon(beat, node, supervisor)
             infrastructure.start_soon(watch_health, node)
-            _say_ready(node, supervisor)
+            if opened is not None:
+                opened(node)
+            _say_ready(node, supervisor, aloud=opened is None)
             await _work(node, supervisor, build_services)
             infrastructure.cancel_scope.cancel()
     if node is not None and node.fatal is not None:
@@ -178,10 +194,10 @@ def _bytes_per_s(mbit_s: float | None) -> float | None:
     return None if mbit_s is None else mbit_s * 1e6 / 8
 
 
-def _say_ready(node: Node, supervisor: Supervisor) -> None:
+def _say_ready(node: Node, supervisor: Supervisor, *, aloud: bool) -> None:
     """Whoever waits for READY finds the invite printed already."""
     node.life.started()
-    if node.membership.first and not node.membership.run_key:
+    if aloud and node.membership.first and not node.membership.run_key:
         invite = node.membership.invite(node.host.addresses())
         # The one line of this command that is a result, so it goes to stdout. A private run's invite is a secret and
         # stdout may be a log: `murmura invite` prints that one.
@@ -240,7 +256,7 @@ async def _cancel_when_leaving(life: NodeLife, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _what_a_person_can_fix(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def what_a_person_can_fix(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first NodeError inside, or the group when it is a bug that wants its whole traceback."""
     found = group.split(NodeError)[0]
     while isinstance(found, BaseExceptionGroup):

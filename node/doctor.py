@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Final
 
 from node.config import Effective
 from node.container import cores_available, memory_limit_bytes
-from node.errors import ConfigError, NodeError
+from node.errors import ConfigError, NodeError, file_error
+from node.files import write_atomically
 from node.forecast import check_fits, memory_free_bytes
 from node.identity import Identity
 from node.limits import raise_descriptor_limit
@@ -25,6 +29,7 @@ DESCRIPTORS_MIN: Final = 2048
 """768 streams of peers, as many towards p2pd, and room."""
 MEMORY_MIN_BYTES: Final = 1 << 30
 """An idle node takes about a third of it; training the smallest useful stage the rest."""
+_WRITTEN_BYTES: Final = 1 << 20
 _DIAL_S: Final = 3.0
 
 
@@ -42,6 +47,8 @@ def examine(effective: Effective) -> Iterator[Finding]:
     """Yield one finding per check. Starts nothing; makes the node's folders, as `murmura run` would."""
     config, paths = effective.config, effective.paths
     yield _try("folders", lambda: f"state in {paths.state_dir}", paths.prepare)
+    yield _try("disk", lambda: "takes what is written", lambda: _write_something(paths.state_dir))
+    yield _try("processes", lambda: "can be started", _start_something)
     yield _try("identity", lambda: _identity(effective))
     yield _try("transport", lambda: str(find_p2pd()))
     yield _try("torch", _torch)
@@ -125,10 +132,37 @@ def _network(listen: Sequence[str]) -> Finding:
     return Finding("network", False, problem, hint)
 
 
+def _write_something(folder: Path) -> None:
+    """Write as much as an identity and a run need, and take it away again."""
+    path = folder / ".doctor"
+    try:
+        write_atomically(path, bytes(_WRITTEN_BYTES))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _start_something() -> None:
+    try:
+        subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True, capture_output=True)
+    except OSError as error:
+        raise file_error(error, "no process can be started") from error
+
+
 def _descriptors() -> Finding:
     limit = raise_descriptor_limit()
     hint = "raise it: `ulimit -Hn`, LimitNOFILE= in a unit"
-    return Finding("open files", limit >= DESCRIPTORS_MIN, f"at most {limit}", hint)
+    if limit < DESCRIPTORS_MIN:
+        return Finding("open files", False, f"at most {limit}", hint)
+    opened: list[int] = []
+    try:
+        opened.append(os.open(os.devnull, os.O_RDONLY))
+        opened += [os.dup(opened[0]) for _ in range(DESCRIPTORS_MIN - 1)]
+    except OSError as error:
+        return Finding("open files", False, f"after {len(opened)}: {error.strerror}", hint)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return Finding("open files", True, f"at most {limit}")
 
 
 def _memory() -> Finding:

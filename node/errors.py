@@ -5,7 +5,8 @@ Bugs are `LocalProtocolError`, a peer's misbehaviour is `RemoteProtocolError` (p
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
 
 from node import exit_codes
 
@@ -55,6 +56,38 @@ class BusyError(NodeError):
 
     exit_code = exit_codes.TRY_AGAIN
     retryable = True
+
+
+def file_error(
+    error: OSError,
+    sentence: str,
+    hint: str = "",
+    *,
+    missing: type[NodeError] = PermissionRefusedError,
+) -> NodeError:
+    """Turn what the kernel said of a file into an error with the exit code that fits: out of something, or not allowed.
+
+    Args:
+      sentence: what could not be done, e.g. "cannot write /x"; the reason is put behind it.
+      missing: what it is when there is no such file: for one that a person has named, a mistake in the settings.
+    """
+    reason = f"{sentence}: {error.strerror or error}"
+    if error.errno in _OUT_OF:
+        return BusyError(reason, _OUT_OF[error.errno])
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return missing(reason, hint)
+    return PermissionRefusedError(reason, hint)
+
+
+_OUT_OF: Final = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room: the quota there is used up",
+    errno.EMFILE: "close something, or raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "close something: this machine has no file descriptors left",
+    errno.ENOMEM: "close something: this machine has no memory left",
+    errno.EAGAIN: "close something: no further process may be started",
+}
+"""What a restart may help against, once somebody has made room."""
 
 
 class NotRunningError(NodeError):

@@ -14,7 +14,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from node.errors import ConfigError, PermissionRefusedError
+from node.errors import ConfigError, PermissionRefusedError, file_error
 from protocols.ids import PeerID
 
 _FILE_PREFIX: Final = bytes.fromhex("08011240")
@@ -53,9 +53,7 @@ class Identity:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise PermissionRefusedError(
-                f"cannot read the identity file {path}: {error.strerror}"
-            ) from error
+            raise file_error(error, f"cannot read the identity file {path}") from error
         try:
             mode = os.fstat(file).st_mode & 0o777
             if mode & 0o077:
@@ -112,9 +110,7 @@ class Identity:
         except FileExistsError:
             raise
         except OSError as error:
-            raise PermissionRefusedError(
-                f"cannot write the identity file {path}: {error.strerror}"
-            ) from error
+            raise file_error(error, f"cannot write the identity file {path}") from error
         finally:
             draft.unlink(missing_ok=True)
 

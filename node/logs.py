@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import IO, Any, Final, Literal, TypeAlias
 
 from node.systemd import stderr_is_journal
+from protocols.shown import shown
 
 Fact: TypeAlias = str | int | float
 
@@ -108,9 +109,9 @@ class TextFormatter(logging.Formatter):
     """`time level logger: message facts`, then the traceback when there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = "".join(f" {name}={_one_line(str(fact))}" for name, fact in _facts(record).items())
+        facts = "".join(f" {name}={shown(str(fact))}" for name, fact in _facts(record).items())
         head = f"{utc_text(record.created)} {record.levelname:<7} {record.name}:"
-        line = f"{head} {_one_line(record.getMessage())}{facts}"
+        line = f"{head} {shown(record.getMessage())}{facts}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -154,9 +155,3 @@ def utc_text(unix_s: float) -> str:
 def _facts(record: logging.LogRecord) -> Mapping[str, Fact]:
     facts: Mapping[str, Fact] = getattr(record, "facts", {})
     return facts
-
-
-def _one_line(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -16,7 +16,7 @@ from typing import Final
 import msgpack
 
 from node.config import NodeConfig
-from node.errors import ConfigError, PermissionRefusedError
+from node.errors import ConfigError, NodeError
 from node.files import write_atomically
 from node.modes import info_of
 from node.paths import Paths, make_private_dir
@@ -86,7 +86,7 @@ class Membership:
         """Write a file for the next start. A disk that is full now must not keep us out of the swarm."""
         try:
             write_atomically(self.folder / name, data)
-        except PermissionRefusedError as error:
+        except NodeError as error:
             log.warning("not kept for the next start: %s", error)
 
     def targets(self, own: PeerID) -> list[str]:
@@ -104,14 +104,17 @@ class Membership:
         return Invite(run=self.run_id, addresses=chosen, run_key=self.run_key or b"")
 
 
-def resolve(config: NodeConfig, paths: Paths, me: PeerID | None = None) -> Membership:
+def resolve(
+    config: NodeConfig, paths: Paths, me: PeerID | None = None, *, run: RunSpec | None = None
+) -> Membership:
     """Work out the run from the settings and what is kept from before. Raises ConfigError.
 
     Args:
       me: None when nothing is going to be started.
+      run: takes the place of the setting `run`, for those who have no file.
     """
     invite = _read_invite(config)
-    spec = read_run_file(Path(config.run).expanduser()) if config.run else None
+    spec = run or (read_run_file(Path(config.run).expanduser()) if config.run else None)
     if spec is None and invite is None:
         raise ConfigError(
             "no run to take part in",

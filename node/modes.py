@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from moe.info import INFO as MOE
 from protocols.run.tables import register_table
 from swarm.gossip.info import INFO as GOSSIP
 from swarm.mode_info import ModeInfo
@@ -17,7 +18,7 @@ from swarm.pipeline.info import INFO as PIPELINE
 if TYPE_CHECKING:
     from swarm.mode import Mode, RunContext
 
-MODES: Final[dict[str, ModeInfo]] = {info.name: info for info in (PIPELINE, GOSSIP)}
+MODES: Final[dict[str, ModeInfo]] = {info.name: info for info in (PIPELINE, GOSSIP, MOE)}
 
 
 def register(info: ModeInfo, table: type) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from node.errors import ConfigError, PermissionRefusedError
+from node.errors import ConfigError, PermissionRefusedError, file_error
 from protocols.ids import RunID
 
 APPLICATION: Final = "murmura"
@@ -67,7 +67,7 @@ def make_private_dir(path: Path, flag: str = "--state-dir") -> None:
     except FileExistsError as error:
         raise ConfigError(f"{path} is a file where a folder is needed", hint) from error
     except OSError as error:
-        raise PermissionRefusedError(f"cannot create {path}: {error.strerror}", hint) from error
+        raise file_error(error, f"cannot create {path}", hint) from error
     if info.st_uid != os.geteuid():
         raise PermissionRefusedError(f"{path} belongs to another user (uid {info.st_uid})", hint)
     if not os.access(path, os.W_OK | os.X_OK):

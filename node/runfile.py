@@ -5,7 +5,6 @@ Errors name the file, the key, what is wrong and what would be right. How the ru
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import protocols.run
 from node.config import NodeConfig
 from node.container import memory_limit_bytes
 from node.errors import ConfigError
+from node.files import read_toml
 from node.modes import info_of
 from protocols.run import RunSpec
 from protocols.schema import SchemaError
@@ -32,17 +32,8 @@ FILE_BYTES_MAX: Final = 256 * 1024
 
 
 def read_run_file(path: Path) -> RunSpec:
-    """Read and check one run file. Raises ConfigError."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from error
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path} has {len(raw)} bytes; a run file has at most {FILE_BYTES_MAX}")
-    try:
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    """Read and check one run file. Raises NodeError."""
+    data = read_toml(path, "the run file", bytes_max=FILE_BYTES_MAX)
     return run_from_plain(data, source=str(path))
 
 

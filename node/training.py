@@ -37,10 +37,10 @@ _LAST_CHECKPOINT_S: Final = 4.0
 
 def build_services(node: Node) -> Iterable[Service]:
     """Return the services that train the node's run. Loads torch: call it in a thread."""
-    return (TrainingService(node, build_mode(_context(node))),)
+    return (TrainingService(node, build_mode(context_of(node))),)
 
 
-def _context(node: Node) -> RunContext:
+def context_of(node: Node) -> RunContext:
     return RunContext(
         run=node.run,
         signer=node.signer,

@@ -3,6 +3,7 @@
 Rules of this file:
   - It is fetched from the donors: replicas that were there when we were admitted, and still are.
   - It is loaded when a record commits to its root. The record of the next step names the root of the state before it.
+  - After the last step of a run no record follows that could name a root: what was fetched is loaded without.
   - When no donor is left, nobody can give the state again or vouch for it. What one of them signed for by sending it is
     then loaded without, unless a record names another root: the alternative is that the part is lost, with the run.
   - Steps that are committed meanwhile are kept, all of them or none, and applied after loading.
@@ -122,11 +123,16 @@ class StateFetch(Generic[StepT]):
 
     Args:
       donors: replicas of the part when we were admitted.
+      last: no step follows the one that we fetch the state of.
       kept_bytes_max: how much of committed steps is kept.
     """
 
     def __init__(
-        self, donors: Collection[PeerID], *, kept_bytes_max: int = _KEPT_BYTES_MAX
+        self,
+        donors: Collection[PeerID],
+        *,
+        last: bool = False,
+        kept_bytes_max: int = _KEPT_BYTES_MAX,
     ) -> None:
         self.kept: deque[StepT] = deque()
         """Committed steps to apply after loading, oldest first; the driver takes them out."""
@@ -134,6 +140,7 @@ class StateFetch(Generic[StepT]):
         self._phase = _Phase.FETCHING
         self._donors = tuple(donors)
         """Those still there."""
+        self._last = last
         self._refused: set[PeerID] = set()
         """Donors whose state is not the committed one."""
         self._fetched: Fetched | None = None
@@ -207,7 +214,7 @@ class StateFetch(Generic[StepT]):
             return []
         if self._root:
             return self._load() if self._root == self._fetched.root else self._refuse(now_s)
-        if not self._donors:
+        if self._last or not self._donors:
             return self._load()
         if self._root is None:
             return []

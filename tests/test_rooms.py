@@ -11,13 +11,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("protocols", "swarm", "moe", "node")
+ROOMS = ("protocols", "swarm", "moe", "node", "murmura")
 
 MAY_IMPORT = {
     "protocols": {"protocols"},
     "swarm": {"protocols", "swarm"},
     "moe": {"protocols", "swarm", "moe"},
     "node": {"protocols", "swarm", "moe", "node"},
+    "murmura": {"protocols", "swarm", "moe", "node", "murmura"},
+}
+
+MODES = {
+    "pipeline": ("protocols/ledger/", "swarm/pipeline/", "node/demo/scenarios/pipeline/"),
+    "gossip": ("protocols/gossip/", "swarm/gossip/", "node/demo/scenarios/gossip/"),
+    "moe": ("protocols/experts/", "moe/", "node/demo/scenarios/moe/"),
+}
+"""The rooms of one mode each. Everything else is shared."""
+
+STANDS_ON = {
+    "moe": {"gossip": "what is not an expert is kept together by gossip between the trainers"}
+}
+"""Modes that use another one, each with its reason."""
+
+KNOWS_MODES = {
+    "protocols/run/tables.py": "the registry: which shape a mode's table has",
+    "node/modes.py": "the registry: one line per mode",
+    "node/demo/main.py": "the registry of scenarios",
+    "node/optimizer.py": "a strategy of the Python API is a mode's table",
+    "protocols/state_calls.py": "names parts of several modes in its documentation",
 }
 
 ONLY_IN = {
@@ -62,6 +83,22 @@ def test_no_arrow_points_back(room: str) -> None:
             top = name.partition(".")[0]
             if top in ROOMS or top in ("tests", "benchmarks"):
                 assert top in MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_shared_rooms_know_no_mode_and_no_mode_another() -> None:
+    for path in _modules("protocols", "swarm", "moe", "node"):
+        where = path.relative_to(ROOT).as_posix()
+        if where in KNOWS_MODES:
+            continue
+        for name in _imports(path):
+            for mode, rooms in MODES.items():
+                target = name.replace(".", "/") + "/"
+                if not target.startswith(rooms) or where.startswith(rooms):
+                    continue
+                ours = next((m for m, own in MODES.items() if where.startswith(own)), "")
+                assert mode in STANDS_ON.get(ours, {}), (
+                    f"{where} imports {name}, of the mode {mode}"
+                )
 
 
 def test_each_process_imports_only_its_own_library() -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gossip import daemons
 from benchmarks.gossip.cases import (
     LIARS,
     LIARS_AMONG_NEIGHBOURS,
@@ -37,12 +38,17 @@ def main() -> int:
         "--json", action="store_true", help="the figures only, not drawn as a table"
     )
     parser.add_argument("--liars", action="store_true", help="ten of the fifty peers lie")
+    parser.add_argument(
+        "--daemons", action="store_true", help="eight real daemons against simulated ones"
+    )
     parser.add_argument("--depth", type=int, action="append", help="layers; may be repeated (3, 5)")
     parser.add_argument("--data", metavar="FILE.npz", help="other images than the digits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="where to draw svg files")
     options = parser.parse_args()
     started = time.monotonic()
+    if options.daemons:
+        return _print(daemons.figures(len(os.sched_getaffinity(0))), started)
     jobs = _liars_jobs(options) if options.liars else _jobs(options)
     runs = _run_all(jobs)
     if options.liars:
@@ -52,10 +58,15 @@ def main() -> int:
         figures = all_cases(runs, own_target=options.data is not None)
     if options.plots is not None:
         draw(runs, options.plots)
-    figures |= {"seeds": options.seeds, "seconds": round(time.monotonic() - started, 1)}
-    figures |= processor()
+    figures["seeds"] = options.seeds
     if not options.json:
         _table(figures)
+    return _print(figures, started)
+
+
+def _print(figures: dict[str, Any], started: float) -> int:
+    """Print the one JSON object, and what is broken on stderr."""
+    figures |= {"seconds": round(time.monotonic() - started, 1)} | processor()
     sys.stdout.write(json.dumps(figures) + "\n")
     for broken in figures["bounds_broken"]:
         print(f"bound broken: {broken}", file=sys.stderr)

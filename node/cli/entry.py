@@ -13,6 +13,7 @@ import click
 
 from node import exit_codes
 from node.errors import ControlError, NodeError
+from protocols.shown import shown_lines
 
 COMMANDS: Final = {
     "run": "Be a node: start a run (--run FILE) or join one (--join INVITE).",
@@ -90,9 +91,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def show_error(error: NodeError, *, as_json: bool) -> None:
     """Say on stderr what failed, why, and what to do next; with --json, the same as an object on stdout."""
-    click.echo(f"murmura: {error.reason}", err=True)
+    click.echo(f"murmura: {shown_lines(error.reason)}", err=True)
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        click.echo(f"  {shown_lines(error.hint)}", err=True)
     if as_json:
         code = error.code if isinstance(error, ControlError) else type(error).__name__
         body = {"code": code, "reason": error.reason, "hint": error.hint or None}

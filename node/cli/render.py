@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from node.modes import MODES
+from protocols.shown import shown_all
 
 _SUPERVISION: Final = ("up", "restarts", "last_error")
 _SHOWN: Final = {
@@ -20,7 +21,10 @@ _SHOWN: Final = {
 
 
 def status_lines(report: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of `murmura status`."""
+    """Yield the lines of `murmura status`. Names come from run files and peers."""
+    # An error's hint is on a line of its own.
+    problems = [" ".join(reason.split()) for reason in report["unhealthy_reasons"]]
+    report = shown_all({**report, "unhealthy_reasons": problems})
     node, life, run, network = report["node"], report["life"], report["run"], report["network"]
     colour = "green" if report["healthy"] else "yellow"
     state = (
@@ -31,7 +35,7 @@ def status_lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"run        {run['name'] or '(not fetched yet)'} {run['run_id'][:8]} {run['mode'] or ''}".rstrip()
     yield f"peers      {network['peers']}{_skew(network)}"
     for reason in report["unhealthy_reasons"]:
-        yield f"problem    {' '.join(reason.split())}"  # an error's hint is on a line of its own
+        yield f"problem    {reason}"
     for name, service in report["services"].items():
         yield from _service(name, service)
     yield _resources(report["resources"], report["limits"])

@@ -24,6 +24,7 @@ from node.limits import process_age_s
 SCENARIOS: Final = {
     "pipeline": "node.demo.scenarios.pipeline.scenario",
     "gossip": "node.demo.scenarios.gossip.scenario",
+    "moe": "node.demo.scenarios.moe.scenario",
 }
 """Mode -> module with `run(options, folder, screen, *, model) -> Result`."""
 MODEL_FILE: Final = "murmura-demo.safetensors"

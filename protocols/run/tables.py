@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from protocols.experts.spec import MoeSpec
 from protocols.gossip.settings import GossipSpec
 from protocols.run.pipeline import PipelineSpec
 
 if TYPE_CHECKING:
     from protocols.run.spec import RunSpec
 
-TABLES: Final[dict[str, type]] = {"pipeline": PipelineSpec, "gossip": GossipSpec}
+TABLES: Final[dict[str, type]] = {"pipeline": PipelineSpec, "gossip": GossipSpec, "moe": MoeSpec}
 
 
 @runtime_checkable

@@ -80,7 +80,8 @@ def read_text(pattern: str, *, bytes_max: int, memory_max_bytes: int | None = No
             break
     if not any(piece != END_OF_FILE for piece in pieces):
         raise DataError(
-            f"no text was found at {pattern}; `data` (or --data) names a file, a folder or a glob"
+            f"no text was found at {pattern}; `data` (or --data) names a file, a folder or a glob; files with zero bytes,"
+            " such as UTF-16, are none"
         )
     return Text(b"".join(pieces), digest.hexdigest(), len(pieces))
 

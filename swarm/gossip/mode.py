@@ -6,7 +6,7 @@ import functools
 import logging
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +58,8 @@ class GossipMode:
 
     name = MODE
     batch_max = 1
+    _run_batch: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None
+    """How one batch is done, where not on the compute thread."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -122,6 +124,7 @@ class GossipMode:
                     look=self._presence.look_now,
                     left=self._left.set,
                 ),
+                run_batch=self._run_batch,
             )
             self._begun = True
             try:

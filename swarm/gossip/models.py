@@ -37,7 +37,7 @@ class Models:
 
     def __init__(self, learner: Learner, spec: GossipSpec) -> None:
         self.learner = learner
-        self._spec = spec
+        self.spec = spec
         self.table = Table.of_shapes(
             (piece.name, piece.shape) for piece in learner.hosted.layout.pieces
         )
@@ -74,7 +74,7 @@ class Models:
             [m.vector for m in models],
             [m.moments for m in models],
             table,
-            self._spec,
+            self.spec,
             base=self._base[table.start : table.end],
         )
         if on_cpu is not own:

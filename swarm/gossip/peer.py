@@ -59,7 +59,6 @@ from protocols.gossip.messages import (
     encode_message,
     signed_bytes,
 )
-from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from protocols.state_calls import STATE_SERVICE
 from swarm.calls import (
@@ -116,6 +115,7 @@ class GossipPeer:
 
     Args:
       epoch, averages: see `Gossip`.
+      run_batch: does one batch; None trains it on the compute thread.
     """
 
     def __init__(
@@ -128,11 +128,13 @@ class GossipPeer:
         founds: bool,
         averages: int = 0,
         hooks: GossipHooks,
+        run_batch: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
     ) -> None:
         self._context = context
         self._caller = resources.caller
         self._compute = resources.compute
         self._codec = resources.codec
+        self._run_batch = run_batch or resources.compute.run_own
         self._models = models
         self._hooks = hooks
         run = context.run
@@ -140,7 +142,7 @@ class GossipPeer:
         self._deadlines = run.deadlines
         self.core = Gossip(
             context.me,
-            run.settings(GossipSpec),
+            models.spec,
             models.layout,
             seed=run.seed,
             epoch=epoch,
@@ -172,6 +174,7 @@ class GossipPeer:
         """Take part until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._context.guard.counts_on = lambda who: who in self.core.neighbourhood.current
             nursery.start_soon(self._do_jobs)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
@@ -179,17 +182,18 @@ class GossipPeer:
             await self._driver.run()
 
     def wire(self) -> dict[str, Endpoint]:
-        """Return the services `gossip` and `state`. Only neighbours may send a body, and no larger one than a part."""
+        """Return the services `gossip` and `state`.
+
+        Whoever is in the run may send a body as large as a part: a neighbour may know of us before we know of it, and must
+        not be blamed for that. What strangers can make us hold is bounded by the node's guard.
+        """
         largest = max(part.elements for part in self._models.parts)
         body = largest * self._models.learner.flat.element_size()
         short = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=0, tensors_max=0)
         push = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=body, tensors_max=1)
 
-        def of_gossip(sender: PeerID) -> Limits:
-            return push if self.core.takes_from(sender) else short
-
         return {
-            GOSSIP_SERVICE: Endpoint(self._answer, of_gossip),
+            GOSSIP_SERVICE: Endpoint(self._answer, lambda sender: push),
             STATE_SERVICE: Endpoint(self.snapshots.answer, lambda sender: short),
         }
 
@@ -271,7 +275,7 @@ class GossipPeer:
     # --- work on the model ---
 
     async def _train(self) -> None:
-        trained, evaluation = await self._compute.run_own(self._train_and_look)
+        trained, evaluation = await self._run_batch(self._train_and_look)
         if trained.finite:
             await self._hooks.stepped()
         self._hooks.trained(trained, evaluation)

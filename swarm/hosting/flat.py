@@ -59,7 +59,7 @@ class FlatLayout:
     def adopt(self, module: nn.Module) -> Tensor:
         """Move the module's parameters into one vector and return it; the module's parameters become views of it."""
         parameters = dict(module.named_parameters())
-        first = next(iter(parameters.values()))
+        first = next(iter(parameters.values()), torch.empty(0))  # a module may have none
         vector = torch.empty(self.elements, dtype=first.dtype, device=first.device)
         with torch.no_grad():
             for name, view in self.views(vector).items():

@@ -28,6 +28,7 @@ from protocols.ledger.events import Admitted
 from protocols.ledger.messages import HeldState
 from protocols.ledger.view import Record
 from protocols.run import RunSpec
+from protocols.run.pipeline import pipeline_of
 from protocols.state import (
     DonorsLeft,
     Effect,
@@ -72,10 +73,12 @@ class _Step:
 class _Loading:
     """One admission on its way to a complete state: the core that decides, and what it wants done."""
 
-    def __init__(self, admitted: Admitted) -> None:
+    def __init__(self, admitted: Admitted, *, steps: int) -> None:
         self.admitted = admitted
         self.scope = trio.CancelScope()
-        self.core: StateFetch[_Step] = StateFetch(admitted.donors)
+        self.core: StateFetch[_Step] = StateFetch(
+            admitted.donors, last=admitted.record.step >= steps
+        )
         self._wanted: deque[Effect] = deque()
         self._changed = trio.Event()
 
@@ -153,6 +156,7 @@ class StageState:
         self.fetch_seconds: float | None = None
         self.snapshots = Snapshots(self._part, compute, codec)
         self._run_spec = run
+        self._steps = pipeline_of(run).steps
         self._caller = caller
         self._compute = compute
         self._codec = codec
@@ -192,7 +196,7 @@ class StageState:
     def admitted(self, effect: Admitted) -> None:
         """Get the state of the stage we were admitted to; `owner.loaded` or `load_failed` says how it ended."""
         self._give_up_loading()
-        self._loading = loading = _Loading(effect)
+        self._loading = loading = _Loading(effect, steps=self._steps)
         self._epoch = effect.record.epoch
         self._built = trio.Event()
         self._offer = None

@@ -70,12 +70,19 @@ class Snapshots:
 
     Args:
       find: returns a part by its name, while its state is complete and here.
+      kept: returns a snapshot, by part and version, that somebody else keeps account of.
     """
 
     def __init__(
-        self, find: Callable[[str], Part | None], compute: ComputeThread, codec: ComputeThread
+        self,
+        find: Callable[[str], Part | None],
+        compute: ComputeThread,
+        codec: ComputeThread,
+        *,
+        kept: Callable[[str, int], Snapshot | None] = lambda name, version: None,
     ) -> None:
         self._find_part = find
+        self._kept = kept
         self._compute = compute
         self._codec = codec
         self._offered: deque[Snapshot] = deque(maxlen=_OFFERED_MAX)
@@ -89,7 +96,7 @@ class Snapshots:
             part = self._find_part(name)
             if part is None:
                 return None
-            snapshot = self._find(name, part.version)
+            snapshot = self.find(name, part.version)
             if snapshot is None:
                 version, tensors = await self._compute.run_own(part.snapshot)
                 snapshot = await self._codec.run_own(_snapshot, tensors, name, version)
@@ -102,11 +109,11 @@ class Snapshots:
         if not any(known is snapshot for known in kept):
             kept.append(snapshot)
 
-    def _find(self, part: str, version: int) -> Snapshot | None:
+    def find(self, part: str, version: int) -> Snapshot | None:
         for snapshot in (*self._offered, *self._asked):
             if (snapshot.manifest.part, snapshot.manifest.version) == (part, version):
                 return snapshot
-        return None
+        return self._kept(part, version)
 
     async def answer(self, incoming: Incoming) -> Answer:
         """Answer one call of the `state` service."""
@@ -122,7 +129,7 @@ class Snapshots:
     async def _wanted(self, call: StateCall) -> Snapshot:
         """Find or take the snapshot that is asked for. Raises Refusal."""
         if call.version is not None:
-            known = self._find(call.part, call.version)
+            known = self.find(call.part, call.version)
             if known is not None:
                 return known
         part = self._find_part(call.part)
@@ -238,6 +245,7 @@ class Fetch:
                 request.donor, STATE_SERVICE, encode(call), deadline_s=_CHUNK_S
             )
             with self._caller.guard.blaming(request.donor):
+                reply = state_call_untrusted(StateReply, answer.message)
                 data = _one_tensor_untrusted(answer)
         except CallError as error:
             if error.code == "busy":
@@ -247,6 +255,10 @@ class Fetch:
                 plan.on_failure(request.donor, request.chunk)
             return
         except _FAILURES:
+            plan.on_failure(request.donor, request.chunk)
+            return
+        if reply.root != manifest.root:
+            # It holds another state than the donor of the manifest. Which of the two is false cannot be told here.
             plan.on_failure(request.donor, request.chunk)
             return
         target = restore.chunk(request.chunk)

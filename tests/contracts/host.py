@@ -88,6 +88,16 @@ class HostContract:
 
         self.run(check)
 
+    def test_a_served_stream_says_where_it_comes_from(self) -> None:
+        """As coarsely as addresses are given out: what is bounded by it costs its sender something."""
+
+        async def check(a: Host, b: Host) -> None:
+            async with stream_between(a, b) as (_, there):
+                assert there.origin
+                assert "/" not in there.origin
+
+        self.run(check)
+
     def test_bytes_arrive_whole_and_in_order_in_both_directions(self) -> None:
         async def check(a: Host, b: Host) -> None:
             async with stream_between(a, b) as (here, there):

@@ -80,7 +80,10 @@ def test_a_wrong_line_names_file_key_and_cure(tmp_path: Path, text: str, says: s
         ({"MURMURA_THREADS": "two"}, "env MURMURA_THREADS: threads must be a whole number"),
         ({"MURMURA_HOST": "maybe"}, "env MURMURA_HOST: host must be true or false"),
         ({"MURMURA_NICE": "20"}, "env MURMURA_NICE: nice: must be 0 to 19"),
-        ({"MURMURA_CONFIG": "/nowhere/config.toml"}, "cannot read /nowhere/config.toml"),
+        (
+            {"MURMURA_CONFIG": "/nowhere/config.toml"},
+            "cannot read the settings file /nowhere/config.toml",
+        ),
     ],
 )
 def test_a_wrong_variable_is_named(environ: dict[str, str], says: str) -> None:

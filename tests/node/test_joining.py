@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from node.errors import IdentityTakenError
+from node.heartbeat import watch_health
 from node.identity import Identity
 from node.joining import MemberRecord
 from node.node import Node
@@ -479,3 +480,30 @@ def test_what_a_former_life_of_this_node_has_signed_disturbs_nobody(tmp_path: Pa
         assert unhealthy_reasons(node) == []
 
     play(tmp_path, scene)
+
+
+def test_a_run_that_stands_still_is_unhealthy_and_one_that_goes_on_again_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(world: World) -> None:
+        node = await world.node(run=world.run_file())
+        hold_state(node)
+        service = PlayedService(3)
+        world.nursery.start_soon(node.services.keep_running, service)
+        world.nursery.start_soon(watch_health, node)
+        await trio.sleep(55)
+        assert unhealthy_reasons(node) == []
+        await trio.sleep(10)
+        assert unhealthy_reasons(node)[0].startswith("no step for 6")
+        assert node.life.takes_work  # nothing else comes of it
+        service._step = 4
+        await trio.sleep(2)
+        assert unhealthy_reasons(node) == []
+        node.life.drain("test")
+        await trio.sleep(200)
+        assert unhealthy_reasons(node) == []
+
+    with caplog.at_level("INFO"):
+        play(tmp_path, scene)
+    said = [r.getMessage() for r in caplog.records if r.name == "node.heartbeat"]
+    assert [text.split(":")[0] for text in said] == ["unhealthy", "healthy again"]

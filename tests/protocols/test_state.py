@@ -52,6 +52,13 @@ def test_without_a_donor_that_is_left_what_was_fetched_is_loaded() -> None:
     assert core.handle(DonorsLeft(2.0, [])) == [LoadFetched()]
 
 
+def test_after_the_last_step_of_a_run_nothing_is_waited_for() -> None:
+    """No record follows that could name the root; who joins a run that is over can be asked for the model, too."""
+    core: StateFetch[int] = StateFetch([A], last=True)
+    core.start(0.0)
+    assert core.handle(Fetched(1.0, A, ROOT)) == [LoadFetched()]
+
+
 def test_without_a_donor_that_is_left_a_step_that_named_no_root_changes_nothing() -> None:
     """The last donor died while the step was reduced: the others have its gradient, and nobody its word."""
     core = fetching(A)

@@ -10,6 +10,7 @@ import click
 
 from node.cli.options import json_option, node_options, print_json
 from node.config import Effective, Setting, load
+from protocols.shown import shown
 
 
 @click.group()
@@ -63,12 +64,10 @@ def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
     if as_json:
         print_json(report)
     else:
-        click.echo(
-            "the settings are right"
-            + (f"; run {report['run_name']} is {report['run_id']}" if chosen else "")
-        )
+        named = f"; run {shown(report['run_name'])} is {report['run_id']}" if chosen else ""
+        click.echo(f"the settings are right{named}")
         for line in lines:
-            click.echo(line)
+            click.echo(shown(line))
 
 
 @command.command()
@@ -124,7 +123,10 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in value)
+    return f'"{"".join(plain)}"'
 
 
 def _paths(loaded: Effective) -> dict[str, str]:

@@ -9,6 +9,7 @@ import click
 
 from node import exit_codes
 from node.cli.options import json_option, node_options, print_json
+from protocols.shown import shown
 
 
 @click.command()
@@ -44,7 +45,9 @@ def command(
         )
     else:
         for finding in findings:
-            click.echo(f"{'ok     ' if finding.ok else 'PROBLEM'} {finding.name}: {finding.detail}")
+            click.echo(
+                f"{'ok     ' if finding.ok else 'PROBLEM'} {shown(finding.name)}: {shown(finding.detail)}"
+            )
             if not finding.ok and finding.hint:
-                click.echo(f"        {finding.hint}")
+                click.echo(f"        {shown(finding.hint)}")
     return exit_codes.OK if healthy else exit_codes.FAILED

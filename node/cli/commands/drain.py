@@ -13,6 +13,7 @@ from node.cli.options import connect, json_option, node_options, print_json
 from node.control.client import ControlClient
 from node.errors import ControlError, NodeError, NotRunningError
 from node.modes import MODES, info_of
+from protocols.shown import shown
 
 DEADLINE_S_MAX = 3600.0
 """The daemon takes no longer ones."""
@@ -74,7 +75,9 @@ def _wait_until_gone(client: ControlClient, drain_s: float) -> None:
         if (phrase := _NUMBER.sub("", waiting)) not in said:  # numbers that count down are no news
             said.add(phrase)
             # On stderr: what this command is asked for is that the node is gone.
-            click.echo(f"{waiting} (at most {max(0.0, drain_s - elapsed_s):.0f} s)", err=True)
+            click.echo(
+                f"{shown(waiting)} (at most {max(0.0, drain_s - elapsed_s):.0f} s)", err=True
+            )
         time.sleep(_POLL_S)
     raise NodeError(
         f"the node is still there after {timeout_s:g} s",

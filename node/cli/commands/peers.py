@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from node.cli.options import connect, json_option, node_options, print_json
+from protocols.shown import shown
 
 
 @click.command()
@@ -26,10 +27,14 @@ def command(
         click.echo("no peers; `murmura status` says why")
         return
     columns = list(dict.fromkeys(key for peer in peers for key in peer))
-    widths = {key: max(len(key), *(len(_cell(peer, key)) for peer in peers)) for key in columns}
+    widths = {
+        key: max(len(key), *(len(shown(_cell(peer, key))) for peer in peers)) for key in columns
+    }
     click.echo("  ".join(key.ljust(widths[key]) for key in columns).rstrip())
     for peer in peers:
-        click.echo("  ".join(_cell(peer, key).ljust(widths[key]) for key in columns).rstrip())
+        click.echo(
+            "  ".join(shown(_cell(peer, key)).ljust(widths[key]) for key in columns).rstrip()
+        )
 
 
 def _cell(peer: dict[str, Any], key: str) -> str:

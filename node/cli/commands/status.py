@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import time
 from typing import Any
@@ -12,11 +10,10 @@ import click
 
 from node import exit_codes
 from node.cli.options import connect, json_option, node_options, print_json
-from node.errors import ConfigError, NodeError, UnavailableError
+from node.light.ask import status_of
+from protocols.shown import shown
 
 _WATCH_S = 1.0
-_PEER_S = 20.0
-"""For starting an interpreter, importing py-libp2p (1.3 s) and one question across the world."""
 
 
 @click.command()
@@ -70,26 +67,8 @@ def _show(report: dict[str, Any], *, as_json: bool, clear: bool) -> None:
 
 
 def _show_peer(address: str, invite: str | None, *, as_json: bool) -> int:
-    """Run the light client, the only part of Murmura that imports libp2p, in a process of its own."""
     _refuse_wrong_address(address)
-    # -P: nothing in the folder one happens to be in may take the place of a module.
-    command_line = [sys.executable, "-P", "-m", "node.light.client", address]
-    if invite is not None:
-        command_line.append("--invited")
-    # The invite may hold a key, which everybody on this machine could read on a command line: it goes to stdin.
-    try:
-        done = subprocess.run(
-            command_line,
-            input=(invite or "").encode(),
-            capture_output=True,
-            timeout=_PEER_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"no answer from {address} within {_PEER_S:g} s") from error
-    if done.returncode != exit_codes.OK:
-        raise _failure(address, done.returncode, done.stderr.decode("utf-8", "replace"))
-    report = _parse(done.stdout)
+    report = status_of(address, invite=invite)
     if as_json:
         print_json(report)
         return exit_codes.OK
@@ -98,20 +77,8 @@ def _show_peer(address: str, invite: str | None, *, as_json: bool) -> int:
         click.echo("it is up; its run is private, so more is shown with --join INVITE only")
     width = max(map(len, facts), default=0)
     for key, value in facts.items():
-        click.echo(f"{key:<{width}}  {_safe(value)}")
+        click.echo(f"{key:<{width}}  {shown(str(value))}")
     return exit_codes.OK
-
-
-def _failure(address: str, code: int, stderr: str) -> NodeError:
-    """Turn what the light client said, a sentence and perhaps a hint, into an error with its exit code."""
-    lines = [_safe(line.strip()) for line in stderr.splitlines() if line.strip()]
-    reason = lines[0] if lines else f"the light client ended with exit code {code}"
-    if code == exit_codes.CONFIG:
-        return ConfigError(reason, *lines[1:2])
-    if code == exit_codes.UNAVAILABLE:
-        hint = lines[1] if len(lines) > 1 else "is the address right, and the node up?"
-        return UnavailableError(f"no status from {address}: {reason}", hint)
-    return NodeError(f"the light client failed: {lines[-1] if lines else reason}")
 
 
 def _refuse_wrong_address(address: str) -> None:
@@ -120,19 +87,3 @@ def _refuse_wrong_address(address: str) -> None:
     problem = dial_problem(address)
     if problem is not None:
         raise click.UsageError(f"--peer: {problem}")
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        report = json.loads(raw)
-    except ValueError as error:
-        raise NodeError("the light client printed something that is not JSON") from error
-    if not isinstance(report, dict):
-        raise NodeError("the light client printed something that is not one JSON object")
-    return report
-
-
-def _safe(value: Any) -> str:
-    """A peer's text may hold terminal codes: show them, never obey them."""
-    text = str(value)
-    return text if text.isprintable() else ascii(text)

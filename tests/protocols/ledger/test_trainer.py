@@ -556,3 +556,14 @@ def test_work_that_was_overtaken_is_not_asked_for_before_the_next_beat() -> None
         driver.done()
     driver.fail("overtaken")
     assert len(driver.wanted()) == before
+
+
+def test_what_diverges_is_not_computed_again_and_again() -> None:
+    """It will be the same elsewhere: nobody is asked again before a pause, and nothing is given up."""
+    driver = Driver()
+    driver.lease(0b0001)
+    before = len(driver.effects)
+    driver.fail("diverged")
+    assert not [e for e in driver.effects[before:] if isinstance(e, AskStage)]
+    driver.pass_time(60.0)
+    assert driver.stage_ask().microbatch == 0

@@ -28,8 +28,7 @@ _EXCUSED: Final = {
     "lead.Lead._review: if self._hold_back(now_s, urgent=bool(gone)): yes": _MANY,
     "lead.Lead._changes_due_s: if self.phase is not Phase.DEALING or self._changed_at_s == -math.inf: no": _MANY,
     "wiring.Wiring.update: if missing < len(everybody): yes": "only with more replicas of a stage than runs of many seeds have; there is a unit test",
-    "lead.Lead._conclude: if not self._coverage.complete: yes":
-        "a claim that comes so late is fenced at once, but by a lead that hears too few and is then told all at one blow",
+    "trainer.Trainer._leg_failed: if event.code == 'diverged': yes": "gradients are sets here; there is a unit test",
     "tally.Tally.settle: if not 0 <= microbatch < self.microbatches: yes":
         "no lease has a microbatch that its step has not; there is a unit test",
     "member.Ledger._learn: if self.me in record.view: yes": _LYING_LEAD,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.sim.engine.faults import Faults, Injector, count, share, source
-from tests.sim.pipeline.contest import Contest
+from tests.sim.pipeline import contest
 from tests.sim.pipeline.forger import Forger
 from tests.sim.pipeline.liar import Liar, RogueTrainer
 from tests.sim.pipeline.lying_member import LyingMember
@@ -93,4 +93,4 @@ class PipelineInjector(Injector):
         world, record = self._pipeline, self._pipeline.newest_record
         if record is not None and record.lead in record.view and world.peers[record.lead].up:
             world.log(f"contest the lead of {record.lead.decode()}")
-            world.contest = Contest(world, record.lead, rng)
+            world.contest = contest.begin(world, record.lead, rng)

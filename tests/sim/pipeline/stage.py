@@ -217,7 +217,7 @@ class SimStage:
             self.world.gave_up(self.peer)
         self.stage, self.loaded = asked.stage, False
         self.snapshots.clear()
-        self._fetch = _Fetch(asked, StateFetch(asked.donors, kept_bytes_max=REPLAY_MAX))
+        self._fetch = _Fetch(asked, self._fetch_of(asked))
         self._do(self._fetch, self._fetch.core.start(self.peer.now_s))
 
     def offer(self, step: int) -> None:
@@ -226,6 +226,10 @@ class SimStage:
         self.snapshots[step] = self.state
         while len(self.snapshots) > _SNAPSHOTS_KEPT:
             del self.snapshots[min(self.snapshots)]
+
+    def _fetch_of(self, asked: Admitted) -> StateFetch[tuple[Record, Gradient]]:
+        last = asked.record.step >= self.world.settings.steps
+        return StateFetch(asked.donors, last=last, kept_bytes_max=REPLAY_MAX)
 
     def _feed(self, fetch: _Fetch, event: Event[tuple[Record, Gradient]]) -> None:
         if self._fetch is fetch:

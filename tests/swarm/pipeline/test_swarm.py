@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from protocols.ledger.messages import Accept, Accepted, Records, Reduce
 from protocols.run import AdamWSpec, RunSpec
+from protocols.state_calls import StateCall
 from swarm.pipeline.export import export_run
 from swarm.pipeline.reference import parameter_difference
 from swarm.state.export import load_model
+from swarm.state.snapshot import Snapshot
 from tests.swarm.pipeline.small_swarm import (
     Point,
     SmallSwarm,
@@ -220,6 +225,60 @@ def test_a_late_joiner_goes_on_at_another_donor_when_the_first_dies() -> None:
             swarm.check_equals_reference()
 
     run(main)
+
+
+def test_who_joins_a_run_that_is_over_gets_its_state() -> None:
+    async def main() -> None:
+        async with open_swarm(small_run(steps=3)) as swarm:
+            await four_nodes(swarm)
+            await swarm.finished()
+            late = await swarm.node(stage=1)
+            await swarm.until(late.serving.is_set)
+            hosted = late.peer.state.complete
+            assert hosted is not None
+            assert hosted.version == 3
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def test_a_state_other_than_the_committed_one_is_refused() -> None:
+    """A donor gives a state that is whole, of the right shape and finite, and not the one its stage committed to."""
+
+    async def main() -> None:
+        async with open_swarm(small_run(steps=30)) as swarm:
+            nodes = await four_nodes(swarm)
+            await swarm.until_step(2)
+            for node in nodes:
+                lie_at_first(node)
+            late = await swarm.node(stage=1)
+            await swarm.until(late.serving.is_set)
+            await swarm.finished()
+            swarm.check_equals_reference()
+
+    run(main)
+
+
+def lie_at_first(node: SwarmNode, times: int = 2) -> None:
+    """Let a node answer its first questions, for a manifest and its only chunk, with a state that nobody has."""
+    snapshots: Any = node.peer.state.snapshots
+    wanted, asked = snapshots._wanted, itertools.count()
+
+    async def false(call: StateCall) -> Snapshot:
+        snapshot = await wanted(call)
+        return with_another_bit(snapshot) if next(asked) < times else snapshot
+
+    snapshots._wanted = false
+
+
+def with_another_bit(snapshot: Snapshot) -> Snapshot:
+    data = bytearray(snapshot.data)
+    data[7] ^= 0x80  # the sign of the first number
+    size = snapshot.manifest.chunk_bytes
+    chunks = tuple(
+        hashlib.sha256(data[start : start + size]).digest() for start in range(0, len(data), size)
+    )
+    return Snapshot(dataclasses.replace(snapshot.manifest, chunks=chunks), memoryview(data))
 
 
 def test_what_was_fetched_is_loaded_when_its_only_donor_dies_before_the_next_step() -> None:

@@ -39,7 +39,10 @@ class Outcome:
     """By the peers that lived to the end."""
     exchanges_to_target: float | None
     course: tuple[tuple[float, float], ...]
-    """(exchanges, mean accuracy) at `LOOKS` points."""
+    """(mean batches trained, mean accuracy) at `LOOKS` points."""
+    killed_at: int
+    began_at: int
+    """Mean batches when the late peer began to train: some seconds after it was started."""
     joined_late: int
     refused: int
     failures: tuple[str, ...]
@@ -91,7 +94,7 @@ def train(plan: Plan, folder: Path, screen: Screen) -> Outcome:
         screen.say(f"SIGKILL: node {victim.name} after {victim.step} batches")
         watch.kill(victim.name)
         watch.until(course.seen(lambda scene: scene.mean_step >= plan.join_at), what="training")
-        late = _join_late(watch, course)
+        late, began_at = _join_late(watch, course)
         watch.until(course.seen(lambda scene: _finished(scene, steps)), what="the last batch")
         joined = watch.look().find(late)
         models = _export(watch, folder)
@@ -101,6 +104,8 @@ def train(plan: Plan, folder: Path, screen: Screen) -> Outcome:
         models=models,
         exchanges_to_target=course.target_at,
         course=tuple(course.points),
+        killed_at=int(victim.step or 0),
+        began_at=began_at,
         joined_late=int(joined.fetched and joined.step == steps),
         refused=refused,
         failures=tuple(failures),
@@ -123,8 +128,8 @@ class _Course:
             if accuracy is not None:
                 if accuracy >= TARGET and self.target_at is None:
                     self.target_at = exchanges
-                if exchanges >= self._steps * (len(self.points) + 1) / LOOKS * 0.98:
-                    self.points.append((exchanges, accuracy))
+                if scene.mean_step >= self._steps * (len(self.points) + 1) / LOOKS:
+                    self.points.append((scene.mean_step, accuracy))
             return condition(scene)
 
         return noted
@@ -144,16 +149,18 @@ def _start(watch: Watch[GossipScene], plan: Plan) -> None:
     watch.screen.say(f"training: {PEERS} peers, {plan.run.data.kind}, Dirichlet parts")
 
 
-def _join_late(watch: Watch[GossipScene], course: _Course) -> str:
+def _join_late(watch: Watch[GossipScene], course: _Course) -> tuple[str, int]:
     name = f"n{PEERS + 1}"
     helper = watch.look().up[0]
     watch.start(name, "--join", watch.ask(helper.name, "invite")["invite"], role="joins late")
     watch.screen.say(f"start: node {name}, with an invite from {helper.name}")
-    watch.until(course.seen(lambda scene: scene.find(name).step), what=f"node {name} to train")
-    joined = watch.look().find(name)
+    scene = watch.until(
+        course.seen(lambda scene: scene.find(name).step), what=f"node {name} to train"
+    )
+    joined = scene.find(name)
     how = "a neighbour's model" if joined.fetched else "a model of its own"
     watch.screen.say(f"joined: node {name} began with {how}")
-    return name
+    return name, int(scene.mean_step)
 
 
 def _finished(scene: GossipScene, steps: int) -> bool:

@@ -42,7 +42,7 @@ class GossipScene(Scene):
     @property
     def mean_step(self) -> float:
         """Over the peers that train."""
-        return statistics.fmean([sight.step or 0 for sight in self.up] or [0])
+        return statistics.fmean([sight.step for sight in self.up if sight.step] or [0])
 
     @property
     def mean_exchanges(self) -> float:
@@ -50,8 +50,8 @@ class GossipScene(Scene):
 
     @property
     def mean_accuracy(self) -> float | None:
-        """None until every peer that is up has looked at the held-out samples."""
-        found = [sight.accuracy for sight in self.up]
+        """None until every peer that trains has looked at the held-out samples."""
+        found = [sight.accuracy for sight in self.up if sight.step]
         known = [accuracy for accuracy in found if accuracy is not None]
         return statistics.fmean(known) if known and len(known) == len(found) else None
 

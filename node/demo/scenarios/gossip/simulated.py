@@ -73,6 +73,8 @@ class Course:
     """How the mean accuracy of the living peers went, by the mean number of snapshots they had pushed."""
 
     exchanges: list[float] = field(default_factory=list)
+    batches: list[float] = field(default_factory=list)
+    """Mean batches trained at the same looks."""
     accuracy: list[float] = field(default_factory=list)
 
     def first_at(self, accuracy: float) -> float | None:
@@ -80,12 +82,10 @@ class Course:
         pairs = zip(self.exchanges, self.accuracy, strict=True)
         return next((exchanges for exchanges, found in pairs if found >= accuracy), None)
 
-    def at(self, exchanges: float) -> float:
-        """Return the accuracy at the look nearest to so many exchanges."""
-        nearest = min(
-            range(len(self.exchanges)), key=lambda index: abs(self.exchanges[index] - exchanges)
-        )
-        return self.accuracy[nearest]
+    def at(self, batches: float) -> float:
+        """Return the accuracy at the look nearest to so many batches."""
+        looks = range(len(self.batches))
+        return self.accuracy[min(looks, key=lambda look: abs(self.batches[look] - batches))]
 
 
 class _Peer:
@@ -193,6 +193,7 @@ class SimulatedSwarm:
         living = self._living()
         found = [peer.learner.evaluate().accuracy or 0.0 for peer in living]
         course.exchanges.append(statistics.fmean(peer.exchanges for peer in living))
+        course.batches.append(statistics.fmean(peer.learner.trained for peer in living))
         course.accuracy.append(statistics.fmean(found))
 
     # --- events and effects ---

@@ -8,6 +8,7 @@ from node.demo.scenarios.pipeline.comparison import Comparison
 from node.demo.scenarios.pipeline.faults import Killed
 from node.demo.scenarios.pipeline.figures import Figures
 from node.demo.scenarios.pipeline.sights import PipelineSight
+from protocols.shown import shown
 
 
 def summary(
@@ -27,7 +28,7 @@ def summary(
             "",
             f"The swarm's model ({comparison.parameters:,} parameters) writes:",
             "",
-            *(f"    {_printable(line)}" for line in comparison.sample.splitlines()),
+            *(f"    {shown(line)}" for line in comparison.sample.splitlines()),
             "",
         )
     )
@@ -71,8 +72,3 @@ def _on_the_way(
         f"Of {figures.microbatches_expected:,} microbatches (over all stages and steps) "
         f"{figures.microbatches_missing} are missing and {figures.microbatches_repeated} were counted again."
     )
-
-
-def _printable(line: str) -> str:
-    """A model of bytes may write terminal codes: show them, never obey them."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

@@ -1,0 +1,521 @@
+"""What a node does so that experts outlive their hosts: the shell of `protocols.experts.placement`.
+
+Snapshots of hosted experts go to keepers; an orphan is adopted from the newest that its last host signed; a node that leaves
+hands its experts over first. Bytes move through the service `state`, checked against the signed root.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
+
+import trio
+from torch import Tensor
+
+from moe.peer import ExpertPeer
+from moe.server import Expert, build_expert
+from protocols.core import DrainWanted, Tick
+from protocols.errors import RemoteProtocolError
+from protocols.experts.messages import (
+    EXPERTS_SERVICE,
+    Alive,
+    HandOver,
+    Keep,
+    Kept,
+    Message,
+    Probe,
+    SnapshotOffer,
+    Snapshots,
+    SnapshotWanted,
+    Taken,
+    decode_message_untrusted,
+    encode_message,
+    signed_bytes,
+    uid_untrusted,
+)
+from protocols.experts.placement import (
+    Adopt,
+    Announce,
+    AnswerHandOver,
+    ClaimsSeen,
+    Create,
+    Doubt,
+    Drop,
+    Effect,
+    Event,
+    FindSnapshots,
+    HandedOver,
+    HandOverOffered,
+    HandOverTo,
+    Hosted,
+    HostFailed,
+    Left,
+    NewerEpoch,
+    NodesSeen,
+    OffersFound,
+    Placement,
+    Probed,
+    ProbePeer,
+    Suspected,
+    TakeSnapshot,
+)
+from protocols.experts.spec import MoeSpec
+from protocols.experts.uid import ExpertUID, Grid
+from protocols.frames import Limits, TensorSpec
+from protocols.ids import PeerID
+from protocols.run import OptimizerSpec
+from swarm.calls import (
+    Answer,
+    Caller,
+    CallError,
+    CallTimeoutError,
+    Incoming,
+    PeerUnreachableError,
+    Refusal,
+    StreamClosedError,
+)
+from swarm.driver import Driver
+from swarm.endpoints import Endpoint
+from swarm.hosting.compute import ComputeThread
+from swarm.mode import RunContext
+from swarm.resources import Resources
+from swarm.state.part import Part
+from swarm.state.snapshot import Restore, Snapshot, expected_specs
+from swarm.state.transfer import Fetch, FetchedState, FetchError
+
+log = logging.getLogger(__name__)
+
+_CONTROL: Final = Limits(header_bytes_max=16 * 1024, body_bytes_max=0, tensors_max=0)
+_ASK_S: Final = 5.0
+_PROBE_S: Final = 3.0
+_PROBES: Final = 2
+_KEEP_S: Final = 30.0
+"""A keeper has fetched the snapshot by then, a successor has fetched and built the expert."""
+_CALL_FAILURES: Final = (
+    CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A snapshot with what its host signed."""
+
+    offer: SnapshotOffer
+    snapshot: Snapshot
+
+
+def part_name(uid: ExpertUID) -> str:
+    """Name an expert's state as the service `state` knows it."""
+    return f"expert/{uid}"
+
+
+class ExpertKeeper:
+    """One node's experts, from the first to the last.
+
+    Args:
+      peer: where they are hosted and announced.
+      make: builds an expert with its initial weights; called on the compute thread.
+      row: shape of one row of an expert's input.
+      room: experts that this node is willing to host.
+      left: called when nothing is held here any more.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        resources: Resources,
+        peer: ExpertPeer,
+        *,
+        spec: MoeSpec,
+        grids: Sequence[Grid],
+        make: Callable[[ExpertUID], Any],
+        optimizer: OptimizerSpec,
+        row: Sequence[int],
+        room: int,
+        left: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._caller: Caller = resources.caller
+        self._compute: ComputeThread = resources.compute
+        self._codec: ComputeThread = resources.codec
+        self._peer = peer
+        self._grids = grids
+        self._uids = tuple(uid for grid in grids for uid in grid.uids())
+        self._known = frozenset(self._uids)
+        self._make = make
+        self._optimizer = optimizer
+        self._row = row
+        self._left = left
+        self.core = Placement(
+            context.me,
+            self._uids,
+            room,
+            spec.keepers,
+            spec.snapshot_every_s,
+            nodes_to_start=spec.nodes_to_start,
+        )
+        self._driver: Driver[Event] = Driver(
+            handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
+        )
+        self._own: dict[ExpertUID, _Held] = {}
+        """The newest snapshots of what we host."""
+        self._kept: dict[ExpertUID, _Held] = {}
+        """Of what others host, or hosted."""
+        self._handing: dict[ExpertUID, trio.Event] = {}
+        self.expected: dict[str, TensorSpec] = {}
+        """Tensors of an expert's state; known once `run` has begun."""
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until cancelled."""
+        self.expected = await self._compute.run_own(self._template)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for effect in self.core.start(trio.current_time()):
+                self._perform(effect)
+            task_status.started()
+            await self._driver.run()
+
+    def wire(self) -> Mapping[str, Endpoint]:
+        return {EXPERTS_SERVICE: Endpoint(self.answer, lambda peer: _CONTROL)}
+
+    # --- what the mode tells ---
+
+    def nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
+        """These nodes are in the run, with room for so many experts each."""
+        self._driver.feed(NodesSeen(trio.current_time(), rooms))
+
+    def looked(self) -> None:
+        """The directory has been read."""
+        view, now_s = self._peer.view, trio.current_time()
+        if not view.complete(self._grids):
+            return
+        claims = {}
+        for uid in self._uids:
+            found = [claim for claim in view.claims(uid, now_s) if claim.peer != self._context.me]
+            if found:
+                claims[uid] = found
+        self._driver.feed(ClaimsSeen(now_s, claims))
+
+    def suspect(self, peer: PeerID) -> None:
+        """A call to this host could not reach it."""
+        if peer != self._context.me:
+            self._driver.feed(Suspected(trio.current_time(), peer))
+
+    def newer(self, uid: ExpertUID, epoch: int) -> None:
+        """A caller knows a newer epoch than ours."""
+        self._driver.feed(NewerEpoch(trio.current_time(), uid, epoch))
+
+    def drain(self) -> None:
+        """Hand everything over; `left` is called then."""
+        self._driver.feed(DrainWanted(trio.current_time()))
+
+    # --- what others fetch ---
+
+    def find_part(self, name: str) -> Part | None:
+        """Return a hosted expert's state as it is now, for an export."""
+        uid = next((uid for uid in self._peer.server.experts if part_name(uid) == name), None)
+        return None if uid is None else part_of(self._peer.server.experts[uid])
+
+    def find_kept(self, name: str, version: int) -> Snapshot | None:
+        """Return a snapshot that we made or keep."""
+        for held in (*self._own.values(), *self._kept.values()):
+            manifest = held.snapshot.manifest
+            if (manifest.part, manifest.version) == (name, version):
+                return held.snapshot
+        return None
+
+    @property
+    def kept(self) -> Mapping[ExpertUID, SnapshotOffer]:
+        """What we keep for others."""
+        return {uid: held.offer for uid, held in self._kept.items()}
+
+    @property
+    def bytes_kept(self) -> int:
+        return sum(
+            held.snapshot.data.nbytes for held in (*self._own.values(), *self._kept.values())
+        )
+
+    # --- events and effects ---
+
+    def _tick(self, now_s: float) -> None:
+        if now_s >= self.core.wake_at_s:
+            self._driver.feed(Tick(now_s))
+
+    def _dispatch(self, event: Event) -> None:
+        for effect in self.core.handle(event):
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Create(uid, epoch, lost):
+                if lost:
+                    log.error("expert lost, it begins anew: expert=%s", uid)
+                self._start(self._host, uid, epoch, None)
+            case FindSnapshots(uid, nodes):
+                self._start(self._find_snapshots, uid, nodes)
+            case Adopt(uid, epoch, offer, donors):
+                self._start(self._adopt, uid, epoch, offer, donors)
+            case AnswerHandOver(uid):
+                self._answer_hand_over(uid)
+            case Drop(uid, reason):
+                log.info("expert dropped: expert=%s reason=%s", uid, reason)
+                self._peer.server.remove(uid)
+                self._own.pop(uid, None)
+            case TakeSnapshot(uid, epoch, keepers):
+                self._start(self._take_snapshot, uid, epoch, keepers)
+            case HandOverTo(uid, _, peer):
+                self._start(self._hand_over, uid, peer)
+            case ProbePeer(peer):
+                self._start(self._probe, peer)
+            case Doubt(peer):
+                log.info("host is down: peer=%s", peer)
+                self._peer.view.doubt(peer)
+                self.looked()
+            case Announce(experts):
+                hosted = dict(experts)
+                self._peer.view.own(self._context.me, hosted)
+                self._peer.announcer.announce(hosted)
+            case Left():
+                self._left()
+            case _:
+                assert_never(effect)
+
+    def _start(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(fn, *args)
+
+    # --- hosting ---
+
+    async def _host(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> None:
+        """Build an expert, answer for it, and tell the core."""
+        expert = await self._compute.run_own(self._build, uid, epoch, state)
+        self._peer.server.put(expert)
+        log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
+        self._driver.feed(Hosted(trio.current_time(), uid, epoch))
+        self._answer_hand_over(uid)
+
+    def _build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
+        expert = build_expert(uid, self._make(uid), self._optimizer, row=self._row, epoch=epoch)
+        if state is not None:
+            expert.hosted.load(state)
+        return expert
+
+    def _template(self) -> dict[str, TensorSpec]:
+        """Describe an expert's state; all of a run have the same shapes."""
+        expert = self._build(self._uids[0], 1, None)
+        return expected_specs(expert.hosted.snapshot())
+
+    async def _adopt(
+        self, uid: ExpertUID, epoch: int, offer: SnapshotOffer, donors: Sequence[PeerID]
+    ) -> None:
+        try:
+            state = await self._state_of(uid, offer, donors)
+        except (FetchError, RemoteProtocolError) as error:
+            log.warning("expert not adopted: expert=%s reason=%s", uid, error)
+            self._driver.feed(HostFailed(trio.current_time(), uid))
+            self._answer_hand_over(uid)
+            return
+        await self._host(uid, epoch, state)
+
+    async def _state_of(
+        self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
+    ) -> Mapping[str, Tensor]:
+        """Return the state that a host signed for: our own copy, or one fetched. Raises FetchError, RemoteProtocolError."""
+        held = self._kept.get(uid)
+        if held is not None and held.offer.root == offer.root:
+            return await self._codec.run_own(_restored, held.snapshot, self.expected)
+        others = [donor for donor in donors if donor != self._context.me]
+        fetched = await self._fetched(uid, offer, others)
+        return fetched.tensors
+
+    async def _fetched(
+        self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
+    ) -> FetchedState:
+        fetch = Fetch(
+            self._caller, self._codec, self.expected, part=part_name(uid), version=offer.version
+        )
+        state = await fetch.run(donors)
+        if state.root != offer.root:
+            raise RemoteProtocolError("sent another snapshot than its host signed for", state.donor)
+        return state
+
+    # --- snapshots ---
+
+    async def _snapshot(self, uid: ExpertUID) -> _Held | None:
+        """Return the newest state of a hosted expert, signed; made anew when the expert has stepped since the last."""
+        expert = self._peer.server.experts.get(uid)
+        if expert is None:
+            return None
+        held = self._own.get(uid)
+        if held is not None and held.offer.age == (expert.epoch, expert.hosted.version):
+            return held
+        version, tensors = await self._compute.run_own(part_of(expert).snapshot)
+        snapshot = await self._codec.run_own(
+            functools.partial(Snapshot.of, tensors, part=part_name(uid), version=version)
+        )
+        me, root = self._context.me, snapshot.manifest.root
+        unsigned = SnapshotOffer(str(uid), expert.epoch, version, root, me, bytes(64))
+        signature = self._context.signer.sign(signed_bytes(self._context.run.run_id, unsigned))
+        offer = SnapshotOffer(str(uid), expert.epoch, version, root, me, signature)
+        held = _Held(offer, snapshot)
+        if uid in self._peer.server.experts:
+            self._own[uid] = held
+        return held
+
+    async def _take_snapshot(self, uid: ExpertUID, epoch: int, keepers: Sequence[PeerID]) -> None:
+        held = await self._snapshot(uid)
+        if held is None or held.offer.epoch != epoch:
+            return
+        for keeper in keepers:
+            answer = await self._ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
+            if not isinstance(answer, Kept) or not answer.kept:
+                log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
+
+    async def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
+        """Ask everybody at once what they keep; what is not signed by its host does not count."""
+        offers: list[tuple[PeerID, SnapshotOffer]] = []
+
+        async def ask(node: PeerID) -> None:
+            answer = await self._ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
+            if isinstance(answer, Snapshots) and answer.offer is not None:
+                if answer.offer.uid == str(uid) and self._signed(answer.offer):
+                    offers.append((node, answer.offer))
+                else:
+                    problem = RemoteProtocolError("offered a snapshot that its host did not sign")
+                    self._context.guard.fault(node, problem)
+
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(ask, node)
+        if uid in self._kept:
+            offers.append((self._context.me, self._kept[uid].offer))
+        self._driver.feed(OffersFound(trio.current_time(), uid, tuple(offers)))
+
+    def _signed(self, offer: SnapshotOffer) -> bool:
+        signed = signed_bytes(self._context.run.run_id, offer)
+        return self._context.verify(offer.host, signed, offer.signature)
+
+    # --- leaving ---
+
+    async def _hand_over(self, uid: ExpertUID, peer: PeerID) -> None:
+        expert = self._peer.server.experts.get(uid)
+        if expert is None:
+            return
+        expert.frozen = True
+        held = await self._snapshot(uid)
+        taken = False
+        if held is not None:
+            answer = await self._ask(peer, HandOver(held.offer), deadline_s=_KEEP_S)
+            taken = isinstance(answer, Taken) and answer.taken
+        log.info("expert handed over: expert=%s peer=%s taken=%s", uid, peer, taken)
+        expert.frozen = False
+        self._driver.feed(HandedOver(trio.current_time(), uid, taken))
+
+    async def _probe(self, peer: PeerID) -> None:
+        alive = False
+        for _ in range(_PROBES):
+            answer = await self._ask(peer, Probe(), deadline_s=_PROBE_S)
+            alive = isinstance(answer, Alive)
+            if alive:
+                break
+        self._driver.feed(Probed(trio.current_time(), peer, alive))
+
+    async def _ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
+        """Return the answer, or None when there is none that can be used."""
+        with suppress(*_CALL_FAILURES):
+            answer = await self._caller.call(
+                peer, EXPERTS_SERVICE, encode_message(message), deadline_s=deadline_s
+            )
+            with self._caller.guard.blaming(peer):
+                return decode_message_untrusted(answer.message)
+        return None
+
+    # --- what others ask ---
+
+    async def answer(self, incoming: Incoming) -> Answer:
+        """Answer one call of the service `experts`. Raises Refusal, RemoteProtocolError."""
+        message = decode_message_untrusted(incoming.message)
+        match message:
+            case Probe():
+                return Answer(encode_message(Alive()))
+            case SnapshotWanted():
+                held = self._kept.get(uid_untrusted(message.uid))
+                return Answer(encode_message(Snapshots(held.offer if held else None)))
+            case Keep(offer):
+                return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
+            case HandOver(offer):
+                return Answer(encode_message(Taken(await self._take_over(incoming.peer, offer))))
+            case _:
+                raise RemoteProtocolError(f"a {type(message).__name__} asks for nothing here")
+
+    def _offer_untrusted(self, peer: PeerID, offer: SnapshotOffer) -> ExpertUID:
+        """Check what a host says of its own expert. Raises Refusal, RemoteProtocolError."""
+        uid = uid_untrusted(offer.uid)
+        if uid not in self._known:
+            raise RemoteProtocolError("that expert is not one of this run's")
+        if offer.host != peer or not self._signed(offer):
+            raise RemoteProtocolError("an expert is offered by its host, with its signature")
+        claims = self._peer.view.hosts(uid, trio.current_time())
+        if claims and claims[0].epoch > offer.epoch:
+            raise Refusal("overtaken", "another host has that expert")
+        return uid
+
+    async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
+        """Fetch a snapshot and keep it, in place of an older one."""
+        uid = self._offer_untrusted(peer, offer)
+        held = self._kept.get(uid)
+        if held is not None and held.offer.age >= offer.age:
+            return held.offer.root == offer.root
+        try:
+            state = await self._fetched(uid, offer, [peer])
+        except FetchError as error:
+            log.info("snapshot not fetched: expert=%s reason=%s", uid, error)
+            return False
+        snapshot = await self._codec.run_own(
+            functools.partial(
+                Snapshot.of, state.tensors, part=part_name(uid), version=offer.version
+            )
+        )
+        if snapshot.manifest.root != offer.root:  # cut in chunks of another size than ours
+            return False
+        held = self._kept.get(uid)
+        if held is None or held.offer.age < offer.age:
+            self._kept[uid] = _Held(offer, snapshot)
+        return True
+
+    async def _take_over(self, peer: PeerID, offer: SnapshotOffer) -> bool:
+        uid = self._offer_untrusted(peer, offer)
+        if uid in self._handing:
+            raise Refusal("busy", "that expert is being taken over", 1.0)
+        over = self._handing[uid] = trio.Event()
+        self._driver.feed(HandOverOffered(trio.current_time(), peer, offer, uid))
+        await over.wait()
+        return uid in self._peer.server.experts
+
+    def _answer_hand_over(self, uid: ExpertUID) -> None:
+        over = self._handing.pop(uid, None)
+        if over is not None:
+            over.set()
+
+
+def part_of(expert: Expert) -> Part:
+    """Return an expert as a part: its snapshot is taken on the compute thread."""
+    hosted = expert.hosted
+
+    def snapshot() -> tuple[int, Mapping[str, Tensor]]:
+        return hosted.version, hosted.snapshot()
+
+    return Part(part_name(expert.uid), hosted.version, snapshot, hosted.load)
+
+
+def _restored(snapshot: Snapshot, expected: Mapping[str, TensorSpec]) -> Mapping[str, Tensor]:
+    """Return the tensors of a snapshot of ours. On the codec thread."""
+    restore = Restore(snapshot.manifest, dict(expected))
+    for index in range(len(snapshot.manifest.chunks)):
+        restore.chunk(index)[:] = snapshot.chunk(index)
+    return restore.finish_untrusted()

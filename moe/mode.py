@@ -1,0 +1,514 @@
+"""A moe run as a mode: hosts experts, trains everything else, and says how it goes.
+
+The trunk (attention, gates, embedding, head) is every trainer's own, kept together by plain averaging of all with all: that is
+mode `gossip`'s peer, with settings of ours. It trains on a thread of its own, for it waits there for experts, its own node's
+among them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+import torch
+import trio
+from torch import Tensor
+
+from moe.errors import BridgeClosedError, TooFewExpertsError
+from moe.info import MODE
+from moe.keeping import ExpertKeeper, part_name, part_of
+from moe.model import build_feed_forward, expert_parameter, mixtures
+from moe.peer import ExpertPeer, PeerSettings
+from moe.table import expert_rows, host_rows
+from moe.task import MoeTask
+from protocols.errors import RemoteProtocolError
+from protocols.experts.spec import MoeSpec
+from protocols.experts.uid import ExpertUID
+from protocols.frames import Limits, TensorSpec, unpack_untrusted
+from protocols.ids import PeerID
+from protocols.ports import DirectoryRecord
+from protocols.run import ByteTransformerSpec, TextSpec
+from protocols.schema import encode
+from protocols.state_calls import STATE_SERVICE
+from swarm.calls import Answer, Incoming, Refusal
+from swarm.data.errors import DataError
+from swarm.data.text import read_run_text
+from swarm.endpoints import Endpoint
+from swarm.gossip.models import Models
+from swarm.gossip.peer import GOSSIP_SERVICE, GossipHooks, GossipPeer
+from swarm.hosting.compute import ComputeThread, torch_threads
+from swarm.learner.learner import Learner, TrainedBatch
+from swarm.learner.task import Evaluation
+from swarm.mode import ExportRefusedError, Progress, RunContext
+from swarm.presence import Presence
+from swarm.resources import Resources
+from swarm.schedule import learning_rate
+from swarm.state.export import write_tensors
+from swarm.state.manifest import MANIFEST_BYTES_MAX
+from swarm.state.part import Part
+from swarm.state.snapshot import Snapshot
+from swarm.state.transfer import Fetch, FetchError
+from swarm.state.transfer import Snapshots as StateService
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = logging.getLogger(__name__)
+
+ROWS_MAX: Final = 1 << 16
+"""Rows of several requests that the compute thread may join."""
+_LATELY: Final = 50
+_BEGIN_S: Final = 60.0
+"""A node begins to train without some of the experts when they have not come by then."""
+_LOOK_S: Final = 0.2
+_MEMORY_SHARE: Final = 0.25
+_COPIES: Final = 6
+"""Vectors of an expert's size in memory: parameters, two of the optimizer, gradient, scratch, snapshot."""
+_COMPLETE: Final = (
+    "nothing: all batches are trained; it hosts experts for the others, and "
+    "`murmura export PATH` writes the model"
+)
+
+
+class MoeMode:
+    """One moe run on this node."""
+
+    name = MODE
+    batch_max = ROWS_MAX
+
+    def __init__(self, context: RunContext) -> None:
+        assert isinstance(context.run.model, ByteTransformerSpec)
+        self._context = context
+        self._run = context.run
+        self._spec = context.run.settings(MoeSpec)
+        self._model: ByteTransformerSpec = context.run.model
+        self._grids = self._spec.grids(self._model.layers)
+        self._room = self._spec.experts_per_node or _room(self._model, self._spec)
+        if not context.wishes.host:
+            self._room = 0
+        self._presence = Presence(
+            context.host, context.directory, context.run.run_id, MODE, records=self._records
+        )
+        self._peer: ExpertPeer | None = None
+        self._keeper: ExpertKeeper | None = None
+        self._gossip: GossipPeer | None = None
+        self._models: Models | None = None
+        self._state: StateService | None = None
+        self._resources: Resources | None = None
+        self._trainers: tuple[PeerID, ...] = ()
+        self._rooms: dict[PeerID, int] = {}
+        self._experts_left = trio.Event()
+        self._trunk_left = trio.Event()
+        self._data_problem = ""
+        self._losses: deque[float] = deque(maxlen=_LATELY)
+        self._times: deque[float] = deque(maxlen=_LATELY)
+        self._evaluation: Evaluation | None = None
+        self.steps_failed = 0
+        """Times that a training step found too few experts; each was tried again."""
+        self._begun = False
+
+    @property
+    def limits(self) -> Limits:
+        """Answers are rows of experts, verdicts, offers, manifests and chunks."""
+        rows_bytes = self._run.training.batch * self._model.context * self._model.width * 8
+        return Limits(
+            header_bytes_max=64 * 1024,
+            body_bytes_max=max(MANIFEST_BYTES_MAX, rows_bytes),
+            tensors_max=2,
+        )
+
+    def wire(self) -> Mapping[str, Endpoint]:
+        if self._peer is None or self._keeper is None or self._state is None:
+            return {}
+        short = Limits(header_bytes_max=64 * 1024, body_bytes_max=0, tensors_max=0)
+        return {
+            **self._peer.wire(),
+            **self._keeper.wire(),
+            STATE_SERVICE: Endpoint(self._answer_state, lambda peer: short),
+            GOSSIP_SERVICE: Endpoint(self._answer_gossip, self._gossip_limits),
+        }
+
+    # --- taking part ---
+
+    async def run(
+        self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        founds = await self._context.founding()
+        self._resources = resources
+        peer = self._peer = self._new_peer(resources)
+        keeper = self._keeper = self._new_keeper(resources, peer)
+        self._state = StateService(
+            self._find_part, resources.compute, resources.codec, kept=self._find_kept
+        )
+        peer.watch(self._grids)
+        async with trio.open_nursery() as nursery:
+            try:
+                nursery.start_soon(self._presence.run)
+                self._presence.announce(bytes(msgpack.packb({"room": self._room})))
+                await nursery.start(keeper.run)
+                await nursery.start(peer.run)
+                self._tell_nodes()
+                task_status.started()
+                self._context.life.has_state(self.name, "hosting experts")
+                nursery.start_soon(self._look_until_begun)
+                if self._context.wishes.train:
+                    await self._train(resources, peer, founds=founds)
+                await trio.sleep_forever()
+            finally:
+                self._gossip = None
+
+    def _new_peer(self, resources: Resources) -> ExpertPeer:
+        spec, run = self._spec, self._run
+        steps = spec.expert_steps
+
+        def rate(version: int) -> float:
+            if not steps:
+                return run.optimizer.lr
+            return learning_rate(run.optimizer, step=version, steps=steps)
+
+        return ExpertPeer(
+            me=self._context.me,
+            run=run.run_id,
+            directory=self._context.directory,
+            caller=resources.caller,
+            compute=resources.compute,
+            unix_s=self._context.unix_s,
+            rate=rate,
+            settings=PeerSettings(
+                announced_s=spec.announced_s,
+                refresh_s=spec.refresh_s,
+                floor_s=run.deadlines.floor_s,
+                ceiling_s=run.deadlines.ceiling_s,
+                clip_norm=run.optimizer.clip_norm,
+                staleness_max=spec.staleness_max,
+            ),
+            failed=self._host_failed,
+            newer=self._newer_epoch,
+            looked=self._looked,
+        )
+
+    def _host_failed(self, peer: PeerID) -> None:
+        if self._keeper is not None:
+            self._keeper.suspect(peer)
+
+    def _newer_epoch(self, uid: ExpertUID, epoch: int) -> None:
+        if self._keeper is not None:
+            self._keeper.newer(uid, epoch)
+
+    def _looked(self) -> None:
+        if self._keeper is not None:
+            self._keeper.looked()
+
+    def _new_keeper(self, resources: Resources, peer: ExpertPeer) -> ExpertKeeper:
+        return ExpertKeeper(
+            self._context,
+            resources,
+            peer,
+            spec=self._spec,
+            grids=self._grids,
+            make=lambda uid: build_feed_forward(self._model, self._spec, uid, self._run.seed),
+            optimizer=self._run.optimizer,
+            row=(self._model.width,),
+            room=self._room,
+            left=self._experts_left.set,
+        )
+
+    async def _train(self, resources: Resources, peer: ExpertPeer, *, founds: bool) -> None:
+        """Train the trunk, on a thread of its own, once there are experts. Returns when the data cannot be used."""
+        wishes = self._context.wishes
+        async with ComputeThread(
+            "trunk", prepare=torch_threads(wishes.threads), nice=wishes.nice, queue_max=64
+        ) as trunk:
+            if self._models is None or self._begun:
+                task = await self._open_task(peer)
+                if task is None:
+                    return
+                await self._wait_for_experts(peer)
+                self._models = await trunk.run_own(self._new_models, task, self._models)
+            self._gossip = GossipPeer(
+                self._context,
+                Resources(resources.caller, trunk, resources.codec),
+                self._models,
+                epoch=int(self._context.unix_s() * 1000),
+                founds=founds and not self._begun,
+                hooks=GossipHooks(
+                    trained=self._trained,
+                    evaluated=lambda evaluation: setattr(self, "_evaluation", evaluation),
+                    averaged=lambda averaging: None,
+                    rolled_back=lambda: log.warning(
+                        "the trunk was not finite: back to the last good one"
+                    ),
+                    stepped=trio.lowlevel.checkpoint,
+                    look=self._presence.look_now,
+                    left=self._trunk_left.set,
+                ),
+            )
+            self._begun = True
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._gossip.run)
+                    self._tell_nodes()
+            except* BridgeClosedError:
+                log.debug("a batch was given up: this part of the node is ending")
+
+    async def _open_task(self, peer: ExpertPeer) -> MoeTask | None:
+        assert isinstance(self._run.data, TextSpec)
+        try:
+            text = await trio.to_thread.run_sync(
+                functools.partial(read_run_text, self._run.data, path=self._context.wishes.data)
+            )
+        except DataError as error:
+            self._data_problem = str(error)
+            log.error("does not train: %s", error)
+            return None
+        return MoeTask(self._run, text.data, peer.network, failed=self._step_failed)
+
+    def _new_models(self, task: MoeTask, before: Models | None) -> Models:
+        """Build the learner; one that was started again goes on from its own trunk. On the trunk's thread."""
+        batches = task.batches(0, salt=bytes(self._context.me))
+        learner = Learner(self._run, task, batches, seed=self._run.seed)
+        if before is not None:
+            learner.load(before.learner.hosted.snapshot(), trained=before.learner.trained)
+        return Models(learner, self._spec.averaging())
+
+    async def _wait_for_experts(self, peer: ExpertPeer) -> None:
+        """The first steps need experts; a full grid is better than the first few."""
+        with trio.move_on_after(_BEGIN_S):
+            while self._alive(peer) < sum(map(len, self._grids)):  # noqa: ASYNC110 - the view tells nobody
+                await trio.sleep(_LOOK_S)
+
+    async def _look_until_begun(self) -> None:
+        """Look for other nodes every second until all experts are alive."""
+        while self._peer is not None and self._alive(self._peer) < sum(map(len, self._grids)):
+            self._presence.look_now()
+            await trio.sleep(1.0)
+
+    # --- who takes part ---
+
+    def _records(self, records: Sequence[DirectoryRecord]) -> None:
+        self._rooms = {
+            record.peer: room for record in records if (room := _room_untrusted(record)) is not None
+        }
+        self._tell_nodes()
+
+    def _tell_nodes(self) -> None:
+        if self._keeper is not None:
+            self._keeper.nodes_seen(self._rooms)
+        if self._gossip is not None:
+            self._gossip.contacts_found(tuple(self._rooms))
+
+    # --- what others ask ---
+
+    async def _answer_state(self, incoming: Incoming) -> Answer:
+        assert self._state is not None
+        return await self._state.answer(incoming)
+
+    async def _answer_gossip(self, incoming: Incoming) -> Answer:
+        gossip = self._gossip
+        if gossip is None:
+            raise Refusal("busy", "this node does not train yet", 1.0)
+        return await gossip.wire()[GOSSIP_SERVICE].answer(incoming)
+
+    def _gossip_limits(self, peer: PeerID) -> Limits:
+        gossip = self._gossip
+        limits_for = gossip.wire()[GOSSIP_SERVICE].limits_for if gossip is not None else None
+        if limits_for is None:
+            return Limits(header_bytes_max=64 * 1024, body_bytes_max=0, tensors_max=0)
+        return limits_for(peer)
+
+    def _find_part(self, name: str) -> Part | None:
+        return self._keeper.find_part(name) if self._keeper is not None else None
+
+    def _find_kept(self, name: str, version: int) -> Snapshot | None:
+        found = self._keeper.find_kept(name, version) if self._keeper is not None else None
+        if found is None and self._gossip is not None:
+            found = self._gossip.snapshots.find(name, version)
+        return found
+
+    # --- leaving ---
+
+    async def drain(self, deadline_s: float) -> None:
+        """Train no more, hand the experts over, and withdraw."""
+        with trio.move_on_after(max(1.0, deadline_s - 2.0)):
+            if self._gossip is not None:
+                self._gossip.drain()
+                await self._trunk_left.wait()
+            if self._keeper is not None:
+                self._keeper.drain()
+                await self._experts_left.wait()
+        with trio.move_on_after(2.0):
+            await self._presence.withdraw()
+
+    # --- how it goes ---
+
+    def _step_failed(self, error: TooFewExpertsError) -> None:
+        """Called on the trunk's thread."""
+        self.steps_failed += 1
+
+    def _trained(self, trained: TrainedBatch, evaluation: Evaluation | None) -> None:
+        self._losses.append(trained.loss)
+        self._times.append(trio.current_time())
+        if evaluation is not None:
+            self._evaluation = evaluation
+
+    def _alive(self, peer: ExpertPeer) -> int:
+        now_s = trio.current_time()
+        return sum(len(peer.view.alive(grid, now_s)) for grid in self._grids)
+
+    def progress(self) -> Progress:
+        learner = self._models.learner if self._models is not None else None
+        hosted = len(self._peer.server.experts) if self._peer is not None else 0
+        return Progress(
+            in_run=self._peer is not None,
+            role=f"{hosted} experts" + (", trains" if self._gossip is not None else ""),
+            step=learner.trained if learner is not None else None,
+            steps=self._run.training.steps,
+            loss=statistics.fmean(self._losses) if self._losses else None,
+            held_out_loss=self._evaluation.loss if self._evaluation else None,
+            samples_per_second=self._samples_per_second(),
+            peers=len(self._rooms) + 1,
+            waiting_for=self._waiting_for(),
+            resting=self._gossip is None and not self._context.wishes.train,
+            problems=(self._data_problem,) if self._data_problem else (),
+        )
+
+    def _waiting_for(self) -> str | None:
+        if self._gossip is not None:
+            if self._gossip.core.finished:
+                return _COMPLETE
+            return "another trainer's trunk" if self._gossip.core.starting else None
+        return "experts" if self._context.wishes.train and self._peer is not None else None
+
+    def _samples_per_second(self) -> float | None:
+        if len(self._times) < 2 or self._times[-1] == self._times[0]:
+            return None
+        batches_per_s = (len(self._times) - 1) / (self._times[-1] - self._times[0])
+        return round(batches_per_s * self._run.training.batch, 1)
+
+    def detail(self) -> dict[str, Any]:
+        peer, keeper = self._peer, self._keeper
+        status: dict[str, Any] = {
+            "data_problem": self._data_problem or None,
+            "experts": sum(map(len, self._grids)),
+        }
+        if peer is None or keeper is None:
+            return status
+        now_s = trio.current_time()
+        core, network = keeper.core, peer.network
+        cuts = peer.dispatch.percentiles_s()
+        stats = [expert.stats for expert in peer.server.experts.values()]
+        learner = self._models.learner if self._models is not None else None
+        layers = [mixture.stats for mixture in mixtures(learner.hosted.module)] if learner else []
+        return status | {
+            "experts_alive": self._alive(peer),
+            "experts_hosted": len(peer.server.experts),
+            "experts_room": self._room,
+            "experts_created": core.created,
+            "experts_adopted": core.adopted,
+            "experts_lost": core.lost,
+            "experts_given_up": core.gave_way,
+            "experts_handed_over": core.handed_over,
+            "experts_taken_over": core.taken_over,
+            "snapshots_kept": len(keeper.kept),
+            "snapshots_kept_bytes": keeper.bytes_kept,
+            "steps_failed": self.steps_failed,
+            "experts_missing": sum(layer.experts_missing for layer in layers),
+            "gradients_missing": sum(layer.gradients_missing for layer in layers),
+            "calls": network.asked,
+            "calls_absent": network.absent,
+            "calls_hedged": network.hedged,
+            "call_p50_ms": round(1000 * cuts[0], 2) if cuts else None,
+            "call_p95_ms": round(1000 * cuts[1], 2) if cuts else None,
+            **peer.search.percentiles_s(),
+            "staleness": round(statistics.fmean(s.staleness for s in stats), 2) if stats else None,
+            "staleness_max": max((s.staleness_max for s in stats), default=None),
+            "stale_refused": sum(s.stale_refused for s in stats),
+            "averages": self._gossip.core.standing.averages if self._gossip else 0,
+            "grid": list(self._spec.grid),
+            "layers": [grid.layer for grid in self._grids],
+            "members": host_rows(peer.dispatch, self._rooms, now_s),
+            "table": expert_rows(peer, self._grids, layers, now_s=now_s, clock_s=time.monotonic()),
+        }
+
+    # --- the model ---
+
+    def parts(self) -> Sequence[Part]:
+        experts = self._peer.server.experts.values() if self._peer is not None else ()
+        return tuple(part_of(expert) for expert in experts)
+
+    async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the mean of the trunks that can be had, and every expert, as one file."""
+        gossip, models, peer = self._gossip, self._models, self._peer
+        if gossip is None or models is None or peer is None:
+            raise ExportRefusedError("this node does not train, or has not begun to")
+        own = await gossip.on_model(models.copy)
+        found = [own] + [
+            await gossip.fetch_newest(who) for who, _ in gossip.core.neighbourhood.in_order()
+        ]
+        trunks = [vector for vector in found if vector is not None]
+        if not trunks:
+            raise ExportRefusedError("no trunk is finite just now")
+        tensors = dict(models.tensors_of(torch.stack(trunks).mean(dim=0)))
+        versions = []
+        for uid in self._spec.uids(self._model.layers):
+            version, state = await self._expert_state(peer, uid)
+            versions.append(version)
+            for name, tensor in state.items():
+                if name.startswith("parameters/"):
+                    tensors[expert_parameter(uid, name.removeprefix("parameters/"))] = tensor
+        about = {
+            "model": encode(self._model),
+            "moe": encode(self._spec),
+            "run": self._run.name,
+            "run_id": str(self._run.run_id),
+            "step": models.learner.trained,
+            "trunks": len(trunks),
+            "expert_steps_min": min(versions),
+            "expert_steps_max": max(versions),
+        }
+        size_bytes = await trio.to_thread.run_sync(write_tensors, path, tensors, about)
+        return {"path": str(path), **about, "bytes": size_bytes}
+
+    async def _expert_state(
+        self, peer: ExpertPeer, uid: ExpertUID
+    ) -> tuple[int, Mapping[str, Tensor]]:
+        assert self._resources is not None
+        assert self._keeper is not None
+        resources = self._resources
+        own = peer.server.experts.get(uid)
+        if own is not None:
+            return await resources.compute.run_own(part_of(own).snapshot)
+        expected: dict[str, TensorSpec] = self._keeper.expected
+        fetch = Fetch(
+            resources.caller, resources.codec, expected, part=part_name(uid), version=None
+        )
+        hosts = [claim.peer for claim in peer.view.hosts(uid, trio.current_time())]
+        try:
+            state = await fetch.run(hosts)
+        except FetchError as error:
+            raise ExportRefusedError(f"expert {uid} cannot be fetched: {error}") from error
+        return state.version, state.tensors
+
+
+def _room(model: ByteTransformerSpec, spec: MoeSpec) -> int:
+    """Return how many experts a quarter of this machine's memory has room for."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    expert_bytes = 2 * model.width * spec.hidden * 8 * _COPIES
+    return max(1, int(_MEMORY_SHARE * memory_bytes / expert_bytes))
+
+
+def _room_untrusted(record: DirectoryRecord) -> int | None:
+    """Read how many experts a node has room for; None for what says nothing."""
+    try:
+        room = unpack_untrusted(record.value).get("room")
+    except (RemoteProtocolError, AttributeError):
+        return None
+    return min(room, 1 << 20) if type(room) is int and room >= 0 else None

@@ -1,0 +1,64 @@
+"""Murmura for Python programs: everything here is defined elsewhere, and nothing imports this.
+
+    join, Swarm         take part in a run from a script, without a daemon        node.embedded
+    Optimizer           a torch optimizer whose model is averaged with others'    node.optimizer
+    Gossip              how: the `[gossip]` table of a run file                   protocols.gossip.settings
+    script_run          a run for scripts that train a model like this one        swarm.gossip.script
+    read_run_file, RunSpec, Invite, read_invite                                   run files and invites
+    status_of           how any node in the world is doing                        node.light.ask
+    NodeError           what a person can put right                               node.errors
+
+Names are loaded when they are first used, so that asking a node for its status needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from node.embedded import Swarm, join
+    from node.errors import NodeError
+    from node.light.ask import status_of
+    from node.optimizer import Optimizer
+    from node.runfile import read_run_file
+    from protocols.gossip.settings import GossipSpec as Gossip
+    from protocols.invite import Invite
+    from protocols.invite import invite_from_text as read_invite
+    from protocols.run import RunSpec
+    from swarm.gossip.script import script_run
+
+__all__ = [
+    "Gossip",
+    "Invite",
+    "NodeError",
+    "Optimizer",
+    "RunSpec",
+    "Swarm",
+    "join",
+    "read_invite",
+    "read_run_file",
+    "script_run",
+    "status_of",
+]
+
+_WHERE = {
+    "Gossip": ("protocols.gossip.settings", "GossipSpec"),
+    "Invite": ("protocols.invite", "Invite"),
+    "NodeError": ("node.errors", "NodeError"),
+    "Optimizer": ("node.optimizer", "Optimizer"),
+    "RunSpec": ("protocols.run", "RunSpec"),
+    "Swarm": ("node.embedded", "Swarm"),
+    "join": ("node.embedded", "join"),
+    "read_invite": ("protocols.invite", "invite_from_text"),
+    "read_run_file": ("node.runfile", "read_run_file"),
+    "script_run": ("swarm.gossip.script", "script_run"),
+    "status_of": ("node.light.ask", "status_of"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"murmura has no {name!r}")
+    module, attribute = _WHERE[name]
+    return getattr(importlib.import_module(module), attribute)

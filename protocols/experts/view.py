@@ -1,0 +1,175 @@
+"""Which experts are alive and where, as far as the directory has said lately: a cache of what is under each prefix.
+
+Rules:
+- What is known is used at once, however old, until its records expire; it is refreshed in the background.
+- A prefix under which nothing is alive is remembered as empty for `negative_s`, and no longer: somebody may have come.
+- A host that does not answer is doubted: its records count for nothing until it has written a newer one.
+- Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from protocols.experts.messages import Stated
+from protocols.experts.uid import ExpertUID, Grid, Prefix
+from protocols.ids import PeerID
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatement:
+    """One host's record under a prefix."""
+
+    peer: PeerID
+    stated: tuple[Stated, ...]
+    until_s: float
+    """By our clock."""
+    issued_s: float
+    """By the host's own clock: compared only with others of its records."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Claim:
+    """A host's word that it has an expert. Sorted, the first is the one that others must give way to."""
+
+    rank: tuple[int, bytes] = field(init=False, repr=False)
+    epoch: int
+    peer: PeerID
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", (-self.epoch, bytes(self.peer)))
+
+
+@dataclass(slots=True)
+class _Known:
+    asked_s: float
+    statements: dict[PeerID, HostStatement]
+    children: dict[int, list[tuple[int, HostStatement]]]
+    """Coordinate -> (epoch, whose statement)."""
+
+
+class PrefixView:
+    """What is known under each prefix.
+
+    Args:
+      fresh_s: a prefix in use is due for another look after this.
+      negative_s: so long is an empty prefix not asked again by a search.
+    """
+
+    def __init__(self, *, fresh_s: float, negative_s: float | None = None) -> None:
+        self._fresh_s = fresh_s
+        self._negative_s = 5 * fresh_s if negative_s is None else negative_s
+        self._known: dict[Prefix, _Known] = {}
+        self._wanted: set[Prefix] = set()
+        self._doubted: dict[PeerID, float] = {}
+        """Records issued up to then count for nothing."""
+        self._own: dict[ExpertUID, int] = {}
+        self._me: PeerID | None = None
+        self.changes = 0
+        """Grows with whatever may change an answer, expiry apart."""
+
+    def want(self, prefixes: Iterable[Prefix]) -> None:
+        """Keep these fresh from now on."""
+        self._wanted.update(prefixes)
+
+    @property
+    def wanted(self) -> Sequence[Prefix]:
+        return sorted(self._wanted)
+
+    def due(self, now_s: float) -> Sequence[Prefix]:
+        """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first."""
+        asked = {p: self._known[p].asked_s if p in self._known else -1e9 for p in self._wanted}
+        late = [prefix for prefix, at_s in asked.items() if now_s - at_s >= self._fresh_s]
+        return sorted(late, key=lambda prefix: (asked[prefix], prefix))
+
+    def learn(self, prefix: Prefix, statements: Iterable[HostStatement], *, asked_s: float) -> None:
+        """Take what the directory has under a prefix: all of it; what is not there any more is gone."""
+        kept = {statement.peer: statement for statement in statements}
+        children: dict[int, list[tuple[int, HostStatement]]] = {}
+        for statement in kept.values():
+            for line in statement.stated:
+                children.setdefault(line.coordinate, []).append((line.epoch, statement))
+        before = self._known.get(prefix)
+        self._known[prefix] = _Known(asked_s, kept, children)
+        if before is None or before.statements != kept:
+            self.changes += 1
+
+    def doubt(self, peer: PeerID) -> None:
+        """It does not answer."""
+        issued = [
+            known.statements[peer].issued_s
+            for known in self._known.values()
+            if peer in known.statements
+        ]
+        newest_s = max(issued, default=self._doubted.get(peer, 0.0))
+        if self._doubted.get(peer) != newest_s:
+            self._doubted[peer] = newest_s
+            self.changes += 1
+
+    def own(self, me: PeerID, experts: Mapping[ExpertUID, int]) -> None:
+        """Say what this node hosts, with epochs: known at once, without the directory."""
+        if self._own != experts or self._me != me:
+            self._me, self._own = me, dict(experts)
+            self.changes += 1
+
+    # --- reading ---
+
+    def children(self, prefix: Prefix, now_s: float) -> Sequence[int] | None:
+        """Return the next coordinates under which something is alive, in order; None when a look is needed to know."""
+        known = self._known.get(prefix)
+        own = {
+            uid.place[len(prefix.place)]
+            for uid in self._own
+            if uid.layer == prefix.layer and uid.place[: len(prefix.place)] == prefix.place
+        }
+        if known is None:
+            return sorted(own) or None
+        alive = own | {
+            coordinate
+            for coordinate, lines in known.children.items()
+            if any(self._counts(statement, now_s) for _, statement in lines)
+        }
+        if not alive and now_s - known.asked_s >= self._negative_s:
+            return None
+        return sorted(alive)
+
+    def claims(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
+        """Return who says that it has this expert, older epochs included, the rightful one first."""
+        known = self._known.get(Prefix(uid.layer, uid.place[:-1]))
+        lines = known.children.get(uid.place[-1], []) if known is not None else []
+        claims = {
+            Claim(epoch, statement.peer)
+            for epoch, statement in lines
+            if self._counts(statement, now_s)
+        }
+        if self._me is not None:
+            claims = {claim for claim in claims if claim.peer != self._me}
+            if uid in self._own:
+                claims.add(Claim(self._own[uid], self._me))
+        return sorted(claims)
+
+    def hosts(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
+        """Return whom to ask for this expert: the hosts of its highest epoch, the rightful one first."""
+        claims = self.claims(uid, now_s)
+        return [claim for claim in claims if claim.epoch == claims[0].epoch]
+
+    def alive(self, grid: Grid, now_s: float) -> Sequence[ExpertUID]:
+        """Return the experts of a layer that are known to be alive, in order."""
+        found = {uid for uid in self._own if uid in grid}
+        for prefix, known in self._known.items():
+            if prefix.layer != grid.layer or len(prefix.place) != len(grid.sizes) - 1:
+                continue
+            for coordinate, lines in known.children.items():
+                if any(self._counts(statement, now_s) for _, statement in lines):
+                    found.add(ExpertUID(grid.layer, (*prefix.place, coordinate)))
+        return sorted(uid for uid in found if uid in grid)
+
+    def complete(self, grids: Iterable[Grid]) -> bool:
+        """Tell whether every prefix of these grids was looked up at least once."""
+        return all(prefix in self._known for grid in grids for prefix in grid.prefixes())
+
+    def _counts(self, statement: HostStatement, now_s: float) -> bool:
+        if statement.until_s <= now_s:
+            return False
+        return statement.issued_s > self._doubted.get(statement.peer, -1.0)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from protocols.core import Tick
+from protocols.experts.messages import SnapshotOffer
+from protocols.experts.placement import (
+    Adopt,
+    AnswerHandOver,
+    ClaimsSeen,
+    Create,
+    Drop,
+    HandOverOffered,
+    Hosted,
+    NewerEpoch,
+    NodesSeen,
+    OffersFound,
+    Placement,
+    assign,
+    preference,
+)
+from protocols.experts.uid import Grid
+from protocols.experts.view import Claim
+from protocols.ids import PeerID
+from tests.protocols.experts.world import World
+
+UIDS = list(Grid("ffn0", (4, 4)).uids())
+ME, OTHER = PeerID(b"me"), PeerID(b"other")
+UID = UIDS[0]
+
+
+def world(*, nodes: int = 5, seed: int = 1, room: int = 99, keepers: int = 1) -> World:
+    return World(nodes, UIDS, seed=seed, room=room, keepers=keepers)
+
+
+def assert_each_has_one_host(w: World) -> None:
+    assert {uid: len(nodes) for uid, nodes in w.hosts().items()} == dict.fromkeys(UIDS, 1)
+
+
+def test_nodes_that_start_together_share_the_grid_out() -> None:
+    w = world()
+    w.run(15)
+    assert_each_has_one_host(w)
+    loads = Counter(nodes[0].name for nodes in w.hosts().values())
+    assert sorted(loads.values()) == [3, 3, 3, 3, 4]
+    assert sum(node.core.gave_way for node in w.nodes.values()) == 0
+    assert not w.lost
+
+
+def test_experts_of_a_killed_node_are_adopted_with_what_their_last_snapshot_knew() -> None:
+    w = world()
+    w.run(30)
+    dead = w.kill("n2")
+    had = dict(dead.experts)
+    assert had
+    w.run(15)
+    assert_each_has_one_host(w)
+    assert not w.lost
+    assert sum(node.core.adopted for node in w.nodes.values()) == len(had)
+    for uid, (epoch, steps) in had.items():
+        host = w.hosts()[uid][0]
+        assert host.experts[uid][0] == epoch + 1
+        assert host.experts[uid][1] >= steps - 12, (
+            "at most what was learned since the last snapshot"
+        )
+
+
+def test_a_returning_host_finds_out_and_gives_way() -> None:
+    w = world()
+    w.run(30)
+    paused = w.nodes[PeerID(b"n1")]
+    had = set(paused.experts)
+    paused.paused = True
+    w.run(30)
+    paused.paused = False
+    w.run(12)
+    assert_each_has_one_host(w)
+    assert paused.core.gave_way == len(had)
+    for (_, epoch), who in w.stepped.items():
+        assert len(who) == 1, f"two hosts stepped epoch {epoch} of one expert"
+
+
+def test_a_draining_node_hands_everything_over_before_it_leaves() -> None:
+    w = world()
+    w.run(20)
+    node = w.drain("n3")
+    had = {uid: steps for uid, (_, steps) in node.experts.items()}
+    w.run(15)
+    assert node.left
+    assert node.core.handed_over == len(had)
+    assert_each_has_one_host(w)
+    assert not w.lost
+    for uid, steps in had.items():
+        assert w.hosts()[uid][0].experts[uid][1] >= steps, "nothing is forgotten on the way"
+
+
+def test_the_last_node_leaves_though_nobody_takes_its_experts() -> None:
+    w = world(nodes=1)
+    w.run(10)
+    assert len(w.nodes[PeerID(b"n0")].experts) == 16
+    assert w.drain("n0").left
+
+
+def test_a_newcomer_gets_its_share_from_those_who_have_more() -> None:
+    w = world(nodes=2)
+    w.run(15)
+    w.join("n9")
+    w.run(60)
+    assert_each_has_one_host(w)
+    loads = Counter(nodes[0].name for nodes in w.hosts().values())
+    assert loads[PeerID(b"n9")] >= 4
+    assert not w.lost
+
+
+def test_room_bounds_what_a_node_hosts() -> None:
+    w = world(nodes=3, room=4)
+    w.run(60)
+    assert all(len(node.experts) <= 4 for node in w.nodes.values())
+    assert sum(map(len, w.hosts().values())) == 12
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_expert_is_lost_whoever_comes_and_goes(seed: int) -> None:
+    """Kills, pauses, drains and joins at random; calm in between, so that a snapshot of each expert exists."""
+    w = world(seed=seed, keepers=2)
+    w.run(25)
+    rng = random.Random(seed)
+    for index in range(4):
+        live = [node for node in w.nodes.values() if node.live]
+        what = rng.choice(["kill", "pause", "drain", "join"])
+        victim = rng.choice(live)
+        name = bytes(victim.name).decode()
+        if what == "join" or len(live) < 4:
+            w.join(f"j{index}")
+        elif what == "kill":
+            w.kill(name)
+        elif what == "drain":
+            w.drain(name)
+        else:
+            victim.paused = True
+            w.after(rng.uniform(1, 25), lambda victim=victim: setattr(victim, "paused", False))  # type: ignore[misc]
+        w.run(rng.uniform(18, 30))
+    w.run(60)
+    assert_each_has_one_host(w)
+    assert not w.lost
+
+
+def core(*, room: int = 99, nodes_to_start: int = 1) -> Placement:
+    made = Placement(ME, tuple(UIDS), room, 1, 2.0, nodes_to_start=nodes_to_start)
+    made.start(0.0)
+    return made
+
+
+def offer(epoch: int, version: int, host: PeerID) -> SnapshotOffer:
+    return SnapshotOffer(str(UID), epoch, version, bytes(32), host, bytes(64))
+
+
+def test_a_snapshot_of_the_host_that_was_seen_is_believed_before_a_newer_one_of_a_stranger() -> (
+    None
+):
+    liar, keeper = PeerID(b"liar"), PeerID(b"keeper")
+    placement = core()
+    placement.handle(NodesSeen(0.0, {}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    offers = (
+        (liar, offer(900, 9, liar)),
+        (keeper, offer(3, 40, OTHER)),
+        (keeper, offer(2, 70, OTHER)),
+    )
+    assert placement.handle(OffersFound(5.0, UID, offers)) == [
+        Adopt(UID, 4, offer(3, 40, OTHER), (keeper,))
+    ]
+
+
+def test_an_expert_without_any_snapshot_begins_anew_and_counts_as_lost() -> None:
+    placement = core()
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    assert placement.handle(OffersFound(5.0, UID, ())) == [Create(UID, 4, lost=True)]
+    placement.handle(Hosted(6.0, UID, 4))
+    assert placement.lost == 1
+
+
+def test_of_two_hosts_with_equal_epochs_the_smaller_peer_keeps_the_expert() -> None:
+    for other, gives_way in ((PeerID(b"aa"), True), (PeerID(b"zz"), False)):
+        placement = core()
+        placement.handle(Hosted(0.0, UID, 2))
+        effects = placement.handle(ClaimsSeen(1.0, {UID: [Claim(2, other)]}))
+        assert (Drop(UID, "superseded") in effects) == gives_way
+        assert (UID in placement.hosting) != gives_way
+
+
+def test_a_caller_that_knows_a_newer_epoch_makes_a_host_give_way() -> None:
+    placement = core()
+    placement.handle(Hosted(0.0, UID, 2))
+    assert not placement.handle(NewerEpoch(1.0, UID, 2))
+    assert Drop(UID, "superseded") in placement.handle(NewerEpoch(1.0, UID, 3))
+
+
+def test_an_expert_that_somebody_else_got_meanwhile_is_not_hosted() -> None:
+    placement = core()
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(4, OTHER)]}))
+    assert placement.handle(Hosted(1.0, UID, 3)) == [Drop(UID, "superseded")]
+    assert UID not in placement.hosting
+
+
+def test_an_expert_is_taken_over_only_from_its_own_host_and_only_with_room() -> None:
+    full = core(room=0)
+    assert full.handle(HandOverOffered(0.0, OTHER, offer(1, 5, OTHER), UID)) == [
+        AnswerHandOver(UID)
+    ]
+    free = core()
+    assert free.handle(HandOverOffered(0.0, ME, offer(1, 5, OTHER), UID)) == [AnswerHandOver(UID)]
+    assert free.handle(HandOverOffered(0.0, OTHER, offer(1, 5, OTHER), UID)) == [
+        Adopt(UID, 2, offer(1, 5, OTHER), (OTHER,))
+    ]
+
+
+def test_everybody_computes_the_same_assignment() -> None:
+    rooms = {PeerID(b"n%d" % i): 8 for i in range(4)}
+    backwards = dict(reversed(rooms.items()))
+    first = assign(UIDS, rooms, {}, total=16)
+    assert first == assign(reversed(UIDS), backwards, {}, total=16)
+    assert set(Counter(order[0] for order in first.values()).values()) == {4}
+    assert preference(UID, rooms) == preference(UID, backwards)
+
+
+def test_nothing_is_created_before_enough_nodes_are_known() -> None:
+    placement = core(nodes_to_start=2)
+    placement.handle(ClaimsSeen(0.0, {}))
+    assert not placement.handle(Tick(60.0))
+    placement.handle(NodesSeen(60.0, {OTHER: 8}))
+    assert placement.handle(Tick(61.0))
