@@ -32,6 +32,7 @@ def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
         )
 
 
+@pytest.mark.soak
 def test_three_scripts_learn_all_digits_though_each_sees_a_third_of_the_labels(
     tmp_path: Path,
 ) -> None:
