@@ -72,6 +72,8 @@ _LOOK_S: Final = 0.2
 _MEMORY_SHARE: Final = 0.25
 _COPIES: Final = 6
 """Vectors of an expert's size in memory: parameters, two of the optimizer, gradient, scratch, snapshot."""
+_EXPORT_TRIES: Final = 8
+"""For one expert, with a look at the directory in between."""
 _COMPLETE: Final = (
     "nothing: all batches are trained; it hosts experts for the others, and "
     "`murmura export PATH` writes the model"
@@ -484,18 +486,24 @@ class MoeMode:
         assert self._keeper is not None
         resources = self._resources
         own = peer.server.experts.get(uid)
-        if own is not None:
+        if own is not None and not own.frozen:
             return await resources.compute.run_own(part_of(own).snapshot)
         expected: dict[str, TensorSpec] = self._keeper.expected
         fetch = Fetch(
             resources.caller, resources.codec, expected, part=part_name(uid), version=None
         )
-        hosts = [claim.peer for claim in peer.view.hosts(uid, trio.current_time())]
-        try:
-            state = await fetch.run(hosts)
-        except FetchError as error:
-            raise ExportRefusedError(f"expert {uid} cannot be fetched: {error}") from error
-        return state.version, state.tensors
+        problem = "nobody hosts it"
+        for _ in range(_EXPORT_TRIES):
+            hosts = [claim.peer for claim in peer.view.hosts(uid, trio.current_time())]
+            try:
+                state = await fetch.run(hosts)
+            except FetchError as error:  # it may be changing hands
+                problem = str(error)
+                peer.search.refresh()
+                await trio.sleep(self._spec.refresh_s)
+                continue
+            return state.version, state.tensors
+        raise ExportRefusedError(f"expert {uid} cannot be fetched: {problem}")
 
 
 def _room(model: ByteTransformerSpec, spec: MoeSpec) -> int:

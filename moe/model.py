@@ -141,9 +141,8 @@ class LocalMixture(nn.Module):
         out = torch.zeros_like(rows)
         for column, expert in enumerate(self.experts.values()):
             row, place = (best.indices == column).nonzero(as_tuple=True)
-            if len(row):
-                y = expert(rows[row])  # (m, C)
-                out = out.index_add(0, row, weights[row, place, None] * y)
+            y = expert(rows[row])  # (m, C); m may be 0, and the expert's gradient is 0 then
+            out = out.index_add(0, row, weights[row, place, None] * y)
         return out.view(x.shape)
 
 

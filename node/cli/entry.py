@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "checkpoints": "List, verify or export the checkpoints on this machine.",
     "config": "Show or check the settings.",
     "doctor": "Look for what could keep a node on this machine from working.",
+    "experts": "List the experts of a moe run, or draw how they are used.",
     "version": "Print the version.",
 }
 """Name -> one line of help. Here, so that `murmura --help` imports no command."""

@@ -14,8 +14,8 @@ from swarm.data.errors import DataError
 from swarm.data.text import read_text
 
 NODES: Final = 5
-STEPS: Final = 150
-"""Of each trainer."""
+STEPS: Final = 220
+"""Of each trainer: as many as two swarms and three trainings in one process have time for in seven minutes."""
 GRID: Final = (4, 4)
 LAYERS: Final = 2
 STDLIB: Final = "{stdlib}/*.py"
@@ -68,8 +68,8 @@ context = 64
 
 [optimizer]
 kind = "adamw"
-lr = 0.003
-lr_min = 0.0003
+lr = 0.01
+lr_min = 0.001
 
 [training]
 batch = 8
