@@ -20,17 +20,18 @@ def export_checkpoints(
     path: Path, run: RunSpec, checkpoints: Sequence[Checkpoint], *, step: int | None
 ) -> dict[str, Any]:
     """Write the newest whole model among the checkpoints, or that of `step`. Raises NodeError."""
-    problem = "there is no checkpoint" + ("" if step is None else f" of step {step}")
+    problem = ""
     orders = {c.manifest.order for c in checkpoints if step in (None, c.manifest.version)}
     for order in sorted(orders, reverse=True):
         try:
             size_bytes = _write(path, run, [c for c in checkpoints if c.manifest.order == order])
         except (CheckpointRefusedError, ExportError) as error:
-            problem = f"step {order[1]}: {error}"
+            problem = problem or f"step {order[1]}: {error}"
         except OSError as error:
             raise NodeError(f"cannot write {path}: {error.strerror}") from error
         else:
             return {"path": str(path), "run": run.name, "step": order[1], "bytes": size_bytes}
+    problem = problem or "there is no checkpoint" + ("" if step is None else f" of step {step}")
     raise NodeError(problem, "--also DIR names the state folder of a node that holds the rest")
 
 

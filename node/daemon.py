@@ -68,15 +68,16 @@ class Startup:
     identity: Identity
     membership: Membership
     descriptors_max: int
+    new_epoch: bool = False
 
 
-def run_daemon(effective: Effective) -> None:
+def run_daemon(effective: Effective, *, new_epoch: bool = False) -> None:
     """Be a node until it has left. Raises NodeError for what a person can fix; returns after a drained stop."""
     config = effective.config
     logs.set_up(level=config.log_level, style=config.log_format)
     be_nice(config.nice)
     cap_library_threads(config.compute_threads)
-    with prepared(effective) as startup:
+    with prepared(effective, new_epoch=new_epoch) as startup:
         try:
             trio.run(serve, startup)
         except BaseExceptionGroup as group:
@@ -84,7 +85,9 @@ def run_daemon(effective: Effective) -> None:
 
 
 @contextmanager
-def prepared(effective: Effective, *, run: RunSpec | None = None) -> Iterator[Startup]:
+def prepared(
+    effective: Effective, *, run: RunSpec | None = None, new_epoch: bool = False
+) -> Iterator[Startup]:
     """Make the folders, take the lock, and settle identity and run; the socket goes when the block ends. Raises NodeError."""
     config, paths = effective.config, effective.paths
     paths.prepare()
@@ -96,6 +99,7 @@ def prepared(effective: Effective, *, run: RunSpec | None = None) -> Iterator[St
                 identity=identity,
                 membership=resolve(config, paths, identity.peer_id, run=run),
                 descriptors_max=raise_descriptor_limit(),
+                new_epoch=new_epoch,
             )
         finally:
             paths.socket.unlink(missing_ok=True)
@@ -177,6 +181,7 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
         checkpoints=Checkpoints(config, membership.folder, membership.run_id),
         memory=MemoryLimit(memory_max_bytes(config)),
         descriptors_max=startup.descriptors_max,
+        new_epoch=startup.new_epoch,
         started_unix_s=unix_s(),
         started_s=trio.current_time(),
     )

@@ -80,6 +80,8 @@ class Node:
     """Of this life of the node: another process with our identity has another one."""
     health: Health = field(default_factory=Health)
     twin: TwinWatch = field(default_factory=TwinWatch)
+    new_epoch: bool = False
+    """Of this start: an operator lets the run go on without a majority."""
     fatal: NodeError | None = None
     """Why this node has to leave, when it is for a person to do something about it."""
     founding_known: trio.Event = field(default_factory=trio.Event)

@@ -60,6 +60,7 @@ def wishes_of(config: NodeConfig) -> Wishes:
         memory_max_bytes=memory_max_bytes(config),
         threads=config.compute_threads,
         nice=config.nice,
+        begin_anew=config.new_swarm,
     )
 
 

@@ -50,7 +50,7 @@ def context_of(node: Node) -> RunContext:
         guard=node.guard,
         rates=node.rates,
         run_key=node.membership.run_key,
-        wishes=wishes_of(node.config),
+        wishes=dataclasses.replace(wishes_of(node.config), new_epoch=node.new_epoch),
         founding=lambda: _founding(node),
         folder=node.membership.folder,
         life=node.life,

@@ -27,6 +27,10 @@ class Wishes:
     """What this node may take in all; None: no bound."""
     threads: int = 1
     nice: int = 0
+    begin_anew: bool = False
+    """Look at nothing that was kept of the run: it begins again."""
+    new_epoch: bool = False
+    """Of this start alone: go on from the disks of those who are back, without a majority."""
 
 
 @dataclass(frozen=True, slots=True)

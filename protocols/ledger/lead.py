@@ -407,7 +407,12 @@ class Lead:
         What was disputed before comes last, so that it does not become the first claim.
         """
         standings = (self._standing(member) for member in self._view.members)
-        self._staffing = Staffing(standings, stages=self.settings.stages, step=self._record.step)
+        self._staffing = Staffing(
+            standings,
+            stages=self.settings.stages,
+            step=self._record.step,
+            epoch=self._record.epoch,
+        )
         disputed = self._coverage.disputed
         self._coverage = Coverage(self.settings.stages, self.full)
         for later in (False, True) if disputed else (False,):

@@ -90,6 +90,7 @@ from protocols.ledger.view import (
     unpack_ids,
 )
 
+NO_MAJORITY: Final = "no majority"
 _CONTACTS_MAX: Final = 256
 _ANYBODY_SENDS: Final = (JoinWanted, WorkWanted, Evaluated, RecordsWanted, Records)
 """No sign of life of a member: a node that lost its memory sends them too, and its former self is dead."""
@@ -107,6 +108,7 @@ class Ledger:
       rng: breaks symmetry between candidates; seeded by the simulator.
       founder: create the run: we are its only member, hosting `stage` (or stage 0).
       holds: the committed state this node still has from before it was expelled.
+      begins_with: the first record of an epoch that was agreed on without a ledger (protocols.ledger.restart).
       observer: never ask to join; follow the records, as the trainer of a node that hosts nothing needs.
     """
 
@@ -118,6 +120,7 @@ class Ledger:
         rng: random.Random,
         *,
         founder: bool = False,
+        begins_with: Record | None = None,
         observer: bool = False,
         stage: int | None = None,
         holds: HeldState | None = None,
@@ -174,6 +177,8 @@ class Ledger:
                 index=0, step=0, lead=me, members=(Member(me, incarnation, stage or 0, 0),)
             )
             self._startup = self._learn(now_s, genesis)
+        elif begins_with is not None:
+            self._startup = self._learn(now_s, begins_with)
 
     def _new_candidacy(self) -> Candidacy:
         return Candidacy(self.me, self.settings, self._pulse, self._rng)
@@ -184,6 +189,11 @@ class Ledger:
     def lead_peer(self) -> PeerID | None:
         """Who leads the next record, as far as we know."""
         return self._promised.peer if self.record is not None else None
+
+    @property
+    def lacks_majority(self) -> bool:
+        """Tell whether we are a member that can decide nothing, since too few others answer."""
+        return self.member is not None and self.waiting_because.startswith(NO_MAJORITY)
 
     @property
     def wake_at_s(self) -> float:
@@ -537,7 +547,8 @@ class Ledger:
             effects.append(DiscardGradient())
         self.tally.frozen = False
         if admitted and record.index > 0:
-            self.synced = record.step == 0 or self.holds == HeldState(member.stage, record.step)
+            present = HeldState(member.stage, record.step, record.epoch)
+            self.synced = record.step == 0 or self.holds == present
             self.holds = None  # from here on the state we had is the stage's, or is given up
         if (admitted and record.index > 0) or (fenced and not self.synced):
             replicas = self.view.replicas(member.stage)
@@ -683,6 +694,8 @@ class Ledger:
             return "not your ballot"
         if record.index != self.record.index + 1 or record.previous != self._digest:
             return "the record does not follow ours"
+        if record.epoch != self.record.epoch:
+            return "the epoch is another one"
         if record.step != self.record.step + (1 if record.commits_step else 0):
             return "the step does not follow ours"
         problem = self._why_not_after(record)
@@ -757,7 +770,7 @@ class Ledger:
         if promises is None:
             missing = self._candidacy.missing(self.view)
             self.waiting_because = (
-                f"no majority: {missing} of {len(self.view)} members do not answer"
+                f"{NO_MAJORITY}: {missing} of {len(self.view)} members do not answer"
             )
             return []
         self.waiting_because = ""

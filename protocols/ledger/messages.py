@@ -84,6 +84,8 @@ class HeldState:
 
     stage: Annotated[int, Range(0, 1023)]
     step: Natural
+    epoch: Natural = 0
+    """In which it was committed: a step may come again in a later one."""
 
 
 @dataclass(frozen=True, slots=True)

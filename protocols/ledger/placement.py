@@ -35,14 +35,17 @@ class Staffing:
     """The members by stage. Kept up to date member by member: a lead asks it at every report.
 
     Args:
-      step: last committed step; at 0 every node can build the state of every stage by itself.
+      epoch, step: of the last record; at step 0 every node can build the state of every stage by itself.
     """
 
-    __slots__ = ("_leaving", "_staying", "stages", "step")
+    __slots__ = ("_leaving", "_staying", "epoch", "stages", "step")
 
-    def __init__(self, standings: Iterable[Standing], *, stages: int, step: int) -> None:
+    def __init__(
+        self, standings: Iterable[Standing], *, stages: int, step: int, epoch: int = 0
+    ) -> None:
         self.stages = stages
         self.step = step
+        self.epoch = epoch
         self._staying: list[dict[PeerID, Standing]] = [{} for _ in range(stages)]
         self._leaving: list[dict[PeerID, Standing]] = [{} for _ in range(stages)]
         for standing in standings:
@@ -60,7 +63,7 @@ class Staffing:
     def of(self, members: Iterable[Member], *, step: int) -> Staffing:
         """Return the staffing by these members; one that has been marked anew since has counted nothing, and holds nothing."""
         standings = (self._find(member) or unknown(member) for member in members)
-        return Staffing(standings, stages=self.stages, step=step)
+        return Staffing(standings, stages=self.stages, step=step, epoch=self.epoch)
 
     def _find(self, member: Member) -> Standing | None:
         found = self._staying[member.stage].get(member.peer)
@@ -71,7 +74,7 @@ class Staffing:
         """Return the stage whose present state the newcomer holds, its own wish, or the one with the fewest members."""
         if (
             join.holds is not None
-            and join.holds.step == self.step
+            and (join.holds.epoch, join.holds.step) == (self.epoch, self.step)
             and join.holds.stage < self.stages
         ):
             return join.holds.stage

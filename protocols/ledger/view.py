@@ -112,7 +112,7 @@ class Record:
 
     index: Index
     epoch: Natural = 0
-    """Raised when survivors went on without a quorum of the view before (not built yet: see README.md)."""
+    """Raised when the run went on from checkpoints (protocols.ledger.restart): its steps may come again."""
     step: Index
     """The last committed optimizer step, this record's own included."""
     lead: PeerID

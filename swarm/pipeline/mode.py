@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 import trio
+from torch import Tensor
 
 from protocols.frames import Limits
 from protocols.ledger.member import Ledger
+from protocols.ledger.restart_messages import Claim
 from protocols.ledger.view import Record
 from protocols.run.pipeline import pipeline_of
 from protocols.schema import encode
@@ -26,7 +28,8 @@ from swarm.pipeline.export import export_run
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.info import JOURNAL, MODE
 from swarm.pipeline.journal import Journal
-from swarm.pipeline.peer import PipelinePeer
+from swarm.pipeline.peer import PipelinePeer, RestartOptions
+from swarm.pipeline.restarting import read_disk
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
 from swarm.presence import Presence
 from swarm.resources import Resources
@@ -90,10 +93,13 @@ class PipelineMode:
         self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         context, wishes = self._context, self._context.wishes
-        founder = await context.founding()
+        restart = None if self._begun else await self._from_disk()
+        # Who has been in the run before does not begin it anew: it goes on from its disk, or joins.
+        founder = restart is None and await context.founding()
         options = PeerOptions(
             founder=founder and not self._begun,  # a restarted service joins the run that it began
             observer=not wishes.host,
+            restart=restart,
             stage=wishes.stage,
         )
         rng = random.Random(context.rng.getrandbits(64))
@@ -221,6 +227,9 @@ class PipelineMode:
     def _waiting_for(self, ledger: Ledger) -> str | None:
         if self._complete and not ledger.leaving:
             return _COMPLETE
+        peer = self._peer
+        if peer is not None and peer.restarting is not None and peer.restarting.mutes_ledger:
+            return peer.restarting.core.waiting_because
         return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
 
     def _waits_to_begin(self, ledger: Ledger) -> bool:
@@ -240,6 +249,30 @@ class PipelineMode:
             refuses_work=self._context.refuses_work,
             stepped=self._stepped,
         )
+
+    async def _from_disk(self) -> RestartOptions | None:
+        """Return what this node can go on from; None when it is nothing, or when it is to start anew."""
+        wishes, keeper = self._context.wishes, self._context.keeper
+        if not wishes.host or wishes.begin_anew:
+            return None
+        # Whole before it is claimed: others will count on it.
+        verified = [
+            checkpoint
+            for checkpoint in await keeper.scan(self._spec.steps)
+            if await keeper.load(checkpoint, None) is not None
+        ]
+        folder = self._context.folder
+        found = await trio.to_thread.run_sync(read_disk, folder, folder / JOURNAL, verified)
+        if found is None:
+            return None
+
+        async def load(claim: Claim) -> Mapping[str, Tensor] | None:
+            step = found.steps[claim.lineage]
+            self._steps_lately[step.step] = step
+            return await keeper.load(found.checkpoints[claim.root], None)
+
+        log.info("back with checkpoints: newest_step=%d", found.disk.claims[0].step)
+        return RestartOptions(found=found, folder=folder, load=load, new_epoch=wishes.new_epoch)
 
     async def _stepped(self, part: Part) -> None:
         if self._resources is not None:

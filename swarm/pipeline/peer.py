@@ -13,11 +13,14 @@ import dataclasses
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias, assert_never
 
 import trio
+from torch import Tensor
 
 from protocols.errors import RemoteProtocolError
 from protocols.ids import PeerID
@@ -59,6 +62,13 @@ from protocols.ledger.messages import (
     decode_message_untrusted,
     encode_message,
 )
+from protocols.ledger.restart_messages import (
+    Back,
+    Claim,
+    Running,
+    decode_restart_untrusted,
+    encode_restart,
+)
 from protocols.ledger.trainer import (
     AskClaim,
     AskSettle,
@@ -98,6 +108,7 @@ from swarm.hosting.compute import ComputeThread
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
+from swarm.pipeline.restarting import RESTART_SERVICE, FromDisk, Restarting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
 from swarm.pipeline.trainer_shell import TrainerShell
@@ -108,6 +119,7 @@ log = logging.getLogger(__name__)
 LEDGER_SERVICE: Final = "ledger"
 _PROBE_AFTER_S: Final = 0.2
 _PROBE_S: Final = 1.0
+_MUTED_S: Final = 0.5
 _SAY_STEPS_S: Final = 10.0
 """Records that change no members are told so often; all of them at debug."""
 _FAREWELL_S: Final = 5.0
@@ -138,6 +150,17 @@ def ledger_settings(run: RunSpec) -> LedgerSettings:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartOptions:
+    """For a node that comes back with checkpoints."""
+
+    found: FromDisk
+    folder: Path
+    load: Callable[[Claim], Awaitable[Mapping[str, Tensor] | None]]
+    """None when the file is not what it was when it was claimed."""
+    new_epoch: bool = False
+
+
 class PipelinePeer:
     """The ledger, the trainer and the hosted stage of one node.
 
@@ -166,6 +189,7 @@ class PipelinePeer:
         observer: bool = False,
         stage: int | None = None,
         in_flight: int = 4,
+        restart: RestartOptions | None = None,
     ) -> None:
         self.run_spec = run
         self.me = me
@@ -196,12 +220,24 @@ class PipelinePeer:
         self._last: Record | None = None
         self._companions: set[PeerID] = set()
         """Members before and after the last record."""
+        self._beginning = False
+        """The checkpoint is being loaded with which we become a member."""
         self._saying_farewell = False
         self._said_step_s = -math.inf
         self._reduce_scope: trio.CancelScope | None = None
         self._reduced: dict[bytes, ReducedGradient] = {}
         """By hash, of the next record only: what a record that is learned may name."""
+        self._incarnation = rng.getrandbits(62)
         self.ledger = self._new_ledger(None)
+        self.restarting: Restarting | None = None
+        """While this node is back from its disk, until it is in the run."""
+        self._restart_options = restart
+        if restart is not None:
+            self.restarting = Restarting(
+                me, self._incarnation, self.settings, restart.found, caller, restart.folder,
+                random.Random(rng.getrandbits(64)), new_epoch=restart.new_epoch,
+                begin=self._begin_again, note=hooks.record_learned,
+            )  # fmt: skip
         self.state = StageState(
             run,
             caller,
@@ -258,6 +294,8 @@ class PipelinePeer:
             if self._founder:
                 await self._found()
             self._nursery = nursery
+            if self.restarting is not None:
+                nursery.start_soon(self.restarting.run)
             self._caller.on_unreachable = self.peer_unreachable
             task_status.started()
             await self._driver.run()
@@ -291,6 +329,18 @@ class PipelinePeer:
             self._take(incoming.peer, message)
         return Answer()
 
+    async def answer_restart(self, incoming: Incoming) -> Answer:
+        """Take one cast of the `restart` service. Who is in the run, and can decide, says so to who is back."""
+        message = decode_restart_untrusted(incoming.message)
+        record = self.ledger.record
+        if self.ledger.member is not None and record is not None:
+            if isinstance(message, Back) and not self.ledger.lacks_majority:
+                running = encode_restart(Running(record))
+                self._caller.cast_nowait(incoming.peer, RESTART_SERVICE, running)
+        elif self.restarting is not None:
+            self.restarting.heard(incoming.peer, message)
+        return Answer()
+
     async def answer_stage(self, incoming: Incoming) -> Answer:
         """Answer one call of the `stage` service."""
         if self.host is None:
@@ -299,7 +349,10 @@ class PipelinePeer:
 
     def knows(self, peer: PeerID) -> bool:
         """Tell whether records are to be expected from this peer."""
-        return self.ledger.knows(peer)
+        restarting = self.restarting
+        return self.ledger.knows(peer) or (
+            restarting is not None and peer in restarting.core.members
+        )
 
     @property
     def diverged(self) -> str:
@@ -344,7 +397,7 @@ class PipelinePeer:
             self._do(effect)
 
     def _take(self, peer: PeerID, message: Message) -> None:
-        if self._founder:
+        if self._founder or self._is_muted:
             return
         now_s = trio.current_time()
         if isinstance(message, Lease) and peer in self.ledger.view:
@@ -405,7 +458,7 @@ class PipelinePeer:
     # --- time ---
 
     def _tick(self, now_s: float) -> None:
-        if now_s >= self.ledger.wake_at_s:
+        if now_s >= self.ledger.wake_at_s and not self._is_muted:
             self.feed(Tick(now_s))
         if now_s >= self.trainer.wake_at_s:
             self.feed(TrainerTick(now_s))
@@ -415,20 +468,51 @@ class PipelinePeer:
         lead = self.ledger.lead_peer
         if lead is not None:
             self.trainer.rewire(lead)
-        return min(self.ledger.wake_at_s, self.trainer.wake_at_s)
+        ledger_s = trio.current_time() + _MUTED_S if self._is_muted else self.ledger.wake_at_s
+        return min(ledger_s, self.trainer.wake_at_s)
+
+    # --- back from the disk ---
+
+    @property
+    def _is_muted(self) -> bool:
+        """Nobody is asked to let us in, nor believed that it did, while we may be about to begin an epoch."""
+        return self._beginning or (self.restarting is not None and self.restarting.mutes_ledger)
+
+    def _begin_again(self, record: Record, claim: Claim) -> None:
+        assert self._nursery is not None
+        self._beginning = True
+        self._nursery.start_soon(self._load_and_begin, record, claim)
+
+    async def _load_and_begin(self, record: Record, claim: Claim) -> None:
+        """Become a member by the first record of an epoch, with the state that it goes on from."""
+        assert self._restart_options is not None
+        holds: HeldState | None = None
+        tensors = await self._restart_options.load(claim)
+        if tensors is not None:
+            holds = await self.state.resume(claim.stage, tensors, record.epoch)
+        log.warning(
+            "epoch %d begins: step=%d members=%d", record.epoch, record.step, len(record.members)
+        )
+        self.ledger = self._new_ledger(holds, begins_with=record)
+        self._beginning = False
+        for effect in self.ledger.start():
+            self._do(effect)
+        self.feed(ContactsFound(trio.current_time(), self._contacts))
 
     # --- membership ---
 
-    def _new_ledger(self, holds: HeldState | None) -> Ledger:
+    def _new_ledger(self, holds: HeldState | None, begins_with: Record | None = None) -> Ledger:
+        incarnation = self._rng.getrandbits(62) if begins_with is None else self._incarnation
         return Ledger(
             self.me,
-            self._rng.getrandbits(62),
+            incarnation,
             self.settings,
             random.Random(self._rng.getrandbits(64)),
             founder=self._founder,
             observer=self._observer,
             stage=self._wanted_stage,
             holds=holds,
+            begins_with=begins_with,
             now_s=trio.current_time(),
         )
 
@@ -443,6 +527,8 @@ class PipelinePeer:
         before = self._last.members if self._last is not None else ()
         self._companions = {member.peer for member in (*before, *record.members)} - {self.me}
         self._last = record
+        if self.restarting is not None and record.view.find(self.me) is not None:
+            self.restarting.in_run()
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)

@@ -20,8 +20,9 @@ from protocols.state_calls import STATE_SERVICE
 from swarm.calls import Guard
 from swarm.endpoints import Endpoint
 from swarm.pipeline.hooks import PeerHooks
-from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer
+from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer, RestartOptions
 from swarm.pipeline.reduction import REDUCE_SERVICE
+from swarm.pipeline.restarting import RESTART_SERVICE
 from swarm.pipeline.rumours import Rumours
 from swarm.pipeline.trainer_shell import STAGE_SERVICE
 from swarm.resources import Resources
@@ -42,6 +43,8 @@ class PeerOptions:
     """Host nothing; only train."""
     stage: int | None = None
     """The stage we would like to host; None leaves it to the lead."""
+    restart: RestartOptions | None = None
+    """What this node has of the run on its disk."""
     in_flight: int = 4
     """Microbatches our trainer works on at once."""
 
@@ -76,6 +79,7 @@ async def open_peer(
             observer=options.observer,
             stage=options.stage,
             in_flight=options.in_flight,
+            restart=options.restart,
         )
         guard.counts_on = peer.counts_on
         try:
@@ -89,7 +93,7 @@ async def open_peer(
 
 
 def wire_of(peer: PipelinePeer) -> Mapping[str, Endpoint]:
-    """Return the services `ledger`, `stage`, `reduce` and `state`, answered by this peer.
+    """Return the services `ledger`, `restart`, `stage`, `reduce` and `state`, answered by this peer.
 
     What a peer may send is bounded: tensors come with work only, long headers are records, from who decides them.
     """
@@ -105,6 +109,7 @@ def wire_of(peer: PipelinePeer) -> Mapping[str, Endpoint]:
 
     return {
         LEDGER_SERVICE: Endpoint(peer.answer_ledger, of_ledger),
+        RESTART_SERVICE: Endpoint(peer.answer_restart, of_ledger),
         STAGE_SERVICE: Endpoint(peer.answer_stage, lambda sender: work),
         REDUCE_SERVICE: Endpoint(peer.reduction.answer, short),
         STATE_SERVICE: Endpoint(peer.snapshots.answer, short),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import trio
+from torch import Tensor
 
 from protocols.core import Tick
 from protocols.errors import LocalProtocolError
@@ -149,6 +150,8 @@ class StageState:
         self.host: StageHost | None = None
         self.stage: int | None = None
         """The one the ledger admitted us to; the host of another may still be there for a moment."""
+        self._epoch = 0
+        """In which the last step was committed."""
         self.fetched_bytes = 0
         self.fetch_seconds: float | None = None
         self.snapshots = Snapshots(self._part, compute, codec)
@@ -180,10 +183,21 @@ class StageState:
         await self._build(stage)
         self._serve()
 
+    async def resume(self, stage: int, tensors: Mapping[str, Tensor], epoch: int) -> HeldState:
+        """Build a stage with the state of a checkpoint, before the ledger says that we host it."""
+        hosted = await self._compute.run_own(HostedStage, self._run_spec, stage)
+        await self._compute.run_own(hosted.load, tensors)  # refuses other names, shapes and dtypes
+        self.stage, self._epoch = stage, epoch
+        self.host = self._owner.open_host(hosted)
+        self.host.committed_step = hosted.version
+        self.host.loaded = True
+        return HeldState(stage, hosted.version, epoch)
+
     def admitted(self, effect: Admitted) -> None:
         """Get the state of the stage we were admitted to; `owner.loaded` or `load_failed` says how it ended."""
         self._give_up_loading()
         self._loading = loading = _Loading(effect, steps=self._steps)
+        self._epoch = effect.record.epoch
         self._built = trio.Event()
         self._offer = None
         self.stage = effect.stage
@@ -197,6 +211,7 @@ class StageState:
 
     def apply(self, record: Record, reduced: ReducedGradient) -> None:
         """Do the optimizer step of a record, when the state is there."""
+        self._epoch = record.epoch
         if self._loading is not None:
             self._loading.keep(record, reduced)
             return
@@ -222,7 +237,7 @@ class StageState:
         self.discard()
         if self.host is None or not self.host.loaded:
             return None
-        return HeldState(self.host.stage.stage, self.host.committed_step)
+        return HeldState(self.host.stage.stage, self.host.committed_step, self._epoch)
 
     # --- what the peer asks ---
 

@@ -33,7 +33,6 @@ MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
 NOTE_BYTES_MAX: Final = 4 * 1024 * 1024
 TENSORS_SUFFIX: Final = ".safetensors"
 MANIFEST_SUFFIX: Final = ".json"
-PARTIAL_SUFFIX: Final = ".partial"
 _READ_BYTES: Final = 1024 * 1024
 HexDigest = Annotated[str, Size(64, 64)]
 
@@ -200,17 +199,23 @@ def to_json(manifest: CheckpointManifest) -> bytes:
 def expired(
     checkpoints: list[Checkpoint], *, kept: int, age_max_s: float, now_unix_s: float
 ) -> list[Checkpoint]:
-    """Return what may be deleted: of each part all but the newest `kept`, and what is too old. The newest of all stays."""
-    by_part: dict[str, int] = {}
-    gone = []
-    newest = max(checkpoints, key=lambda c: c.manifest.order, default=None)
-    for checkpoint in sorted(checkpoints, key=lambda c: c.manifest.order, reverse=True):
-        manifest = checkpoint.manifest
-        by_part[manifest.part] = by_part.get(manifest.part, 0) + 1
-        too_old = now_unix_s - manifest.written_unix_s > age_max_s
-        if checkpoint is not newest and (by_part[manifest.part] > kept or too_old):
-            gone.append(checkpoint)
-    return gone
+    """Return what may be deleted: of each part all but the newest `kept`, and what is too old. The newest of all stays.
+
+    So do those that others, who write more rarely, are likely to have as well: for a part that is written at multiples of
+    n, the newest multiples of 2n, 4n and 8n (see swarm.state.cadence).
+    """
+    newest_first = sorted(checkpoints, key=lambda c: c.manifest.order, reverse=True)
+    stay = set(newest_first[:1])
+    for part in {c.manifest.part for c in checkpoints}:
+        of_part = [c for c in newest_first if c.manifest.part == part]
+        newest = of_part[:kept]
+        interval = max(c.manifest.version & -c.manifest.version for c in newest)
+        recent = newest + [
+            next((c for c in of_part if c.manifest.version % (interval << k) == 0), newest[0])
+            for k in (1, 2, 3)
+        ]
+        stay |= {c for c in recent if now_unix_s - c.manifest.written_unix_s <= age_max_s}
+    return [c for c in newest_first if c not in stay]
 
 
 def delete(checkpoint: Checkpoint) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -25,7 +23,6 @@ from protocols.frames import TensorSpec
 from protocols.ids import RunID
 from swarm.state.checkpoint import (
     FORMAT,
-    PARTIAL_SUFFIX,
     TENSORS_SUFFIX,
     Checkpoint,
     CheckpointManifest,
@@ -35,6 +32,7 @@ from swarm.state.checkpoint import (
     to_json,
     verify,
 )
+from swarm.state.files import replacing, write_all
 from swarm.state.manifest import NamedSpec
 from swarm.state.part import PartFacts
 from swarm.tensors.wire import bytes_of, check_finite_untrusted, spec_of
@@ -63,7 +61,7 @@ def write_checkpoint(
     stem = stem_of(facts.epoch, version)
     specs = {name: spec_of(tensors[name]) for name in sorted(tensors)}
     about = {"run": str(run), "part": part, "version": version}
-    with _replacing(place / (stem + TENSORS_SUFFIX)) as file:
+    with replacing(place / (stem + TENSORS_SUFFIX)) as file:
         byte_count, sha256 = _write_safetensors(file, tensors, specs, about)
     manifest = CheckpointManifest(
         format=FORMAT,
@@ -80,33 +78,9 @@ def write_checkpoint(
         note=base64.b64encode(facts.note).decode(),
     )
     checkpoint = Checkpoint(place, manifest)
-    with _replacing(checkpoint.manifest_file) as file:
-        _write_all(file, memoryview(to_json(manifest)))
+    with replacing(checkpoint.manifest_file) as file:
+        write_all(file, to_json(manifest))
     return checkpoint
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name; it takes its own once all of it is on disk. Raises OSError."""
-    temporary = path.with_name(path.name + PARTIAL_SUFFIX)
-    try:
-        with cast("BinaryIO", temporary.open("wb", buffering=0)) as file:
-            yield file
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name on disk as well: without this a power cut may take it back."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_safetensors(
@@ -132,16 +106,10 @@ def _write_safetensors(
     pieces = (memoryview(struct.pack("<Q", len(raw)) + raw), *(bytes_of(tensors[n]) for n in specs))
     for view in pieces:
         for start in range(0, len(view), _WRITE_BYTES):
-            _write_all(file, view[start : start + _WRITE_BYTES])
+            write_all(file, view[start : start + _WRITE_BYTES])
             digest.update(view[start : start + _WRITE_BYTES])
         written += len(view)
     return written, digest.hexdigest()
-
-
-def _write_all(file: BinaryIO, data: memoryview) -> None:
-    """Write all of it; a disk that fills up takes what fits, and then raises OSError."""
-    while data:
-        data = data[file.write(data) :]
 
 
 def load_checkpoint(

@@ -95,9 +95,13 @@ class ProcessSwarm:
         """Start a node with these flags, which say how it gets into the run."""
         common = ("--data", str(self.folder / "text"), "--threads", "1", "--nice", "0")
         node = ForkedDaemon(self.folder / name, *flags, *common)
+        self.adopt(name, node)
+        return node
+
+    def adopt(self, name: str, node: ForkedDaemon) -> None:
+        """Look after a node that was started otherwise."""
         self._started.append(node)
         self.nodes[name] = node
-        return node
 
     def invite(self, *but: Daemon | None) -> str:
         """Return the invite of a node that runs."""

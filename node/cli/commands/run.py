@@ -86,8 +86,13 @@ def _text(default: Any) -> str:
 @click.option(
     "--config", "config_file", metavar="FILE", help="A settings file other than the usual one."
 )
+@click.option(
+    "--new-epoch",
+    is_flag=True,
+    help="Of this start alone: go on from the disks of who is back, though a majority is missing.",
+)
 @_flags
-def command(*, config_file: str | None, **flags: Any) -> None:
+def command(*, config_file: str | None, new_epoch: bool, **flags: Any) -> None:
     """Be a node, in the foreground, until SIGTERM or `murmura drain`.
 
     Every flag can also be a line of the settings file or a MURMURA_ variable; `murmura config show` lists them.
@@ -103,7 +108,7 @@ def command(*, config_file: str | None, **flags: Any) -> None:
         check_fits(run, effective.config)
     from node.daemon import run_daemon
 
-    run_daemon(effective)
+    run_daemon(effective, new_epoch=new_epoch)
     _exit_now()
 
 

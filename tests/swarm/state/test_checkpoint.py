@@ -211,6 +211,8 @@ def test_old_ones_go_by_count_and_by_age_but_the_newest_stays(tmp_path: Path) ->
     here, _ = scan(tmp_path, RUN)
     gone = expired(here, kept=3, age_max_s=1e9, now_unix_s=2000.0)
     assert [c.manifest.version for c in gone] == [2, 1]
+    gone = expired(here, kept=1, age_max_s=1e9, now_unix_s=2000.0)
+    assert [c.manifest.version for c in gone] == [3, 2, 1]  # 4: who writes more rarely has it
     gone = expired(here, kept=3, age_max_s=10.0, now_unix_s=5000.0)
     assert [c.manifest.version for c in gone] == [4, 3, 2, 1]
     moved = dataclasses.replace(here[0].manifest, part="stage/1", version=1)

@@ -1,0 +1,579 @@
+"""How a run goes on that has lost all of its members at once: on which step, with whom, agreed once. A pure core.
+
+Each node that comes back with checkpoints tells the members of the newest record that it knows what it has. A quorum of
+the members that the newest record of all names decides the first record of the next epoch: it goes on from the newest
+step of which every stage is on some of their disks, with the nodes that hold it.
+
+Rules of this file:
+  - Deciding is single-decree Paxos, one instance per epoch. What a node promises or accepts is on its disk before it is
+    sent (`WriteVote`), so a node that loses power again cannot take it back.
+  - The acceptors are the members of the newest record. A quorum of them that is back from the disk means that no quorum
+    of the old epoch lives; so the old epoch decides nothing any more.
+  - A first record whose members have gone again, before anybody went on from it, is still the newest record: its own
+    members decide the epoch after it.
+  - A checkpoint counts if it is of the newest record's history: of its epoch, or of a step at or before its beginning.
+    All others were overtaken; a node that has only those joins as a newcomer.
+  - Replicas with different files for one step cannot both be right: the file that most have is taken, the others join.
+  - Only members of the newest record that we know are listened to. They are believed, as everywhere in the ledger.
+
+| phase | what ends it |
+|---|---|
+| waiting | a record that names us: we begin. The word of a member that the run goes on: we join |
+| joining | the shell says that we are in; or, after a while, nothing: waiting again |
+| done | |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeAlias, assert_never
+
+from protocols.core import Tick
+from protocols.ids import PeerID
+from protocols.ledger.events import LedgerSettings
+from protocols.ledger.restart_messages import (
+    Back,
+    Claim,
+    Decided,
+    RestartAccept,
+    RestartAccepted,
+    RestartMessage,
+    RestartPrepare,
+    RestartPromise,
+    RestartRefused,
+    Running,
+)
+from protocols.ledger.view import ROUND_MAX, Ballot, Member, Record, View, shape_problem
+from protocols.schema import Natural, Range
+
+EPOCH_GAP: Final = 1024
+"""Indices left out between two epochs: more than any member may be ahead of the newest record that is known."""
+_PRESENT_BEATS: Final = 6
+"""A peer that was not heard for so many beats is gone again."""
+_SETTLE_SILENCES: Final = 3.0
+"""How long others that may come back are waited for once a quorum is there."""
+_TRY_SILENCES: Final = 4.0
+_JOIN_SILENCES: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What an acceptor must not forget."""
+
+    epoch: Natural
+    promised: Ballot
+    accepted_at: Ballot | None = None
+    accepted: Record | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What a node finds on its disk when it comes back."""
+
+    newest: Record
+    """By epoch and index, of its journal, its checkpoints and its vote."""
+    began_at: Annotated[int, Range(0)] = 0
+    """The step at which that record's epoch began."""
+    claims: tuple[Claim, ...] = ()
+    """Newest first."""
+    vote: Vote | None = None
+
+
+# --- events ---
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    now_s: float
+    peer: PeerID
+    message: RestartMessage
+
+
+@dataclass(frozen=True, slots=True)
+class VoteWritten:
+    """The oldest WriteVote is on disk, or could not be written."""
+
+    now_s: float
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InRun:
+    """The ledger says that we are a member."""
+
+    now_s: float
+
+
+Event: TypeAlias = Tick | Heard | VoteWritten | InRun
+
+
+# --- effects ---
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Cast a message; never to ourselves."""
+
+    peer: PeerID
+    message: RestartMessage
+
+
+@dataclass(frozen=True, slots=True)
+class WriteVote:
+    """Have this on disk, then say VoteWritten. One after the other."""
+
+    vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class NoteEpoch:
+    """An epoch began with this record, without us: keep that for the next time."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """We are a member by this record: load this checkpoint and go on."""
+
+    record: Record
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The run goes on without us: join it as a newcomer. Comes again with False when that leads to nothing."""
+
+    wanted: bool
+
+
+Effect: TypeAlias = Tell | WriteVote | NoteEpoch | Begin | Join
+
+
+class Phase(enum.Enum):
+    WAITING = enum.auto()
+    JOINING = enum.auto()
+    DONE = enum.auto()
+
+
+@dataclass(slots=True)
+class _Try:
+    """One ballot of ours."""
+
+    ballot: Ballot
+    until_s: float
+    promises: dict[PeerID, RestartPromise] = dataclasses.field(default_factory=dict)
+    record: Record | None = None
+    """What we propose, once a quorum has promised."""
+    accepted: set[PeerID] = dataclasses.field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A step that is complete among those present, and who holds what of it."""
+
+    step: int
+    holders: Mapping[PeerID, int]
+    """Peer -> stage, of those with the file that most have."""
+
+
+class Restart:
+    """One node's part in starting a run again.
+
+    Args:
+      incarnation: of the member that we shall be.
+      new_epoch: an operator's word that those who are back may go on without a quorum.
+    """
+
+    def __init__(
+        self,
+        me: PeerID,
+        incarnation: int,
+        settings: LedgerSettings,
+        disk: Disk,
+        rng: random.Random,
+        *,
+        now_s: float,
+        new_epoch: bool = False,
+    ) -> None:
+        self.me = me
+        self.phase = Phase.WAITING
+        self.waiting_because = "back from the disk, looking for the others"
+        self._incarnation = incarnation
+        self._settings = settings
+        self._rng = rng
+        self._new_epoch = new_epoch
+        self._newest = disk.newest
+        self._began_at = disk.began_at
+        self._claims = disk.claims
+        self._vote = disk.vote
+        self._replies: deque[Tell] = deque()
+        """What waits for its vote to be on disk, oldest first."""
+        self._backs: dict[PeerID, tuple[float, Back]] = {}
+        self._try: _Try | None = None
+        self._round_seen = disk.vote.promised.round if disk.vote is not None else 0
+        self._settled_at_s = now_s + _SETTLE_SILENCES * settings.silence_s
+        self._not_before_s = now_s
+        self._join_until_s = math.inf
+        self._next_beat_s = now_s
+
+    @property
+    def wake_at_s(self) -> float:
+        return math.inf if self.phase is Phase.DONE else self._next_beat_s
+
+    @property
+    def members(self) -> View:
+        """Who decides how the run goes on."""
+        return self._newest.view
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Take one event; return what to do, in order."""
+        if isinstance(event, VoteWritten):
+            return self._written(event)
+        if self.phase is Phase.DONE:
+            return []
+        match event:
+            case Tick():
+                return self._tick(event.now_s)
+            case Heard():
+                return self._heard(event.now_s, event.peer, event.message)
+            case InRun():
+                self.phase = Phase.DONE
+                return []
+            case _:
+                assert_never(event)
+
+    # --- what others say ---
+
+    def _heard(self, now_s: float, peer: PeerID, message: RestartMessage) -> list[Effect]:
+        if peer not in self.members or peer == self.me:
+            return []
+        match message:
+            case Back():
+                return self._back(now_s, peer, message)
+            case Running():
+                return self._running(now_s, message.record)
+            case Decided():
+                return self._decided(now_s, message.record)
+            case RestartPrepare() | RestartAccept():
+                return self._asked(peer, message)
+            case RestartPromise() | RestartAccepted() | RestartRefused():
+                return self._answered(now_s, peer, message)
+            case _:
+                assert_never(message)
+
+    def _back(self, now_s: float, peer: PeerID, back: Back) -> list[Effect]:
+        if shape_problem(back.newest, stages=self._settings.stages) is not None:
+            return []
+        if peer not in self._backs:
+            self._settled_at_s = now_s + _SETTLE_SILENCES * self._settings.silence_s
+        self._backs[peer] = now_s, back
+        if _order(back.newest) > _order(self._newest):
+            self._learn(back.newest, back.began_at)
+        return []
+
+    def _learn(self, newest: Record, began_at: int) -> None:
+        """There is a newer record: its members decide, and what was tried before is void."""
+        self._newest, self._began_at = newest, began_at
+        self._backs = {peer: found for peer, found in self._backs.items() if peer in newest.view}
+        self._try = None
+
+    def _running(self, now_s: float, record: Record) -> list[Effect]:
+        if self.phase is not Phase.WAITING or shape_problem(record, stages=self._settings.stages):
+            return []
+        begin = self._begin(record)
+        if begin:
+            return begin
+        self.phase = Phase.JOINING
+        self._join_until_s = now_s + _JOIN_SILENCES * self._settings.silence_s
+        self.waiting_because = "the run goes on: joining it as a newcomer"
+        return [Join(True)]
+
+    def _decided(self, now_s: float, record: Record) -> list[Effect]:
+        """A first record of an epoch. If it does not name us as we are now, its members decide what follows."""
+        if _order(record) <= _order(self._newest):
+            return []
+        if shape_problem(record, stages=self._settings.stages) is not None:
+            return []
+        begin = self._begin(record) if self.phase is Phase.WAITING else []
+        if begin:
+            return begin
+        self._learn(record, record.step)
+        return [NoteEpoch(record)]
+
+    def _begin(self, record: Record) -> list[Effect]:
+        """Become a member, if this record names us in this life, and we have what it goes on from."""
+        member = record.view.find(self.me)
+        if member is None or member.incarnation != self._incarnation:
+            return []
+        for claim in self._claims:
+            if (claim.stage, claim.step) == (member.stage, record.step) and self._counts(claim):
+                self.phase = Phase.DONE
+                return [Begin(record, claim)]
+        return []
+
+    # --- acceptor ---
+
+    def _asked(self, peer: PeerID, asked: RestartPrepare | RestartAccept) -> list[Effect]:
+        """Promise or accept, unless we have promised more. Nobody who goes, or has gone, on with the run votes."""
+        if self.phase is not Phase.WAITING or asked.epoch != self._newest.epoch + 1:
+            return []
+        ballot = asked.ballot
+        if self.me not in self.members or ballot.peer != peer or ballot.round > ROUND_MAX:
+            return []
+        self._round_seen = max(self._round_seen, ballot.round)
+        vote = self._present_vote()
+        if vote is not None and ballot < vote.promised:
+            return [Tell(peer, RestartRefused(asked.epoch, vote.promised))]
+        reply: RestartMessage
+        if isinstance(asked, RestartPrepare):
+            accepted_at = vote.accepted_at if vote is not None else None
+            accepted = vote.accepted if vote is not None else None
+            vote = Vote(
+                epoch=asked.epoch, promised=ballot, accepted_at=accepted_at, accepted=accepted
+            )
+            reply = RestartPromise(asked.epoch, ballot, accepted_at, accepted)
+        else:
+            if self._why_not(asked.record) is not None:
+                return []
+            vote = Vote(
+                epoch=asked.epoch, promised=ballot, accepted_at=ballot, accepted=asked.record
+            )
+            reply = RestartAccepted(asked.epoch, ballot)
+        return self._write(vote, Tell(peer, reply))
+
+    def _present_vote(self) -> Vote | None:
+        """Return our vote for the next epoch; those for epochs that have begun are history."""
+        vote = self._vote
+        return vote if vote is not None and vote.epoch == self._newest.epoch + 1 else None
+
+    def _why_not(self, record: Record) -> str | None:
+        if record.epoch != self._newest.epoch + 1 or record.commits_step or not record.members:
+            return "it is not the first of the next epoch"
+        return shape_problem(record, stages=self._settings.stages)
+
+    def _write(self, vote: Vote, reply: Tell) -> list[Effect]:
+        self._vote = vote
+        self._replies.append(reply)
+        return [WriteVote(vote)]
+
+    def _written(self, written: VoteWritten) -> list[Effect]:
+        reply = self._replies.popleft()
+        if not written.ok:
+            self.waiting_because = "the vote cannot be written to disk, so this node does not vote"
+            return []
+        if self.phase is Phase.DONE:
+            return []
+        if reply.peer == self.me:
+            assert isinstance(reply.message, RestartPromise | RestartAccepted)
+            return self._answered(written.now_s, self.me, reply.message)
+        return [reply]
+
+    # --- proposer ---
+
+    def _answered(
+        self,
+        now_s: float,
+        peer: PeerID,
+        message: RestartPromise | RestartAccepted | RestartRefused,
+    ) -> list[Effect]:
+        trying = self._try
+        if trying is None or message.epoch != self._newest.epoch + 1:
+            return []
+        if isinstance(message, RestartRefused):
+            if trying.ballot < message.promised and message.promised.round <= ROUND_MAX:
+                self._round_seen = max(self._round_seen, message.promised.round)
+                self._give_up_try(now_s)
+            return []
+        if message.ballot != trying.ballot:
+            return []
+        if isinstance(message, RestartPromise):
+            trying.promises[peer] = message
+            return self._propose(now_s) if trying.record is None else []
+        trying.accepted.add(peer)
+        if trying.record is None or not self.members.is_quorum(trying.accepted):
+            return []
+        return self._announce(now_s, trying.record)
+
+    def _propose(self, now_s: float) -> list[Effect]:
+        """With promises of a quorum: propose what may have been decided, else what those present can go on from."""
+        trying = self._try
+        assert trying is not None
+        if not self.members.is_quorum(trying.promises):
+            return []
+        accepted = [
+            (promise.accepted_at, promise.accepted)
+            for promise in trying.promises.values()
+            if promise.accepted_at is not None and promise.accepted is not None
+        ]
+        if accepted:
+            record: Record | None = max(accepted, key=lambda pair: pair[0])[1]
+            assert record is not None
+            if self._why_not(record) is not None:
+                return []
+        else:
+            plan = self._plan(now_s)
+            record = self._first_record(plan) if plan is not None else None
+        if record is None:
+            return []
+        trying.record = record
+        return self._ask(RestartAccept(record.epoch, trying.ballot, record), trying.promises)
+
+    def _announce(self, now_s: float, record: Record) -> list[Effect]:
+        told: list[Effect] = [
+            Tell(peer, Decided(record)) for peer in self.members if peer != self.me
+        ]
+        return told + self._decided(now_s, record)
+
+    def _first_record(self, plan: _Plan) -> Record:
+        index = self._newest.index + EPOCH_GAP
+        incarnations = {peer: back.incarnation for peer, (_, back) in self._backs.items()}
+        incarnations[self.me] = self._incarnation
+        members = tuple(
+            Member(peer, incarnations[peer], stage, index)
+            for peer, stage in sorted(plan.holders.items())
+        )
+        lead = self.me if self.me in plan.holders else members[0].peer
+        return Record(
+            index=index,
+            epoch=self._newest.epoch + 1,
+            step=plan.step,
+            lead=lead,
+            members=members,
+            previous=self._newest.digest(),
+        )
+
+    def _ask(
+        self,
+        message: RestartPrepare | RestartAccept,
+        peers: Sequence[PeerID] | Mapping[PeerID, object],
+    ) -> list[Effect]:
+        effects: list[Effect] = [Tell(peer, message) for peer in peers if peer != self.me]
+        return effects + self._asked(self.me, message)
+
+    def _give_up_try(self, now_s: float) -> None:
+        self._try = None
+        self._not_before_s = now_s + self._settings.silence_s * self._rng.uniform(0.5, 3.0)
+
+    # --- time ---
+
+    def _tick(self, now_s: float) -> list[Effect]:
+        if now_s < self._next_beat_s:
+            return []
+        self._next_beat_s = now_s + self._settings.heartbeat_s
+        if self.phase is Phase.JOINING:
+            if now_s < self._join_until_s:
+                return []
+            self.phase = Phase.WAITING
+            return [Join(False)]
+        long_ago_s = now_s - _PRESENT_BEATS * self._settings.heartbeat_s
+        self._backs = {peer: found for peer, found in self._backs.items() if found[0] >= long_ago_s}
+        back = Back(self._incarnation, self._newest, self._began_at, self._claims)
+        effects: list[Effect] = [Tell(peer, back) for peer in self.members if peer != self.me]
+        return effects + self._go_on(now_s)
+
+    def _go_on(self, now_s: float) -> list[Effect]:
+        trying = self._try
+        if trying is not None:
+            if now_s >= trying.until_s:
+                self._give_up_try(now_s)
+                return []
+            return self._repeat(trying)
+        if self.me not in self.members:
+            self.waiting_because = "the others went on without this node: waits for them"
+            return []
+        plan = self._plan(now_s)
+        if plan is None:
+            return []
+        present = [self.me, *self._backs]
+        if not self.members.is_quorum(present) and not self._new_epoch:
+            missing = len(self.members) - len(present)
+            self.waiting_because = (
+                f"no majority is back: {missing} of {len(self.members)} members are missing;"
+                " `murmura run --new-epoch` goes on without them"
+            )
+            return []
+        return self._stand(now_s, plan, everybody=len(present) == len(self.members))
+
+    def _stand(self, now_s: float, plan: _Plan, *, everybody: bool) -> list[Effect]:
+        """Propose when it is our turn: the smaller our PeerID among those who can, the sooner."""
+        ranked = sorted(plan.holders)
+        rank = ranked.index(self.me) if self.me in plan.holders else len(ranked)
+        due_s = self._not_before_s if everybody else max(self._settled_at_s, self._not_before_s)
+        if everybody:
+            due_s = max(due_s, self._settled_at_s - _SETTLE_SILENCES * self._settings.silence_s)
+        due_s += rank * self._settings.silence_s
+        self.waiting_because = f"agreeing with the others to go on from step {plan.step}"
+        if now_s < due_s:
+            return []
+        if self._new_epoch:
+            return self._announce(now_s, self._first_record(plan))
+        ballot = Ballot(self._round_seen + 1, self.me)
+        self._try = _Try(ballot, now_s + _TRY_SILENCES * self._settings.silence_s)
+        return self._ask(RestartPrepare(self._newest.epoch + 1, ballot), list(self._backs))
+
+    def _repeat(self, trying: _Try) -> list[Effect]:
+        """Ask those again who have not answered."""
+        epoch = self._newest.epoch + 1
+        if trying.record is None:
+            silent = [peer for peer in self._backs if peer not in trying.promises]
+            return [Tell(peer, RestartPrepare(epoch, trying.ballot)) for peer in silent]
+        accept = RestartAccept(epoch, trying.ballot, trying.record)
+        silent = [peer for peer in trying.promises if peer not in {*trying.accepted, self.me}]
+        return [Tell(peer, accept) for peer in silent]
+
+    # --- which step ---
+
+    def _counts(self, claim: Claim) -> bool:
+        """Tell whether a checkpoint is of the history that the newest record ends."""
+        if claim.step > self._settings.steps or claim.stage >= self._settings.stages:
+            return False
+        return claim.epoch == self._newest.epoch or (
+            claim.epoch < self._newest.epoch and claim.step <= self._began_at
+        )
+
+    def _plan(self, now_s: float) -> _Plan | None:
+        """Return the newest step of which every stage is there; None, and say what is missing, when there is none."""
+        claims = {peer: back.claims for peer, (_, back) in self._backs.items()}
+        claims[self.me] = self._claims
+        by_step: dict[tuple[int, int, bytes], dict[PeerID, Claim]] = {}
+        for peer, held in claims.items():
+            for claim in held:
+                if self._counts(claim):
+                    key = claim.epoch, claim.step, claim.lineage
+                    by_step.setdefault(key, {}).setdefault(peer, claim)
+        for key in sorted(by_step, reverse=True):
+            holders = _of_most(by_step[key])
+            if len(set(holders.values())) == self._settings.stages:
+                return _Plan(key[1], holders)
+        newest = max(by_step, default=None)
+        if newest is None:
+            self.waiting_because = "no checkpoint of this history is on the disks of who is back"
+        else:
+            there = {claim.stage for claim in by_step[newest].values()}
+            absent = [stage for stage in range(self._settings.stages) if stage not in there]
+            self.waiting_because = (
+                f"no step is complete: of step {newest[1]} nobody who is back has stages {absent}"
+            )
+        return None
+
+
+def _order(record: Record) -> tuple[int, int]:
+    return record.epoch, record.index
+
+
+def _of_most(claims: Mapping[PeerID, Claim]) -> dict[PeerID, int]:
+    """Return peer -> stage of those whose file is the one that most have of its stage; of equally many the smaller hash."""
+    votes: dict[int, Counter[bytes]] = {}
+    for claim in claims.values():
+        votes.setdefault(claim.stage, Counter())[claim.root] += 1
+    right = {
+        stage: min(roots, key=lambda root: (-roots[root], root)) for stage, roots in votes.items()
+    }
+    return {peer: c.stage for peer, c in claims.items() if c.root == right[c.stage]}
