@@ -14,7 +14,7 @@ setup: $(STAMP) ## Make .venv and install what is pinned in constraints.txt.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,digits]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deploy,digits]'
 	@touch $@
 
 demo: setup ## Train a model on this machine with six nodes, killing some on the way.

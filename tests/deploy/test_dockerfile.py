@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 DOCKERFILE: Final = ROOT / "deploy" / "Dockerfile"
 IGNORED: Final = ROOT / "deploy" / "Dockerfile.dockerignore"
 STATEFUL_SET: Final = ROOT / "deploy" / "kubernetes" / "base" / "statefulset.yaml"
+
+HADOLINT: Final = shutil.which(
+    "hadolint", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+)
 
 
 def _copied() -> set[str]:
@@ -54,9 +60,10 @@ def test_variables_are_settings() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
 def test_the_linter_finds_nothing() -> None:
+    assert HADOLINT is not None
     shown = subprocess.run(
-        ["hadolint", str(DOCKERFILE)], capture_output=True, text=True, timeout=30, check=False
+        [HADOLINT, str(DOCKERFILE)], capture_output=True, text=True, timeout=30, check=False
     )
     assert (shown.returncode, shown.stdout) == (0, "")
