@@ -69,14 +69,11 @@ from protocols.frames import Limits, TensorSpec
 from protocols.ids import PeerID
 from protocols.run import OptimizerSpec
 from swarm.calls import (
+    CALL_FAILURES,
     Answer,
     Caller,
-    CallError,
-    CallTimeoutError,
     Incoming,
-    PeerUnreachableError,
     Refusal,
-    StreamClosedError,
 )
 from swarm.driver import Driver
 from swarm.endpoints import Endpoint
@@ -95,9 +92,6 @@ _PROBE_S: Final = 3.0
 _PROBES: Final = 2
 _KEEP_S: Final = 30.0
 """A keeper has fetched the snapshot by then, a successor has fetched and built the expert."""
-_CALL_FAILURES: Final = (
-    CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +421,7 @@ class ExpertKeeper:
 
     async def _ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
         """Return the answer, or None when there is none that can be used."""
-        with suppress(*_CALL_FAILURES):
+        with suppress(*CALL_FAILURES):
             answer = await self._caller.call(
                 peer, EXPERTS_SERVICE, encode_message(message), deadline_s=deadline_s
             )

@@ -26,7 +26,7 @@ from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID
 from protocols.invite import InviteError, check_address
 from protocols.life import LifeState
-from protocols.ports import DirectoryRecord, PeerUnreachableError, StreamClosedError
+from protocols.ports import DirectoryRecord, PeerUnreachableError
 from protocols.public import (
     RUN_SERVICE,
     STATUS_SERVICE,
@@ -36,7 +36,7 @@ from protocols.public import (
 )
 from protocols.schema import SchemaError, Size, decode, encode
 from protocols.twin import Start, Twin, judge
-from swarm.calls import CallError, CallTimeoutError
+from swarm.calls import CALL_FAILURES
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -62,14 +62,6 @@ GREETED_MAX: Final = 16
 """Peers that have dialled us, greeted while we know nobody else."""
 MEMBERS_DIALLED_MAX: Final = 32
 """Connections to members that we open by ourselves; enough for a graph that does not fall apart."""
-
-_FAILURES: Final = (
-    PeerUnreachableError,
-    StreamClosedError,
-    CallError,
-    CallTimeoutError,
-    RemoteProtocolError,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +195,7 @@ class Joining:
             except ValueError as error:
                 # An invite, or a member's record, with what only looks like an address.
                 self._note(address, f"not an address: {error}")
-            except _FAILURES as error:
+            except CALL_FAILURES as error:
                 self._note(address, str(error))
             else:
                 self._note(address, "")
@@ -212,7 +204,7 @@ class Joining:
     async def _greet_guest(self, peer: PeerID, limiter: trio.CapacityLimiter) -> None:
         """Greet a peer that is connected already. It may be in another run, or none: then nothing is gained."""
         async with limiter:
-            with suppress(*_FAILURES):
+            with suppress(*CALL_FAILURES):
                 await self._greet(peer)
 
     def _note(self, address: str, reason: str) -> None:

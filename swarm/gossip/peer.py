@@ -62,13 +62,11 @@ from protocols.gossip.messages import (
 from protocols.ids import PeerID
 from protocols.state_calls import STATE_SERVICE
 from swarm.calls import (
+    CALL_FAILURES,
     Answer,
     CallError,
-    CallTimeoutError,
     Incoming,
-    PeerUnreachableError,
     Refusal,
-    StreamClosedError,
     WireTensor,
 )
 from swarm.driver import Driver
@@ -91,9 +89,6 @@ _HEADER_BYTES: Final = 64 * 1024
 _OFFER_S: Final = 10.0
 _FIRST_PUSH_S: Final = 20.0
 """For the first push to a peer; afterwards it follows what its pushes took."""
-_CALL_FAILURES: Final = (
-    CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -331,7 +326,7 @@ class GossipPeer:
                 verdict = decode_message_untrusted(answer.message)
                 if not isinstance(verdict, PushAnswer):
                     raise RemoteProtocolError("the answer to a push is a PushAnswer")
-        except _CALL_FAILURES as error:
+        except CALL_FAILURES as error:
             busy = isinstance(error, CallError) and error.code == "busy"
             log.debug("push failed: peer=%s reason=%s", peer, error)
             self._driver.feed(PushFailed(trio.current_time(), effect.call, busy))
@@ -436,7 +431,7 @@ class GossipPeer:
                 offer = decode_message_untrusted(answer.message)
                 if not isinstance(offer, ModelOffer):
                     raise RemoteProtocolError("what was wanted is a ModelOffer")
-        except _CALL_FAILURES as error:
+        except CALL_FAILURES as error:
             log.info("no offer: peer=%s reason=%s", peer, error)
             self._driver.feed(OfferFailed(trio.current_time(), peer))
             return
@@ -473,7 +468,7 @@ class GossipPeer:
 
     async def fetch_newest(self, peer: PeerID) -> Tensor | None:
         """Return a neighbour's newest model, for an export; None when it cannot be had."""
-        with suppress(*_CALL_FAILURES, FetchError):
+        with suppress(*CALL_FAILURES, FetchError):
             answer = await self._caller.call(
                 peer, GOSSIP_SERVICE, encode_message(OfferWanted()), deadline_s=_OFFER_S
             )

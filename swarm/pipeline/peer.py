@@ -92,6 +92,7 @@ from protocols.ports import VerifySignature
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from swarm.calls import (
+    CALL_FAILURES,
     Answer,
     Caller,
     CallError,
@@ -125,10 +126,6 @@ _SAY_STEPS_S: Final = 10.0
 _FAREWELL_S: Final = 5.0
 """Who does not hear by which record we left waits for us until its own drain is over. A busy machine may be slow to
 answer; one that is gone is found out at once."""
-_CALL_FAILURES: Final = (
-    CallError, CallTimeoutError, PeerUnreachableError, RemoteProtocolError, StreamClosedError,
-)  # fmt: skip
-
 _TRAINER_EVENTS: Final = (
     RecordLearned, LeaseReceived, CallAnswered, CallFailed, SettleAnswered, ClaimAnswered, TrainerTick, NodeLeaves,
 )  # fmt: skip
@@ -597,7 +594,7 @@ class PipelinePeer:
     async def _tell_last_record(self, peer: PeerID) -> None:
         assert self._last is not None
         news = encode_message(Records((self._last,), self._last.index))
-        with suppress(*_CALL_FAILURES):
+        with suppress(*CALL_FAILURES):
             await self._caller.call(peer, LEDGER_SERVICE, news, deadline_s=_FAREWELL_S)
 
     async def _probe(self, peer: PeerID) -> None:

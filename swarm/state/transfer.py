@@ -17,14 +17,12 @@ from protocols.ids import PeerID
 from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE, StateCall, StateReply, state_call_untrusted
 from swarm.calls import (
+    CALL_FAILURES,
     Answer,
     Caller,
     CallError,
-    CallTimeoutError,
     Incoming,
-    PeerUnreachableError,
     Refusal,
-    StreamClosedError,
     WireTensor,
 )
 from swarm.hosting.compute import ComputeThread
@@ -39,13 +37,6 @@ _CHUNK_S = 20.0
 _MANIFEST_S = 10.0
 _OFFERED_MAX = 2
 """Snapshots kept for newcomers: the one being fetched, and the next newcomer's. One more is for whoever asks."""
-_FAILURES = (
-    CallError,
-    CallTimeoutError,
-    PeerUnreachableError,
-    StreamClosedError,
-    RemoteProtocolError,
-)
 
 
 class FetchError(Exception):
@@ -206,7 +197,7 @@ class Fetch:
                     reply = state_call_untrusted(StateReply, answer.message)
                     raw = _one_tensor_untrusted(answer)
                     manifest = await self._codec.run_own(manifest_untrusted, raw, reply.root)
-            except _FAILURES as error:
+            except CALL_FAILURES as error:
                 problem = str(error)
                 log.info("donor skipped: peer=%s reason=%s", donor, problem)
                 continue
@@ -254,7 +245,7 @@ class Fetch:
             else:
                 plan.on_failure(request.donor, request.chunk)
             return
-        except _FAILURES:
+        except CALL_FAILURES:
             plan.on_failure(request.donor, request.chunk)
             return
         if reply.root != manifest.root:
