@@ -89,6 +89,22 @@ class Watch(Generic[SceneT]):
             watched.fate = "drained"
         return {name: codes[watched.node] for name, watched in up.items()}
 
+    def leave(self) -> list[str]:
+        """Let all that are up drain, and return a sentence for everything that went wrong about it."""
+        codes = self.drain()
+        self.look()  # the last picture shows them as they are now
+        failures = [
+            f"node {name} ended with exit code {code} when asked to leave; its log ends:\n  {self.tail(name)}"
+            for name, code in codes.items()
+            if code
+        ]
+        failures += [
+            f"node {name} left processes behind: {sorted(pids)}"
+            for name, pids in self.left_behind().items()
+        ]
+        self.screen.say(f"drained: {len(codes)} nodes, {len(failures)} of them not cleanly")
+        return failures
+
     def left_behind(self) -> dict[str, set[int]]:
         """Return the processes that outlived their node, by node; none, if all is well."""
         found = {name: watched.node.left_behind() for name, watched in self._watched.items()}

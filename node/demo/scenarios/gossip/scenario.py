@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from node.demo.beside import messages_of
 from node.demo.result import Options, Result
 from node.demo.scenarios.gossip.figures import Figures, broken_bounds
 from node.demo.scenarios.gossip.plan import PEERS, STEPS, Plan, make_plan
@@ -99,7 +97,7 @@ def train(plan: Plan, folder: Path, screen: Screen) -> Outcome:
         joined = watch.look().find(late)
         models = _export(watch, folder)
         refused = sum(sight.refused for sight in watch.look().up)
-        failures = _leave(watch)
+        failures = watch.leave()
     return Outcome(
         models=models,
         exchanges_to_target=course.target_at,
@@ -175,22 +173,6 @@ def _export(watch: Watch[GossipScene], folder: Path) -> dict[str, Path]:
     return models
 
 
-def _leave(watch: Watch[GossipScene]) -> list[str]:
-    codes = watch.drain()
-    watch.look()
-    failures = [
-        f"node {name} ended with exit code {code} when asked to leave; its log ends:\n  {watch.tail(name)}"
-        for name, code in codes.items()
-        if code
-    ]
-    failures += [
-        f"node {name} left processes behind: {sorted(pids)}"
-        for name, pids in watch.left_behind().items()
-    ]
-    watch.screen.say(f"drained: {len(codes)} nodes, {len(failures)} of them not cleanly")
-    return failures
-
-
 # --- the other side ---
 
 
@@ -200,30 +182,12 @@ def _compare(plan: Plan, outcome: Outcome, folder: Path, screen: Screen) -> dict
         *_REFERENCE, str(plan.run_file), str(plan.kill_at), str(plan.join_at),
         *map(str, outcome.models.values()),
     ]  # fmt: skip
-    log = folder / "reference.log"
     result: dict[str, Any] = {}
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                result = json.loads(line)
-                if "doing" in result:
-                    screen.say(f"comparing: {result['doing']}")
-        finally:
-            process.terminate()
-    if "accuracies" not in result:
-        tail = "\n  ".join(log.read_text("utf-8", "replace").splitlines()[-20:])
-        raise NodeError("the process that compares ended early; its log ends:", tail)
+    for message in messages_of(command, folder / "reference.log"):
+        if "doing" in message:
+            screen.say(f"comparing: {message['doing']}")
+        else:
+            result = message
     return result
 
 

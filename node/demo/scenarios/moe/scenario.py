@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from node.demo.beside import messages_of
 from node.demo.result import Options, Result
 from node.demo.scenarios.moe.figures import Figures, broken_bounds
 from node.demo.scenarios.moe.plan import NODES, STEPS, Plan, make_plan
@@ -109,7 +107,7 @@ def train(plan: Plan, folder: Path, screen: Screen, *, disturbed: bool) -> Outco
         model = folder / "model.safetensors"
         watch.ask("n1", "export", path=str(model))
         sights = tuple(watch.look().sights)
-        failures = _leave(watch)
+        failures = watch.leave()
     return Outcome(model=model, peers=peers, sights=sights, joined=joined, failures=tuple(failures))
 
 
@@ -143,22 +141,6 @@ def _join_late(watch: Watch[MoeScene]) -> str:
     return name
 
 
-def _leave(watch: Watch[MoeScene]) -> list[str]:
-    codes = watch.drain()
-    watch.look()
-    failures = [
-        f"node {name} ended with exit code {code} when asked to leave; its log ends:\n  {watch.tail(name)}"
-        for name, code in codes.items()
-        if code
-    ]
-    failures += [
-        f"node {name} left processes behind: {sorted(pids)}"
-        for name, pids in watch.left_behind().items()
-    ]
-    watch.screen.say(f"drained: {len(codes)} nodes, {len(failures)} of them not cleanly")
-    return failures
-
-
 # --- the other side ---
 
 
@@ -169,30 +151,12 @@ def _compare(
     command = [
         *_REFERENCE, str(plan.run_file), ",".join(calm.peers), str(calm.model), str(outcome.model)
     ]  # fmt: skip
-    log = folder / "reference.log"
     result: dict[str, Any] = {}
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                result = json.loads(line)
-                if "doing" in result:
-                    screen.say(f"comparing: {result['doing']}")
-        finally:
-            process.terminate()
-    if "losses" not in result:
-        tail = "\n  ".join(log.read_text("utf-8", "replace").splitlines()[-20:])
-        raise NodeError("the process that compares ended early; its log ends:", tail)
+    for message in messages_of(command, folder / "reference.log"):
+        if "doing" in message:
+            screen.say(f"comparing: {message['doing']}")
+        else:
+            result = message
     return result
 
 

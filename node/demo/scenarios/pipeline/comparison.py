@@ -5,22 +5,15 @@ The arithmetic is done by `reference_process`, in a process of its own: this one
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from node.errors import NodeError
+from node.demo.beside import messages_of
 
 _COMMAND: Final = (sys.executable, "-P", "-m", "node.demo.scenarios.pipeline.reference_process")
-
-_PASSIVE: Final = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait for each other must sleep, not spin: on a machine with anything else to do, torch on two threads
-that spin is eight times slower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,37 +49,11 @@ def compare(
     Raises:
       NodeError: the process failed.
     """
-    result: dict[str, Any] | None = None
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            [*_COMMAND, str(run_file), str(model)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, **_PASSIVE},
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                message = json.loads(line)
-                if "step" in message:
-                    on_step(message["step"], message["loss"])
-                else:
-                    result = message
-        finally:
-            process.terminate()
-    if result is None:
-        raise _failure(process.returncode, log)
+    result: dict[str, Any] = {}
+    for message in messages_of([*_COMMAND, str(run_file), str(model)], log):
+        if "step" in message:
+            on_step(message["step"], message["loss"])
+        else:
+            result = message
     trained_on = {int(step): ids for step, ids in result.pop("trained_on").items()}
     return Comparison(trained_on=trained_on, **result)
-
-
-def _failure(code: int, log: Path) -> NodeError:
-    lines = log.read_text("utf-8", "replace").splitlines()[-20:]
-    return NodeError(
-        f"the process that trains for comparison ended with exit code {code}; its log ends:",
-        "\n  ".join(lines),
-    )

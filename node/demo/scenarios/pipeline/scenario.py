@@ -131,19 +131,7 @@ def _leave(watch: Watch[PipelineScene], model: Path) -> list[str]:
     exported = watch.ask(helper.name, "export", timeout_s=_EXPORT_S, path=str(model))
     watch.screen.say(f"exported by {helper.name}: step {exported['step']}, {exported['bytes']:,} B")
     watch.screen.say("draining")
-    codes = watch.drain()
-    watch.look()  # the last picture shows them as they are now
-    failures = [
-        f"node {name} ended with exit code {code} when asked to leave; its log ends:\n  {watch.tail(name)}"
-        for name, code in codes.items()
-        if code
-    ]
-    failures += [
-        f"node {name} left processes behind: {sorted(pids)}"
-        for name, pids in watch.left_behind().items()
-    ]
-    watch.screen.say(f"drained: {len(codes)} nodes, {len(failures)} of them not cleanly")
-    return failures
+    return watch.leave()
 
 
 # --- the other side ---
