@@ -6,10 +6,11 @@ What all modes say is here; a scenario adds what it needs of its mode by a Sight
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Protocol, TypeVar
 
-SceneT = TypeVar("SceneT", bound="Scene")
+SceneT = TypeVar("SceneT", bound="Scene[Any]")
+SightT = TypeVar("SightT", bound="Sight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +46,13 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(Generic[SightT]):
     """All nodes, as one look found them, in the order in which they were started."""
 
-    sights: Sequence[Sight]
+    sights: Sequence[SightT]
 
     @property
-    def up(self) -> Sequence[Sight]:
+    def up(self) -> Sequence[SightT]:
         return [sight for sight in self.sights if sight.up]
 
     @property
@@ -60,12 +61,12 @@ class Scene:
         return max((sight.step or 0 for sight in self.up), default=0)
 
     @property
-    def latest(self) -> Sight | None:
+    def latest(self) -> SightT | None:
         """The one who knows most."""
         known = [sight for sight in self.up if sight.step is not None]
         return max(known, key=lambda sight: sight.rank, default=None)
 
-    def find(self, name: str) -> Sight:
+    def find(self, name: str) -> SightT:
         return next(sight for sight in self.sights if sight.name == name)
 
     def progress(self) -> object:
@@ -85,6 +86,13 @@ def common(status: Mapping[str, Any]) -> dict[str, Any]:
         "waiting_for": section.get("waiting_for") or "",
         "problem": section.get("data_problem") or "",
     }
+
+
+def widened(sight: Sight, kind: type[SightT]) -> SightT:
+    """Return the sight as one of a mode: a node that has not answered yet, or is gone, has no facts of its mode."""
+    if isinstance(sight, kind):
+        return sight
+    return kind(**{item.name: getattr(sight, item.name) for item in fields(Sight)})
 
 
 def section_of(status: Mapping[str, Any]) -> Mapping[str, Any]:

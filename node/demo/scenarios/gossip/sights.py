@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.demo.scene import Scene, Sight, common, section_of
+from node.demo.scene import Scene, Sight, common, section_of, widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +30,8 @@ class GossipSight(Sight):
 
 
 @dataclass(frozen=True, slots=True)
-class GossipScene(Scene):
+class GossipScene(Scene[GossipSight]):
     """All peers of a gossip run."""
-
-    sights: Sequence[GossipSight]
-
-    @property
-    def up(self) -> Sequence[GossipSight]:
-        return [sight for sight in self.sights if sight.up]
 
     @property
     def mean_step(self) -> float:
@@ -54,9 +48,6 @@ class GossipScene(Scene):
         found = [sight.accuracy for sight in self.up if sight.step]
         known = [accuracy for accuracy in found if accuracy is not None]
         return statistics.fmean(known) if known and len(known) == len(found) else None
-
-    def find(self, name: str) -> GossipSight:
-        return next(sight for sight in self.sights if sight.name == name)
 
 
 class GossipView:
@@ -84,7 +75,7 @@ class GossipView:
         )
 
     def scene(self, sights: Sequence[Sight]) -> GossipScene:
-        return GossipScene([_widened(sight) for sight in sights])
+        return GossipScene([widened(sight, GossipSight) for sight in sights])
 
     def headline(self, scene: GossipScene) -> str:
         parts = [f"batch {scene.mean_step:.0f}/{self._steps}"]
@@ -97,7 +88,7 @@ class GossipView:
         return ", ".join(parts)
 
     def cells(self, sight: Sight) -> Sequence[str]:
-        wide = _widened(sight)
+        wide = widened(sight, GossipSight)
         return (
             "-" if wide.step is None else str(wide.step),
             "-" if wide.accuracy is None else f"{wide.accuracy:.1f} %",
@@ -106,13 +97,3 @@ class GossipView:
             str(wide.models_taken),
             str(wide.refused),
         )
-
-
-def _widened(sight: Sight) -> GossipSight:
-    """A node that has not answered yet, or is gone, has no facts of a gossip run."""
-    if isinstance(sight, GossipSight):
-        return sight
-    return GossipSight(
-        name=sight.name, role=sight.role, fate=sight.fate, state=sight.state,
-        peer_id=sight.peer_id, step=sight.step,
-    )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.demo.scene import Scene, Sight, common, section_of
+from node.demo.scene import Scene, Sight, common, section_of, widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +31,8 @@ class MoeSight(Sight):
 
 
 @dataclass(frozen=True, slots=True)
-class MoeScene(Scene):
+class MoeScene(Scene[MoeSight]):
     """All nodes of a moe run."""
-
-    sights: Sequence[MoeSight]
-
-    @property
-    def up(self) -> Sequence[MoeSight]:
-        return [sight for sight in self.sights if sight.up]
 
     @property
     def mean_step(self) -> float:
@@ -49,9 +43,6 @@ class MoeScene(Scene):
     def hosted(self) -> int:
         """Experts on nodes that are up."""
         return sum(sight.hosted for sight in self.up)
-
-    def find(self, name: str) -> MoeSight:
-        return next(sight for sight in self.sights if sight.name == name)
 
 
 class MoeView:
@@ -81,7 +72,7 @@ class MoeView:
         )
 
     def scene(self, sights: Sequence[Sight]) -> MoeScene:
-        return MoeScene([_widened(sight) for sight in sights])
+        return MoeScene([widened(sight, MoeSight) for sight in sights])
 
     def headline(self, scene: MoeScene) -> str:
         parts = [f"batch {scene.mean_step:.0f}/{self._steps}"]
@@ -92,7 +83,7 @@ class MoeView:
         return ", ".join(parts)
 
     def cells(self, sight: Sight) -> Sequence[str]:
-        wide = _widened(sight)
+        wide = widened(sight, MoeSight)
         return (
             "-" if wide.step is None else str(wide.step),
             "-" if wide.loss is None else f"{wide.loss:.3f}",
@@ -102,13 +93,3 @@ class MoeView:
             "-" if wide.call_ms is None else f"{wide.call_ms:.1f}",
             "-" if wide.staleness is None else f"{wide.staleness:.1f}",
         )
-
-
-def _widened(sight: Sight) -> MoeSight:
-    """A node that has not answered yet has no facts of a moe run."""
-    if isinstance(sight, MoeSight):
-        return sight
-    return MoeSight(
-        name=sight.name, role=sight.role, fate=sight.fate, state=sight.state,
-        peer_id=sight.peer_id, step=sight.step,
-    )  # fmt: skip

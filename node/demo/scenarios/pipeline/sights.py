@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.demo.scene import Scene, Sight, common, section_of
+from node.demo.scene import Scene, Sight, common, section_of, widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,22 +40,12 @@ class PipelineSight(Sight):
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineScene(Scene):
+class PipelineScene(Scene[PipelineSight]):
     """All nodes of a pipeline."""
-
-    sights: Sequence[PipelineSight]
 
     @property
     def hosting(self) -> list[PipelineSight]:
         return [sight for sight in self.sights if sight.hosting]
-
-    @property
-    def latest(self) -> PipelineSight | None:
-        known = [sight for sight in self.sights if sight.up and sight.step is not None]
-        return max(known, key=lambda sight: sight.rank, default=None)
-
-    def find(self, name: str) -> PipelineSight:
-        return next(sight for sight in self.sights if sight.name == name)
 
 
 class PipelineView:
@@ -85,7 +75,7 @@ class PipelineView:
         )
 
     def scene(self, sights: Sequence[Sight]) -> PipelineScene:
-        return PipelineScene([_widened(sight) for sight in sights])
+        return PipelineScene([widened(sight, PipelineSight) for sight in sights])
 
     def headline(self, scene: PipelineScene) -> str:
         """Return step, losses, speed and peers per stage in one line."""
@@ -103,7 +93,7 @@ class PipelineView:
         return ", ".join(parts)
 
     def cells(self, sight: Sight) -> Sequence[str]:
-        wide = _widened(sight)
+        wide = widened(sight, PipelineSight)
         return (
             "-" if wide.stage is None else str(wide.stage),
             "-"
@@ -112,13 +102,3 @@ class PipelineView:
             str(wide.counted),
             str(wide.in_flight) if wide.up else "-",
         )
-
-
-def _widened(sight: Sight) -> PipelineSight:
-    """A node that has not answered yet, or is gone, has no facts of a pipeline."""
-    if isinstance(sight, PipelineSight):
-        return sight
-    return PipelineSight(
-        name=sight.name, role=sight.role, fate=sight.fate, state=sight.state,
-        peer_id=sight.peer_id, step=sight.step,
-    )  # fmt: skip
