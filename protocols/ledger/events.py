@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from protocols.core import (
+    Blame,
+    ContactsFound,
+    DrainWanted,
+    PeerDown,
+    Received,
+    Send,
+    Tick,
+)
 from protocols.ids import PeerID
-from protocols.ledger.messages import Message, Rumour
+from protocols.ledger.messages import Rumour
 from protocols.ledger.view import Ballot, Record, View
 
 FAREWELLS_MAX: Final = 64
@@ -40,38 +49,6 @@ class LedgerSettings:
 
 
 # --- events ---
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message arrived from an authenticated peer."""
-
-    now_s: float
-    peer: PeerID
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passed: due at `wake_at_s`, harmless at any other time."""
-
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class PeerDown:
-    """The transport lost this peer and could not reach it again."""
-
-    now_s: float
-    peer: PeerID
-
-
-@dataclass(frozen=True, slots=True)
-class ContactsFound:
-    """The directory named peers that may be members: whom an outsider asks."""
-
-    now_s: float
-    peers: tuple[PeerID, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +105,6 @@ class FetchFailed:
     now_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class DrainWanted:
-    """Leave at the next boundary."""
-
-    now_s: float
-
-
 Event: TypeAlias = (
     Received | Tick | PeerDown | ContactsFound | Heard | TallyChanged | ReduceFinished | ReduceFailed
     | StateLoaded | FetchFailed | DrainWanted
@@ -142,14 +112,6 @@ Event: TypeAlias = (
 
 
 # --- effects ---
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Cast a message; the shell delivers those to ourselves too."""
-
-    peer: PeerID
-    message: Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +199,6 @@ class Spread:
     """Publish a rumour on the run's topic. Whether anybody hears it does not matter."""
 
     rumour: Rumour
-
-
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """A peer broke the protocol in a way that only the core can see."""
-
-    peer: PeerID
-    reason: str
 
 
 Effect: TypeAlias = (

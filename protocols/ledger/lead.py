@@ -19,9 +19,10 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Final, TypeAlias
 
+from protocols.core import Blame, Send
 from protocols.ids import PeerID
 from protocols.ledger.coverage import Coverage
-from protocols.ledger.events import Blame, Effect, LedgerSettings, Send
+from protocols.ledger.events import Effect, LedgerSettings
 from protocols.ledger.leases import Leases, first_generation
 from protocols.ledger.messages import (
     Accept,

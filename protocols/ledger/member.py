@@ -21,15 +21,13 @@ import math
 import random
 from typing import Final, assert_never
 
+from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
 from protocols.ids import PeerID
 from protocols.ledger.candidacy import Candidacy, inherited
 from protocols.ledger.events import (
     Admitted,
     ApplyStep,
-    Blame,
-    ContactsFound,
     DiscardGradient,
-    DrainWanted,
     Effect,
     Event,
     Expelled,
@@ -38,15 +36,11 @@ from protocols.ledger.events import (
     Learned,
     LedgerSettings,
     OfferState,
-    PeerDown,
-    Received,
     ReduceFailed,
     ReduceFinished,
-    Send,
     Spread,
     StateLoaded,
     TallyChanged,
-    Tick,
 )
 from protocols.ledger.gossip import Gossip
 from protocols.ledger.grants import Grant

@@ -15,8 +15,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
+from protocols.core import Send
 from protocols.ids import PeerID
-from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.events import LedgerSettings
 from protocols.ledger.grants import Grant
 from protocols.ledger.journey import Backoff, CountedAt, Journey, Kind, Leg, Unsettled
 from protocols.ledger.leases import first_generation

@@ -22,16 +22,14 @@ from typing import Any, Final, TypeAlias, assert_never
 import trio
 from torch import Tensor
 
+from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
 from protocols.errors import RemoteProtocolError
 from protocols.ids import PeerID
 from protocols.ledger.events import (
     FAREWELLS_MAX,
     Admitted,
     ApplyStep,
-    Blame,
-    ContactsFound,
     DiscardGradient,
-    DrainWanted,
     Effect,
     Event,
     Expelled,
@@ -40,16 +38,12 @@ from protocols.ledger.events import (
     Learned,
     LedgerSettings,
     OfferState,
-    PeerDown,
-    Received,
     ReduceFailed,
     ReduceFinished,
-    Send,
     Spread,
     StartReduce,
     StateLoaded,
     TallyChanged,
-    Tick,
 )
 from protocols.ledger.grants import Verifier, statement
 from protocols.ledger.member import Ledger

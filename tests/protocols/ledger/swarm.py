@@ -5,21 +5,19 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import cast
 
+from protocols.core import ContactsFound, Received, Send, Tick
 from protocols.ids import PeerID
 from protocols.ledger.events import (
-    ContactsFound,
     Effect,
     Event,
     Learned,
     LedgerSettings,
-    Received,
     ReduceFinished,
-    Send,
     StartReduce,
     StateLoaded,
     TallyChanged,
-    Tick,
 )
 from protocols.ledger.member import Ledger
 from protocols.ledger.messages import HeldState, Message, WorkWanted
@@ -133,8 +131,8 @@ class Swarm:
 
     def sent(self, peer: PeerID, shape: type) -> list[Message]:
         """Return the messages of one kind that a peer sent."""
-        sends = (effect for effect in self.effects[peer] if isinstance(effect, Send))
-        return [send.message for send in sends if isinstance(send.message, shape)]
+        messages = (effect.message for effect in self.effects[peer] if isinstance(effect, Send))
+        return [cast("Message", message) for message in messages if isinstance(message, shape)]
 
     def did(self, peer: PeerID, shape: type) -> list[Effect]:
         return [effect for effect in self.effects[peer] if isinstance(effect, shape)]

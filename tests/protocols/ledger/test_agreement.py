@@ -8,28 +8,22 @@ from typing import Any
 
 import pytest
 
+from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
 from protocols.ids import PeerID
 from protocols.ledger.events import (
     Admitted,
     ApplyStep,
-    Blame,
-    ContactsFound,
     DiscardGradient,
-    DrainWanted,
     Expelled,
     FetchFailed,
     Heard,
     OfferState,
-    PeerDown,
-    Received,
     ReduceFailed,
     ReduceFinished,
-    Send,
     Spread,
     StartReduce,
     StateLoaded,
     TallyChanged,
-    Tick,
 )
 from protocols.ledger.member import Ledger
 from protocols.ledger.messages import (

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 import protocols.ledger.lead as module
+from protocols.core import Blame, Send
 from protocols.ids import PeerID
-from protocols.ledger.events import Blame, Effect, Send
+from protocols.ledger.events import Effect
 from protocols.ledger.lead import Lead, LeadMessage, Phase
 from protocols.ledger.messages import (
     Accept,

@@ -6,8 +6,9 @@ import math
 import random
 from dataclasses import replace
 
+from protocols.core import Send
 from protocols.ids import PeerID
-from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.events import LedgerSettings
 from protocols.ledger.leases import first_generation
 from protocols.ledger.messages import Evaluated, Lease, WorkWanted
 from protocols.ledger.tally import Attempt, Settled

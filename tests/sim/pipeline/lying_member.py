@@ -12,8 +12,9 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from protocols.core import Send
 from protocols.ids import PeerID
-from protocols.ledger.events import Send, TallyChanged
+from protocols.ledger.events import TallyChanged
 from protocols.ledger.messages import (
     Evaluated,
     Heartbeat,

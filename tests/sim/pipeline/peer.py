@@ -6,27 +6,21 @@ import math
 import random
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
+from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
 from protocols.ids import PeerID
 from protocols.ledger.events import (
     FAREWELLS_MAX,
     Admitted,
     ApplyStep,
-    Blame,
-    ContactsFound,
     DiscardGradient,
-    DrainWanted,
     Effect,
     Event,
     Expelled,
     Heard,
     Learned,
     OfferState,
-    PeerDown,
-    Received,
-    Send,
     Spread,
     StartReduce,
-    Tick,
 )
 from protocols.ledger.member import Ledger
 from protocols.ledger.messages import HeldState, Lease, Message, Records, Rumour

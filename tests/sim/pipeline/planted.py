@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Final
 from unittest import mock
 
+from protocols.core import Blame
 from protocols.ledger import (
     candidacy,
     coverage,
@@ -20,7 +21,7 @@ from protocols.ledger import (
 )
 from protocols.ledger import trainer as trainer_core
 from protocols.ledger import view as views
-from protocols.ledger.events import Admitted, Blame, DiscardGradient
+from protocols.ledger.events import Admitted, DiscardGradient
 from tests.sim.engine.subject import Planted
 from tests.sim.pipeline import stage as pipeline_stage
 from tests.sim.pipeline.checkers.aborted_changes_nothing import AbortedChangesNothing

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from protocols.core import Send
 from protocols.ids import PeerID
-from protocols.ledger.events import LedgerSettings, Send
+from protocols.ledger.events import LedgerSettings
 from protocols.ledger.messages import Lease
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage, CallFailed
 from protocols.ledger.view import Record

@@ -12,9 +12,10 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocols.core import PeerDown
 from protocols.ids import PeerID
 from protocols.ledger.calls import PartCall
-from protocols.ledger.events import Admitted, DiscardGradient, PeerDown, StateLoaded
+from protocols.ledger.events import Admitted, DiscardGradient, StateLoaded
 from protocols.ledger.messages import (
     Accept,
     Heartbeat,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocols.ledger.events import Blame
+from protocols.core import Blame
 from protocols.ledger.messages import Accept
 from protocols.ledger.view import Record
 from protocols.schema import SchemaError, decode, encode

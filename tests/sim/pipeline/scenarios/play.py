@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from protocols.core import Blame
 from protocols.ids import PeerID
-from protocols.ledger.events import Blame, LedgerSettings
+from protocols.ledger.events import LedgerSettings
 from protocols.ledger.messages import Message
 from protocols.ledger.trainer import AskClaim, AskSettle, AskStage
 from protocols.ledger.view import Record, ids_of
