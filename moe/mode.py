@@ -314,17 +314,14 @@ class MoeMode:
         return await self._state.answer(incoming)
 
     async def _answer_gossip(self, incoming: Incoming) -> Answer:
-        gossip = self._gossip
-        if gossip is None:
+        if self._gossip is None:
             raise Refusal("busy", "this node does not train yet", 1.0)
-        return await gossip.wire()[GOSSIP_SERVICE].answer(incoming)
+        return await self._gossip.answer(incoming)
 
     def _gossip_limits(self, peer: PeerID) -> Limits:
-        gossip = self._gossip
-        limits_for = gossip.wire()[GOSSIP_SERVICE].limits_for if gossip is not None else None
-        if limits_for is None:
+        if self._gossip is None:
             return Limits(header_bytes_max=64 * 1024, body_bytes_max=0, tensors_max=0)
-        return limits_for(peer)
+        return self._gossip.limits
 
     def _find_part(self, name: str) -> Part | None:
         return self._keeper.find_part(name) if self._keeper is not None else None

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, assert_never
 
 import trio
@@ -161,6 +161,14 @@ class GossipPeer:
         self._nursery: trio.Nursery | None = None
         self._send_job, self._jobs = trio.open_memory_channel[Callable[[], Awaitable[None]]](2)
         """The core has one job done at a time, and a model adopted before it."""
+        largest = max(part.elements for part in models.parts)
+        body = largest * models.learner.flat.element_size()
+        self.limits = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=body, tensors_max=1)
+        """Of a message to the service `gossip`.
+
+        Whoever is in the run may send a body as large as a part: a neighbour may know of us before we know of it, and must
+        not be blamed for that. What strangers can make us hold is bounded by the node's guard.
+        """
         self.snapshots_taken = 0
         self.started_from: PeerID | None = None
         """The neighbour whose model ours began with."""
@@ -177,18 +185,10 @@ class GossipPeer:
             await self._driver.run()
 
     def wire(self) -> dict[str, Endpoint]:
-        """Return the services `gossip` and `state`.
-
-        Whoever is in the run may send a body as large as a part: a neighbour may know of us before we know of it, and must
-        not be blamed for that. What strangers can make us hold is bounded by the node's guard.
-        """
-        largest = max(part.elements for part in self._models.parts)
-        body = largest * self._models.learner.flat.element_size()
+        """Return the services `gossip` and `state`."""
         short = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=0, tensors_max=0)
-        push = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=body, tensors_max=1)
-
         return {
-            GOSSIP_SERVICE: Endpoint(self._answer, lambda sender: push),
+            GOSSIP_SERVICE: Endpoint(self.answer, lambda sender: self.limits),
             STATE_SERVICE: Endpoint(self.snapshots.answer, lambda sender: short),
         }
 
@@ -344,7 +344,7 @@ class GossipPeer:
 
     # --- what others ask ---
 
-    async def _answer(self, incoming: Incoming) -> Answer:
+    async def answer(self, incoming: Incoming) -> Answer:
         """Answer one call, or take one cast, of the `gossip` service."""
         message = decode_message_untrusted(incoming.message)
         match message:
@@ -415,27 +415,29 @@ class GossipPeer:
             self._offered.manifest.root, b"",
         )  # fmt: skip
         signed = signed_bytes(self._context.run.run_id, self._context.me, unsigned)
-        return ModelOffer(
-            unsigned.epoch, unsigned.sequence, layout, unsigned.trained, unsigned.averages,
-            unsigned.root, self._context.signer.sign(signed),
-        )  # fmt: skip
+        return replace(unsigned, signature=self._context.signer.sign(signed))
 
     # --- a first model ---
 
     async def _ask_offer(self, peer: PeerID) -> None:
         try:
-            answer = await self._caller.call(
-                peer, GOSSIP_SERVICE, encode_message(OfferWanted()), deadline_s=_OFFER_S
-            )
-            with self._caller.guard.blaming(peer):
-                offer = decode_message_untrusted(answer.message)
-                if not isinstance(offer, ModelOffer):
-                    raise RemoteProtocolError("what was wanted is a ModelOffer")
+            offer = await self._call_for_offer(peer)
         except CALL_FAILURES as error:
             log.info("no offer: peer=%s reason=%s", peer, error)
             self._driver.feed(OfferFailed(trio.current_time(), peer))
             return
         self._driver.feed(OfferAnswered(trio.current_time(), peer, offer))
+
+    async def _call_for_offer(self, peer: PeerID) -> ModelOffer:
+        """Return what a peer offers. Raises CALL_FAILURES."""
+        answer = await self._caller.call(
+            peer, GOSSIP_SERVICE, encode_message(OfferWanted()), deadline_s=_OFFER_S
+        )
+        with self._caller.guard.blaming(peer):
+            offer = decode_message_untrusted(answer.message)
+            if not isinstance(offer, ModelOffer):
+                raise RemoteProtocolError("what was wanted is a ModelOffer")
+        return offer
 
     async def _fetch(self, peer: PeerID, offer: ModelOffer) -> None:
         """Fetch what a neighbour signed for, and try it."""
@@ -469,12 +471,8 @@ class GossipPeer:
     async def fetch_newest(self, peer: PeerID) -> Tensor | None:
         """Return a neighbour's newest model, for an export; None when it cannot be had."""
         with suppress(*CALL_FAILURES, FetchError):
-            answer = await self._caller.call(
-                peer, GOSSIP_SERVICE, encode_message(OfferWanted()), deadline_s=_OFFER_S
-            )
-            with self._caller.guard.blaming(peer):
-                offer = decode_message_untrusted(answer.message)
-            if isinstance(offer, ModelOffer) and offer.root:
+            offer = await self._call_for_offer(peer)
+            if offer.root:
                 return await self._fetched(peer, offer)
         return None
 
