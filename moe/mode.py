@@ -29,10 +29,9 @@ from moe.model import build_feed_forward, expert_parameter, mixtures
 from moe.peer import ExpertPeer, PeerSettings
 from moe.table import expert_rows, host_rows
 from moe.task import MoeTask
-from protocols.errors import RemoteProtocolError
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID
-from protocols.frames import Limits, TensorSpec, unpack_untrusted
+from protocols.frames import Limits, TensorSpec, number_untrusted
 from protocols.ids import PeerID
 from protocols.ports import DirectoryRecord
 from protocols.run import ByteTransformerSpec, TextSpec
@@ -70,6 +69,8 @@ _BEGIN_S: Final = 60.0
 """A node begins to train without some of the experts when they have not come by then."""
 _LOOK_S: Final = 0.2
 _MEMORY_SHARE: Final = 0.25
+_ROOM_MAX: Final = 1 << 20
+"""Experts, of a node that says it has room for more."""
 _COPIES: Final = 6
 """Vectors of an expert's size in memory: parameters, two of the optimizer, gradient, scratch, snapshot."""
 _EXPORT_TRIES: Final = 8
@@ -297,7 +298,9 @@ class MoeMode:
 
     def _records(self, records: Sequence[DirectoryRecord]) -> None:
         self._rooms = {
-            record.peer: room for record in records if (room := _room_untrusted(record)) is not None
+            record.peer: min(room, _ROOM_MAX)
+            for record in records
+            if (room := number_untrusted(record.value, "room")) is not None
         }
         self._tell_nodes()
 
@@ -508,12 +511,3 @@ def _room(model: ByteTransformerSpec, spec: MoeSpec) -> int:
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     expert_bytes = 2 * model.width * spec.hidden * 8 * _COPIES
     return max(1, int(_MEMORY_SHARE * memory_bytes / expert_bytes))
-
-
-def _room_untrusted(record: DirectoryRecord) -> int | None:
-    """Read how many experts a node has room for; None for what says nothing."""
-    try:
-        room = unpack_untrusted(record.value).get("room")
-    except (RemoteProtocolError, AttributeError):
-        return None
-    return min(room, 1 << 20) if type(room) is int and room >= 0 else None

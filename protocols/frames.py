@@ -187,6 +187,15 @@ def unpack_untrusted(raw: bytes | bytearray | memoryview, *, values_max: int = V
         raise RemoteProtocolError("not valid msgpack") from error
 
 
+def number_untrusted(raw: bytes, key: str) -> int | None:
+    """Read a whole number, 0 or more, from a packed map that a peer says of itself; None where it says none."""
+    try:
+        number = unpack_untrusted(raw).get(key)
+    except (RemoteProtocolError, AttributeError):
+        return None
+    return number if type(number) is int and number >= 0 else None
+
+
 def _count_untrusted(raw: bytes, values_max: int) -> None:
     """Refuse what holds, or says it will hold, more than `values_max` values, without making any of them.
 

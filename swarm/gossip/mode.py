@@ -15,8 +15,7 @@ import torch
 import trio
 from torch import Tensor
 
-from protocols.errors import RemoteProtocolError
-from protocols.frames import Limits, unpack_untrusted
+from protocols.frames import Limits, number_untrusted
 from protocols.gossip.claims import choose_partition
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
@@ -48,6 +47,8 @@ _FIRST_LOOK_S: Final = 3.0
 _LOOK_S: Final = 1.0
 _LATELY: Final = 50
 """Batches over which the loss is averaged for people."""
+_NUMBER_MAX: Final = (1 << 31) - 1
+"""Of what a peer says of itself."""
 _COMPLETE: Final = (
     "nothing: all batches are trained; `murmura export PATH` writes this peer's model"
 )
@@ -221,7 +222,8 @@ class GossipMode:
         self._claims = {
             record.peer: claim
             for record in records
-            if (claim := _claim_untrusted(record)) is not None
+            if (claim := number_untrusted(record.value, "partition")) is not None
+            and claim <= _NUMBER_MAX
         }
         self._looked.set()
         self._claim()
@@ -396,17 +398,5 @@ def _write(path: Path, about: Mapping[str, Any], models: Models, vectors: Sequen
 
 def _averages_in(note: bytes) -> int:
     """Read how often a model was averaged; 0 where the note does not say."""
-    try:
-        averages = unpack_untrusted(note).get("averages")
-    except (RemoteProtocolError, AttributeError):
-        return 0
-    return averages if type(averages) is int and 0 <= averages < 1 << 31 else 0
-
-
-def _claim_untrusted(record: DirectoryRecord) -> int | None:
-    """Read which partition a peer claims; None for what is no claim."""
-    try:
-        claim = unpack_untrusted(record.value).get("partition")
-    except (RemoteProtocolError, AttributeError):
-        return None
-    return claim if type(claim) is int and 0 <= claim < 1 << 31 else None
+    averages = number_untrusted(note, "averages")
+    return averages if averages is not None and averages <= _NUMBER_MAX else 0

@@ -22,6 +22,7 @@ from protocols.frames import (
     decode_header_untrusted,
     decode_prefix_untrusted,
     encode_frame,
+    number_untrusted,
     unpack_untrusted,
 )
 
@@ -200,3 +201,20 @@ def test_the_layout_is_the_one_in_the_specification() -> None:
         raw.hex()
         == "6d750103" + "10000000" + "0600000000000000" + "82a16d01a17491" + "92a5696e7431369103"
     )
+
+
+def test_a_number_that_a_peer_says_of_itself() -> None:
+    assert number_untrusted(msgpack.packb({"room": 0}), "room") == 0
+    assert number_untrusted(msgpack.packb({"room": 2**63}), "room") == 2**63
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"room": -1}, {"room": True}, {"room": 1.0}, {"room": "1"}, {"room": None}, [1], 1]
+)
+def test_what_is_no_number_says_nothing(said: object) -> None:
+    assert number_untrusted(msgpack.packb(said), "room") is None
+
+
+def test_bytes_that_are_no_message_say_nothing() -> None:
+    assert number_untrusted(b"", "room") is None
+    assert number_untrusted(b"\xc1", "room") is None
