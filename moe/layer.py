@@ -48,7 +48,6 @@ class _Call:
 class LayerStats:
     """What a layer has seen."""
 
-    forwards: int = 0
     experts_missing: int = 0
     """Experts asked for a forward pass that did not answer rightly."""
     gradients_missing: int = 0
@@ -104,7 +103,6 @@ class RemoteMixtureOfExperts(nn.Module):
         groups, size = self._groups(x, rows)  # (G, C); R = G * size
         scores, uids = self._scores(groups)  # (G, N)
         calls, answered = self._ask(rows.detach(), size, scores.detach(), uids)
-        self.stats.forwards += 1
         weights = scores.masked_fill(~answered, -torch.inf).softmax(dim=1)  # (G, N)
         return _combine(self._network, rows, calls, weights, self.stats).view(x.shape)
 

@@ -53,7 +53,6 @@ _SMOOTHED: Final = 0.05
 class ExpertStats:
     """What one expert has done on this node. Written on the compute thread, read anywhere."""
 
-    forward_rows: int = 0
     backward_rows: int = 0
     steps: int = 0
     joined: int = 0
@@ -317,7 +316,6 @@ def _forward(
             return [result for item in items for result in _forward(expert, [item])]
         expert.stats.failed += 1
         return [outcome.Error(_whose_fault(items[0], error))]
-    expert.stats.forward_rows += len(y)
     return [
         outcome.Value((part, hosted.version))
         for part in torch.split(y, [len(item.x) for item in items])

@@ -15,7 +15,7 @@ from moe.model import build_remote, mixtures
 from moe.network import ExpertNetwork
 from protocols.experts.spec import MoeSpec
 from protocols.run import ByteTransformerSpec, RunSpec
-from swarm.learner.task import Batch, Evaluation, TextTask
+from swarm.learner.task import Batch, TextTask
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,3 @@ class MoeTask(TextTask):
                 balance = torch.stack([mixture.balance for mixture in mixtures(module)]).sum()
                 return loss + self._moe.balance * balance
             return loss
-
-    @torch.no_grad()
-    def evaluate(self, module: nn.Module) -> Evaluation:
-        module.eval()
-        try:
-            return super().evaluate(module)
-        finally:
-            module.train()

@@ -55,7 +55,6 @@ class Checkpoints:
         self._send, self._offered = trio.open_memory_channel[
             tuple[Part, int, "Mapping[str, Tensor]", PartFacts]
         ](0)
-        self._last_s: float | None = None
         self._write_seconds: float | None = None
         self._written = 0
         self._skipped = 0

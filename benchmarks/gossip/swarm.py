@@ -103,9 +103,6 @@ class Swarm:
         self._pushers: list[dict[int, tuple[int, int]]] = [{} for _ in self.peers]
         self._handle = 0
         self.snapshots_taken = 0
-        self.refusals = 0
-        self.roll_backs = 0
-        self.blames = 0
         self.averages = 0
 
     def run(self, *, rounds: int, every: int = 2) -> Curve:
@@ -165,7 +162,6 @@ class Swarm:
                 finite = self._snapshot(index)
                 self._feed(index, SnapshotTaken(now, sequence, finite))
             case RollBack():
-                self.roll_backs += 1
                 self.population.restore(index, self._good[index])
                 self._base[index] = self._good[index]
                 self._feed(index, RolledBack(now))
@@ -181,7 +177,7 @@ class Swarm:
                     del self._held[index][handle]
                 self._later(1, sender, PushAnswered(now + 1, call, answer))
             case Blame():
-                self.blames += 1
+                pass
             case DropModel(handle):
                 del self._held[index][handle]
             case AverageModels():
@@ -233,7 +229,6 @@ class Swarm:
             base=self._base[index, table.start : table.end],
         )
         self.averages += 1
-        self.refusals += len(done.refused)
         refused = tuple(effect.models[row][0] for row in done.refused)
         self._feed(index, Averaged(self._now, effect.part, refused, done.finite))
 

@@ -129,6 +129,7 @@ class Gossip:
         self._awaited: type[JobDone] | None = None
         """The event that ends the job in progress."""
         self._rollbacks = 0
+        """In a row, without a good snapshot between."""
         self._train_at_s = -math.inf
         """No batch begins before."""
         self._look_at_s = -math.inf
@@ -178,11 +179,6 @@ class Gossip:
     def starting(self) -> bool:
         """Whether it has no first model yet."""
         return self._newcomer is not None
-
-    @property
-    def rollbacks(self) -> int:
-        """In a row, without a good snapshot between."""
-        return self._rollbacks
 
     @property
     def waiting(self) -> int:

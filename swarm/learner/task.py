@@ -226,7 +226,11 @@ class TextTask:
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> Evaluation:
-        losses = [float(self.loss(module, batch)) for batch in self._held_out()]
+        module.eval()
+        try:
+            losses = [float(self.loss(module, batch)) for batch in self._held_out()]
+        finally:
+            module.train()
         return Evaluation(sum(losses) / len(losses), None)
 
     def _held_out(self) -> Iterator[Batch]:

@@ -85,9 +85,7 @@ def read_disk(folder: Path, journal: Path, checkpoints: Sequence[Checkpoint]) ->
     if not claims:
         return None
     vote = _read_vote(folder / VOTE)
-    newest, began_at = max(
-        ((record, 0) for record in steps.values()), key=lambda pair: (pair[0].epoch, pair[0].index)
-    )
+    newest = max(steps.values(), key=lambda record: (record.epoch, record.index))
     began: dict[int, int] = {}
     try:
         for record in read_journal(journal):

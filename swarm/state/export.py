@@ -7,7 +7,6 @@ metadata, so that it can be used without the run: `load_model` needs nothing els
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -24,6 +23,7 @@ from protocols.schema import decode, encode
 from swarm.data.text import END_OF_FILE
 from swarm.models.contract import StageModule
 from swarm.models.registry import build_stage
+from swarm.state.files import replacing, write_all
 
 _METADATA: Final = "murmura"
 
@@ -59,12 +59,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     contents = save(
         {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, metadata
     )
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as file:
+        write_all(file, contents)
     return len(contents)
 
 
