@@ -17,7 +17,8 @@ Rules:
 | leaving | ends the job it is in | those on their way end | refused |
 
 The shell drives it (`swarm.driver`): events in, effects out, in order. It keeps tensors under handles, answers each
-job with its event, lets a stranger's frame carry no body (`takes_from`), and answers OfferWanted from `offer`.
+job with its event, bounds the body of a frame, and answers OfferWanted from `offer`. `takes_from` says whose models the
+core would take; the simulator's link lets no other body through, the shell lets whoever is in the run send one.
 """
 
 from __future__ import annotations
