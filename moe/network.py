@@ -19,7 +19,7 @@ from moe.bridge import Bridge
 from moe.search import ExpertSearch
 from moe.server import ExpertServer, answer_rows_untrusted
 from protocols.errors import RemoteProtocolError
-from protocols.experts.dispatch import Dispatch
+from protocols.experts.dispatch import ELSEWHERE, Absent, Dispatch
 from protocols.experts.messages import (
     EXPERT_SERVICE,
     Backward,
@@ -45,8 +45,6 @@ from swarm.tensors.wire import to_wire
 
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
-_NOBODYS_FAULT: Final = ("draining", "overtaken", "not-here", "diverged")
-"""Answers that say something of the expert, not of the host's standing."""
 _GONE: Final = (CallTimeoutError, PeerUnreachableError, StreamClosedError)
 
 
@@ -226,6 +224,11 @@ class RemoteExperts:
 
     async def _backward(self, answered: Answered, x: Tensor, grad_y: Tensor) -> Tensor | None:
         uid, output = answered.uid, answered.output
+        if self._search.view.overtaken(uid, output.epoch, trio.current_time()):
+            self.absent += (
+                1  # its host has been replaced, and would step a copy that nobody asks any more
+            )
+            return None
         if answered.peer == self._me and self._local is not None:
             local = self._local
 
@@ -277,7 +280,7 @@ class RemoteExperts:
                 if not isinstance(said, Output | Stepped):
                     raise RemoteProtocolError("an expert answers with Output or Stepped")
         except CallError as error:
-            self._absent(peer, None if error.code in _NOBODYS_FAULT else "busy")
+            self._absent(peer, "elsewhere" if error.code in ELSEWHERE else "busy")
             return None
         except _GONE:
             self._absent(peer, "gone")
@@ -288,13 +291,12 @@ class RemoteExperts:
         self.dispatch.answered(peer, kind, trio.current_time() - began_s)
         return said, rows
 
-    def _absent(self, peer: PeerID, why: str | None) -> None:
+    def _absent(self, peer: PeerID, why: Absent) -> None:
         self.absent += 1
-        if why is not None:
-            self.dispatch.failed(peer, trio.current_time(), wrong=why == "wrong")
-        if why == "gone":
+        then = self.dispatch.absent(peer, why, trio.current_time())
+        if then.suspect:
             self._failed(peer)
-        if why != "busy":
+        if then.refresh:
             self._search.refresh()
 
     async def _wrong(self, peer: PeerID, reason: str) -> None:

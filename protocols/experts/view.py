@@ -4,17 +4,28 @@ Rules:
 - What is known is used at once, however old, until its records expire; it is refreshed in the background.
 - A prefix under which nothing is alive is remembered as empty for `negative_s`, and no longer: somebody may have come.
 - A host that does not answer is doubted: its records count for nothing until it has written a newer one.
-- Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it.
+- Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it. An
+  epoch far ahead of what was known before, or of all others, was made up and does not count.
+- A prefix that only a search has wanted is forgotten when none wants it any more: a large grid is not watched as a whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from protocols.experts.messages import Stated
+from protocols.experts.epoch import plausible
+from protocols.experts.messages import STATED_MAX, Stated
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.ids import PeerID
+
+UNUSED_S: Final = 60.0
+"""So long is a prefix looked up again after the last search that wanted it."""
+
+NEWEST_MAX: Final = 4 * STATED_MAX
+"""Coordinates under one prefix of which the newest epoch is remembered, though nobody states them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,8 @@ class _Known:
     statements: dict[PeerID, HostStatement]
     children: dict[int, list[tuple[int, HostStatement]]]
     """Coordinate -> (epoch, whose statement)."""
+    newest: dict[int, int]
+    """Coordinate -> the newest epoch that was believed of it."""
 
 
 class PrefixView:
@@ -61,7 +74,8 @@ class PrefixView:
         self._fresh_s = fresh_s
         self._negative_s = 5 * fresh_s if negative_s is None else negative_s
         self._known: dict[Prefix, _Known] = {}
-        self._wanted: set[Prefix] = set()
+        self._wanted: dict[Prefix, float] = {}
+        """Until when each is kept fresh."""
         self._doubted: dict[PeerID, float] = {}
         """Records issued up to then count for nothing."""
         self._own: dict[ExpertUID, int] = {}
@@ -71,27 +85,46 @@ class PrefixView:
 
     def want(self, prefixes: Iterable[Prefix]) -> None:
         """Keep these fresh from now on."""
-        self._wanted.update(prefixes)
+        self._wanted.update(dict.fromkeys(prefixes, math.inf))
+
+    def use(self, prefix: Prefix, now_s: float) -> None:
+        """A search looks at this one: keep it fresh for a while."""
+        self._wanted[prefix] = max(self._wanted.get(prefix, 0.0), now_s + UNUSED_S)
 
     @property
     def wanted(self) -> Sequence[Prefix]:
         return sorted(self._wanted)
 
     def due(self, now_s: float) -> Sequence[Prefix]:
-        """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first."""
-        asked = {p: self._known[p].asked_s if p in self._known else -1e9 for p in self._wanted}
+        """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first. Forget the unused."""
+        for prefix in [p for p, until_s in self._wanted.items() if until_s < now_s]:
+            del self._wanted[prefix]
+        for prefix in [p for p, of in self._known.items() if p not in self._wanted]:
+            if now_s - self._known[prefix].asked_s > UNUSED_S:
+                del self._known[prefix]
+        asked = {p: self._known[p].asked_s if p in self._known else -math.inf for p in self._wanted}
         late = [prefix for prefix, at_s in asked.items() if now_s - at_s >= self._fresh_s]
         return sorted(late, key=lambda prefix: (asked[prefix], prefix))
 
     def learn(self, prefix: Prefix, statements: Iterable[HostStatement], *, asked_s: float) -> None:
         """Take what the directory has under a prefix: all of it; what is not there any more is gone."""
+        before = self._known.get(prefix)
+        if before is not None and before.asked_s > asked_s:
+            return  # a look that began later has answered before
         kept = {statement.peer: statement for statement in statements}
         children: dict[int, list[tuple[int, HostStatement]]] = {}
         for statement in kept.values():
             for line in statement.stated:
                 children.setdefault(line.coordinate, []).append((line.epoch, statement))
-        before = self._known.get(prefix)
-        self._known[prefix] = _Known(asked_s, kept, children)
+        newest = dict(before.newest) if before is not None else {}
+        if len(newest) > NEWEST_MAX:  # somebody makes coordinates up
+            newest = {u: epoch for u, epoch in newest.items() if u in children}
+        for coordinate, lines in children.items():
+            base = newest.get(coordinate, min(epoch for epoch, _ in lines))
+            believed = [(epoch, of) for epoch, of in lines if plausible(epoch, base)]
+            children[coordinate] = believed
+            newest[coordinate] = max([base, *(epoch for epoch, _ in believed)])
+        self._known[prefix] = _Known(asked_s, kept, children, newest)
         if before is None or before.statements != kept:
             self.changes += 1
 
@@ -153,6 +186,11 @@ class PrefixView:
         """Return whom to ask for this expert: the hosts of its highest epoch, the rightful one first."""
         claims = self.claims(uid, now_s)
         return [claim for claim in claims if claim.epoch == claims[0].epoch]
+
+    def overtaken(self, uid: ExpertUID, epoch: int, now_s: float) -> bool:
+        """Tell whether a host of this epoch is known to have been replaced."""
+        claims = self.claims(uid, now_s)
+        return bool(claims) and claims[0].epoch > epoch
 
     def alive(self, grid: Grid, now_s: float) -> Sequence[ExpertUID]:
         """Return the experts of a layer that are known to be alive, in order."""
