@@ -106,6 +106,14 @@ class _Held:
     snapshot: Snapshot
 
 
+@dataclass(slots=True)
+class _Offered:
+    """An expert that another node wants us to take, until that is decided."""
+
+    over: trio.Event
+    taken: bool = False
+
+
 def part_name(uid: ExpertUID) -> str:
     """Name an expert's state as the service `state` knows it."""
     return f"expert/{uid}"
@@ -165,7 +173,7 @@ class ExpertKeeper:
         self._shelf = Shelf()
         self._kept: dict[ExpertUID, Snapshot] = {}
         """Of what others host, or hosted: what the shelf says."""
-        self._handing: dict[ExpertUID, trio.Event] = {}
+        self._handing: dict[ExpertUID, _Offered] = {}
         self.expected: dict[str, TensorSpec] = {}
         """Tensors of an expert's state; known once `run` has begun."""
         self._nursery: trio.Nursery | None = None
@@ -262,7 +270,7 @@ class ExpertKeeper:
             case Adopt(uid, epoch, offer, donors):
                 self._start(self._adopt, uid, epoch, offer, donors)
             case AnswerHandOver(uid):
-                self._answer_hand_over(uid)
+                self._answer_hand_over(uid, taken=False)
             case Drop(uid, reason):
                 log.info("expert dropped: expert=%s reason=%s", uid, reason)
                 self._peer.server.remove(uid)
@@ -306,7 +314,7 @@ class ExpertKeeper:
         self._peer.server.put(expert)
         log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
-        self._answer_hand_over(uid)
+        self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
 
     def _build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
         expert = build_expert(uid, self._make(uid), self._optimizer, row=self._row, epoch=epoch)
@@ -327,7 +335,7 @@ class ExpertKeeper:
         except (FetchError, RemoteProtocolError) as error:
             log.warning("expert not adopted: expert=%s reason=%s", uid, error)
             self._driver.feed(HostFailed(trio.current_time(), uid))
-            self._answer_hand_over(uid)
+            self._answer_hand_over(uid, taken=False)
             return
         await self._host(uid, epoch, state)
 
@@ -355,9 +363,8 @@ class ExpertKeeper:
         )
         state = await fetch.run(donors)
         if state.root != offer.root:
-            problem = RemoteProtocolError("sent another state than a host signed for", state.donor)
-            self._context.guard.fault(state.donor, problem)
-            raise problem
+            # Nobody's fault that could be told: of two snapshots of one version it may have sent the other.
+            raise FetchError("it is another state than the one that a host signed for")
         return state
 
     # --- snapshots ---
@@ -522,15 +529,16 @@ class ExpertKeeper:
         uid = self._offer_untrusted(peer, offer)
         if uid in self._handing:
             raise Refusal("busy", "that expert is being taken over", 1.0)
-        over = self._handing[uid] = trio.Event()
+        offered = self._handing[uid] = _Offered(trio.Event())
         self._driver.feed(HandOverOffered(trio.current_time(), peer, offer, uid))
-        await over.wait()
-        return uid in self._peer.server.experts
+        await offered.over.wait()
+        return offered.taken
 
-    def _answer_hand_over(self, uid: ExpertUID) -> None:
-        over = self._handing.pop(uid, None)
-        if over is not None:
-            over.set()
+    def _answer_hand_over(self, uid: ExpertUID, *, taken: bool) -> None:
+        offered = self._handing.pop(uid, None)
+        if offered is not None:
+            offered.taken = taken
+            offered.over.set()
 
 
 def part_of(expert: Expert) -> Part:

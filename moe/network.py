@@ -216,7 +216,7 @@ class RemoteExperts:
             answer = await self._ask_here(here)
         else:
             answer = await self._ask(
-                host.peer, FORWARD, Forward(str(uid), host.epoch), [x], out_row
+                host.peer, uid, FORWARD, Forward(str(uid), host.epoch), [x], out_row
             )
         if answer is None or not isinstance(answer[0], Output):
             return None
@@ -242,7 +242,9 @@ class RemoteExperts:
             answer = await self._ask_here(here)
         else:
             call = Backward(str(uid), output.epoch, output.version)
-            answer = await self._ask(answered.peer, BACKWARD, call, [x, grad_y], tuple(x.shape[1:]))
+            answer = await self._ask(
+                answered.peer, uid, BACKWARD, call, [x, grad_y], tuple(x.shape[1:])
+            )
         return answer[1] if answer is not None and isinstance(answer[0], Stepped) else None
 
     async def _ask_here(self, here: Callable[[], Any]) -> tuple[Message, Tensor] | None:
@@ -258,6 +260,7 @@ class RemoteExperts:
     async def _ask(
         self,
         peer: PeerID,
+        uid: ExpertUID,
         kind: str,
         message: Message,
         tensors: Sequence[Tensor],
@@ -280,24 +283,24 @@ class RemoteExperts:
                 if not isinstance(said, Output | Stepped):
                     raise RemoteProtocolError("an expert answers with Output or Stepped")
         except CallError as error:
-            self._absent(peer, "elsewhere" if error.code in ELSEWHERE else "busy")
+            self._absent(peer, uid, "elsewhere" if error.code in ELSEWHERE else "busy")
             return None
         except _GONE:
-            self._absent(peer, "gone")
+            self._absent(peer, uid, "gone")
             return None
         except RemoteProtocolError:
-            self._absent(peer, "wrong")
+            self._absent(peer, uid, "wrong")
             return None
         self.dispatch.answered(peer, kind, trio.current_time() - began_s)
         return said, rows
 
-    def _absent(self, peer: PeerID, why: Absent) -> None:
+    def _absent(self, peer: PeerID, uid: ExpertUID, why: Absent) -> None:
         self.absent += 1
         then = self.dispatch.absent(peer, why, trio.current_time())
         if then.suspect:
             self._failed(peer)
         if then.refresh:
-            self._search.refresh()
+            self._search.look_again(uid)
 
     async def _wrong(self, peer: PeerID, reason: str) -> None:
         self.absent += 1

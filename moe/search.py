@@ -87,19 +87,19 @@ class ExpertSearch:
             if isinstance(step, Found):
                 self._seconds.append(trio.current_time() - began_s)
                 return step.uids
-            self._look_ups.hurry(step.prefixes)
+            self._look_ups.hurry(step.prefixes, trio.current_time())
             self._hurry.set()
             with trio.move_on_at(search.until_s):
                 await learned.wait()
 
     def refresh(self) -> None:
-        """Something is wrong with what is known: look everything up again soon."""
-        self._look_ups.refresh()
+        """Look everything up again soon."""
+        self._look_ups.hurry(self.view.wanted, trio.current_time())
         self._hurry.set()
 
     def look_again(self, uid: ExpertUID) -> None:
-        """Somebody knows more of this expert than we do."""
-        self._look_ups.hurry(uid.prefixes[-1:])
+        """What is known of this expert has shown to be wrong, or somebody knows more."""
+        self._look_ups.hurry(uid.prefixes[-1:], trio.current_time())
         self._hurry.set()
 
     def percentiles_s(self) -> dict[str, float | None]:

@@ -15,6 +15,11 @@ class Announcements:
         self._wanted: dict[Prefix, bytes] = {}
         self._written: dict[Prefix, bytes] = {}
 
+    @property
+    def written(self) -> Mapping[Prefix, bytes]:
+        """What the directory has of us, and writes again before it expires."""
+        return {prefix: value for prefix, value in self._written.items() if value}
+
     def announce(self, experts: Mapping[ExpertUID, int]) -> None:
         """State these from now on, with their epochs; the latest call counts."""
         self._wanted = {

@@ -12,6 +12,8 @@ from protocols.experts.view import HostStatement, PrefixView
 LOOKS_AT_ONCE: Final = 16
 PATIENCE_S: Final = 1.0
 """A search does without what has not been answered by then."""
+AGAIN_S: Final = 0.5
+"""A prefix is not looked up again sooner, however many calls fail."""
 TICK_S: Final = 0.1
 """So often is looked whether anything is due."""
 
@@ -24,14 +26,14 @@ class LookUps:
         self._hurried: deque[Prefix] = deque()
         self._under_way: set[Prefix] = set()
 
-    def hurry(self, prefixes: Iterable[Prefix]) -> None:
+    def hurry(self, prefixes: Iterable[Prefix], now_s: float) -> None:
         """Look these up before others: a search waits for them, or what is known of them has shown to be wrong."""
         known = {*self._hurried}
-        self._hurried.extend(p for p in dict.fromkeys(prefixes) if p not in known)
-
-    def refresh(self) -> None:
-        """Something is wrong with what is known: look everything up again."""
-        self.hurry(self._view.wanted)
+        self._hurried.extend(
+            prefix
+            for prefix in dict.fromkeys(prefixes)
+            if prefix not in known and now_s - self._view.asked_s(prefix) >= AGAIN_S
+        )
 
     def begin(self, now_s: float) -> Sequence[Prefix]:
         """Return what is to be looked up from now on."""

@@ -102,7 +102,7 @@ class PrefixView:
         for prefix in [p for p, of in self._known.items() if p not in self._wanted]:
             if now_s - self._known[prefix].asked_s > UNUSED_S:
                 del self._known[prefix]
-        asked = {p: self._known[p].asked_s if p in self._known else -math.inf for p in self._wanted}
+        asked = {prefix: self.asked_s(prefix) for prefix in self._wanted}
         late = [prefix for prefix, at_s in asked.items() if now_s - at_s >= self._fresh_s]
         return sorted(late, key=lambda prefix: (asked[prefix], prefix))
 
@@ -148,6 +148,11 @@ class PrefixView:
 
     # --- reading ---
 
+    def asked_s(self, prefix: Prefix) -> float:
+        """Return when the look began that told what is known of a prefix."""
+        known = self._known.get(prefix)
+        return known.asked_s if known is not None else -math.inf
+
     def children(self, prefix: Prefix, now_s: float) -> Sequence[int] | None:
         """Return the next coordinates under which something is alive, in order; None when a look is needed to know."""
         known = self._known.get(prefix)
@@ -176,10 +181,8 @@ class PrefixView:
             for epoch, statement in lines
             if self._counts(statement, now_s)
         }
-        if self._me is not None:
-            claims = {claim for claim in claims if claim.peer != self._me}
-            if uid in self._own:
-                claims.add(Claim(self._own[uid], self._me))
+        if self._me is not None and uid in self._own:
+            claims.add(Claim(self._own[uid], self._me))
         return sorted(claims)
 
     def hosts(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
@@ -208,6 +211,8 @@ class PrefixView:
         return all(prefix in self._known for grid in grids for prefix in grid.prefixes())
 
     def _counts(self, statement: HostStatement, now_s: float) -> bool:
-        if statement.until_s <= now_s:
-            return False
+        if statement.until_s <= now_s or statement.peer == self._me:
+            return (
+                False  # what we host we know ourselves: a record of ours may be of an earlier life
+            )
         return statement.issued_s > self._doubted.get(statement.peer, -1.0)

@@ -19,7 +19,7 @@ def test_what_a_search_waits_for_comes_before_what_is_due_and_few_are_under_way_
     view = PrefixView(fresh_s=2.0)
     looks = LookUps(view)
     view.want(PREFIXES)
-    looks.hurry([PREFIXES[30], PREFIXES[30]])
+    looks.hurry([PREFIXES[30], PREFIXES[30]], 0.0)
     begun = looks.begin(0.0)
     assert begun[0] == PREFIXES[30]
     assert len(begun) == LOOKS_AT_ONCE == len(set(begun))
