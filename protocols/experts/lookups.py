@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -25,6 +26,8 @@ class LookUps:
         self._view = view
         self._hurried: deque[Prefix] = deque()
         self._under_way: set[Prefix] = set()
+        self._failed_s: dict[Prefix, float] = {}
+        """When a look began that failed, until one succeeds."""
 
     def hurry(self, prefixes: Iterable[Prefix], now_s: float) -> None:
         """Look these up before others: a search waits for them, or what is known of them has shown to be wrong."""
@@ -41,7 +44,8 @@ class LookUps:
         for prefix in [*self._hurried, *self._view.due(now_s)]:
             if len(self._under_way) >= LOOKS_AT_ONCE:
                 break
-            if prefix not in self._under_way:
+            failed_s = self._failed_s.get(prefix, -math.inf)
+            if prefix not in self._under_way and now_s - failed_s >= AGAIN_S:
                 self._under_way.add(prefix)
                 begun.append(prefix)
         started = {*begun}
@@ -53,6 +57,9 @@ class LookUps:
     ) -> bool:
         """Take what the directory had; None: it failed. Returns whether no look is under way any more."""
         self._under_way.discard(prefix)
-        if statements is not None:
+        if statements is None:
+            self._failed_s[prefix] = asked_s
+        else:
+            self._failed_s.pop(prefix, None)
             self._view.learn(prefix, statements, asked_s=asked_s)
         return not self._under_way

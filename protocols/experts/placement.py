@@ -4,7 +4,7 @@
 |---|---|
 | nobody has ever had it, enough nodes are known | the node it is assigned to creates it, with a first epoch |
 | its host is gone, a snapshot exists | the node it is assigned to adopts it: the same state, a newer epoch |
-| its host is gone, everybody says that no snapshot exists | it begins anew, with a newer epoch, and counts as lost |
+| its host is gone, everybody says that no snapshot exists | it begins anew, with a first epoch, and counts as lost |
 | we host it, somebody has a better claim | we give way: drop it, and keep what we have as a snapshot |
 | we host it, and leave, or host more than our share | it is handed over: frozen, fetched by the successor, a newer epoch |
 
@@ -14,7 +14,8 @@ Rules:
   looks there at once when a caller knows a newer epoch. A caller's word alone takes nothing from anybody.
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
 - A snapshot counts when a host signed it that we saw having the expert, the newest first; offers of others come last.
-- Who does not answer may have a snapshot: an expert begins anew only when all have answered, or after GIVE_UP_S.
+- Who does not answer, or is down, may have a snapshot: an expert begins anew only when all nodes have answered, or after
+  GIVE_UP_S. Its epoch is a first one then: whoever still has what it had learned has the better claim.
 - A handed-over expert is taken only from the host that the directory names.
 """
 
@@ -29,7 +30,7 @@ from typing import Final, assert_never
 
 from protocols.core import DrainWanted, Tick
 from protocols.experts.assignment import assign, fraction, preference
-from protocols.experts.epoch import changes, next_epoch, plausible
+from protocols.experts.epoch import next_epoch, plausible
 from protocols.experts.events import (
     Adopt,
     Announce,
@@ -109,10 +110,8 @@ class _Memory:
     """Roots of those that could not be had."""
 
     def seen(self, epoch: int, host: PeerID) -> None:
-        """Somebody has it."""
-        self.epoch = epoch
-        self.hosts.pop(host, None)
-        self.hosts[host] = epoch
+        """Somebody has it, or says so."""
+        self.hosts[host] = max(epoch, self.hosts.pop(host, 0))
         if len(self.hosts) > HOSTS_MAX:
             del self.hosts[next(iter(self.hosts))]
 
@@ -239,8 +238,10 @@ class Placement:
         effects: list[Effect] = []
         for uid, memory in self._memory.items():
             live = self._live_claims(uid)
-            if live and live[0].epoch >= memory.epoch:
-                memory.seen(live[0].epoch, live[0].peer)
+            for claim in claims.get(uid, ()):
+                memory.seen(claim.epoch, claim.peer)
+            if live:
+                memory.epoch = max(memory.epoch, live[0].epoch)
             own = self.own.get(uid)
             if live or own is not None:
                 memory.found()
@@ -251,14 +252,9 @@ class Placement:
         return effects
 
     def _live_claims(self, uid: ExpertUID) -> Sequence[Claim]:
-        """Return the claims that count: of hosts that are not down, with epochs that nobody made up."""
+        """Return the claims that count: of hosts that are not down."""
         assert self._claims is not None
-        known = self._memory[uid].epoch
-        return [
-            claim
-            for claim in self._claims.get(uid, ())
-            if claim.peer not in self._down and (not known or plausible(claim.epoch, known))
-        ]
+        return [claim for claim in self._claims.get(uid, ()) if claim.peer not in self._down]
 
     def _nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
         self._down -= rooms.keys() - self._rooms.keys()
@@ -364,30 +360,33 @@ class Placement:
             default=None,
         )
         given_up = event.now_s - memory.missing_since_s >= GIVE_UP_S
-        if not given_up and event.silent and not (best and memory.is_newest(best)):
+        unheard = event.silent or self._down & self._rooms.keys()
+        if not given_up and unheard and not (best and memory.is_newest(best)):
             del self._busy[
                 uid
             ]  # they may have a newer one: ask again, unless they are found to be down
             return ()
         if best is None or (given_up and best.root in memory.failures):
             self._busy[uid] = "create"
-            return [Create(uid, next_epoch(memory.epoch, self.rng), lost=memory.epoch > 0)]
+            return [Create(uid, next_epoch(0, self.rng), lost=memory.epoch > 0)]
         memory.tried = best.root
         donors = tuple(keeper for keeper, offer in event.offers if offer.root == best.root)
-        base = best.epoch if plausible(best.epoch, memory.epoch) else 0
+        base = best.epoch if plausible(best.epoch) else 0
         self._busy[uid] = "adopt"
         return [Adopt(uid, next_epoch(max(memory.epoch, base), self.rng), best, donors)]
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
         memory = self._memory[uid]
-        if epoch < memory.epoch:
+        live = self._live_claims(uid) if self._claims is not None else ()
+        if live and live[0] < Claim(epoch, self.me):
             return [Drop(uid, "superseded")]
         self.created += how == "create"
-        self.lost += how == "create" and changes(epoch) > 1
+        self.lost += how == "create" and memory.epoch > 0
         self.adopted += how == "adopt"
         self.taken_over += how == "take over"
         memory.seen(epoch, self.me)
+        memory.epoch = epoch
         memory.found()
         # Spread out, so that a node's experts are not all copied in one moment; a new one soon.
         self.own[uid] = _Own(epoch, now_s + self.snapshot_every_s * fraction(uid))

@@ -38,9 +38,12 @@ class Shelf:
         named = Claim(offer.epoch, offer.host) in claims[:1]
         if not named and (claims or (kept is not None and kept.host != offer.host)):
             return "overtaken"
-        if kept is not None and kept.host == offer.host and kept.age >= offer.age:
-            return "old"
-        return "fetch"
+        if kept is None or kept.host != offer.host:
+            return "fetch"
+        newer = offer.age > kept.age or (
+            named and offer.epoch != kept.epoch
+        )  # it may have begun anew
+        return "fetch" if newer else "old"
 
     def put(self, uid: ExpertUID, offer: SnapshotOffer, claims: Sequence[Claim]) -> bool:
         """Keep one that was fetched, unless something better has come meanwhile."""

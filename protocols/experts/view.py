@@ -5,7 +5,7 @@ Rules:
 - A prefix under which nothing is alive is remembered as empty for `negative_s`, and no longer: somebody may have come.
 - A host that does not answer is doubted: its records count for nothing until it has written a newer one.
 - Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it. An
-  epoch far ahead of what was known before, or of all others, was made up and does not count.
+  epoch that no expert can come to was made up and does not count.
 - A prefix that only a search has wanted is forgotten when none wants it any more: a large grid is not watched as a whole.
 """
 
@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from protocols.experts.epoch import plausible
-from protocols.experts.messages import STATED_MAX, Stated
+from protocols.experts.messages import Stated
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.ids import PeerID
 
 UNUSED_S: Final = 60.0
 """So long is a prefix looked up again after the last search that wanted it."""
-
-NEWEST_MAX: Final = 4 * STATED_MAX
-"""Coordinates under one prefix of which the newest epoch is remembered, though nobody states them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +55,6 @@ class _Known:
     statements: dict[PeerID, HostStatement]
     children: dict[int, list[tuple[int, HostStatement]]]
     """Coordinate -> (epoch, whose statement)."""
-    newest: dict[int, int]
-    """Coordinate -> the newest epoch that was believed of it."""
 
 
 class PrefixView:
@@ -115,16 +110,9 @@ class PrefixView:
         children: dict[int, list[tuple[int, HostStatement]]] = {}
         for statement in kept.values():
             for line in statement.stated:
-                children.setdefault(line.coordinate, []).append((line.epoch, statement))
-        newest = dict(before.newest) if before is not None else {}
-        if len(newest) > NEWEST_MAX:  # somebody makes coordinates up
-            newest = {u: epoch for u, epoch in newest.items() if u in children}
-        for coordinate, lines in children.items():
-            base = newest.get(coordinate, min(epoch for epoch, _ in lines))
-            believed = [(epoch, of) for epoch, of in lines if plausible(epoch, base)]
-            children[coordinate] = believed
-            newest[coordinate] = max([base, *(epoch for epoch, _ in believed)])
-        self._known[prefix] = _Known(asked_s, kept, children, newest)
+                if plausible(line.epoch):
+                    children.setdefault(line.coordinate, []).append((line.epoch, statement))
+        self._known[prefix] = _Known(asked_s, kept, children)
         if before is None or before.statements != kept:
             self.changes += 1
 

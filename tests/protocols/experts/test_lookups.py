@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from protocols.experts.announcements import Announcements
-from protocols.experts.epoch import next_epoch, plausible
+from protocols.experts.epoch import CHANGES_MAX, next_epoch, plausible
 from protocols.experts.lookups import LOOKS_AT_ONCE, LookUps
 from protocols.experts.messages import Stated
 from protocols.experts.uid import ExpertUID, Grid, Prefix
@@ -12,6 +12,7 @@ from protocols.ids import PeerID
 
 GRID = Grid("f", (40, 4))
 PREFIXES = list(GRID.prefixes())
+RNG = random.Random(1)
 HOST, LIAR = PeerID(b"host"), PeerID(b"liar")
 
 
@@ -28,13 +29,14 @@ def test_what_a_search_waits_for_comes_before_what_is_due_and_few_are_under_way_
     assert looks.begin(0.0) == [PREFIXES[15]]
 
 
-def test_a_failed_look_is_made_again() -> None:
+def test_a_failed_look_is_made_again_after_a_pause() -> None:
     view = PrefixView(fresh_s=2.0)
     looks = LookUps(view)
     view.want(PREFIXES[:1])
     assert looks.begin(0.0) == PREFIXES[:1]
     assert looks.ended(PREFIXES[0], None, asked_s=0.0)
-    assert looks.begin(0.1) == PREFIXES[:1]
+    assert looks.begin(0.1) == []
+    assert looks.begin(0.5) == PREFIXES[:1]
 
 
 def test_a_prefix_that_no_search_wants_any_more_is_forgotten() -> None:
@@ -57,18 +59,20 @@ def statement(peer: PeerID, epoch: int) -> HostStatement:
     return HostStatement(peer, (Stated(1, epoch),), 100.0, 0.0)
 
 
-def test_an_epoch_that_nobody_can_have_missed_does_not_count() -> None:
-    uid, made_up = ExpertUID("f", (0, 1)), (1 << 53) - 1
-    first = next_epoch(0, random.Random(1))
-    for before in ([], [statement(HOST, first)]):
-        view = PrefixView(fresh_s=2.0)
-        view.learn(PREFIXES[0], before, asked_s=0.0)
-        view.learn(PREFIXES[0], [statement(HOST, first), statement(LIAR, made_up)], asked_s=1.0)
-        assert view.hosts(uid, 1.0) == [Claim(first, HOST)]
-        view.learn(PREFIXES[0], [], asked_s=2.0)
-        view.learn(PREFIXES[0], [statement(LIAR, made_up)], asked_s=3.0)
-        assert view.hosts(uid, 3.0) == []
-    assert plausible(next_epoch(first, random.Random(2)), first)
+def test_an_epoch_that_no_expert_can_come_to_does_not_count() -> None:
+    view, uid, first = PrefixView(fresh_s=2.0), ExpertUID("f", (0, 1)), next_epoch(0, RNG)
+    view.learn(PREFIXES[0], [statement(HOST, first), statement(LIAR, (1 << 53) - 1)], asked_s=1.0)
+    assert view.claims(uid, 1.0) == [Claim(first, HOST)]
+
+
+def test_epochs_grow_are_never_alike_and_stay_plausible() -> None:
+    epoch = 0
+    for _ in range(5):
+        assert epoch < (epoch := next_epoch(epoch, RNG))
+    last = (CHANGES_MAX << 20) + 1
+    assert plausible(next_epoch(last, RNG))
+    assert not plausible((CHANGES_MAX + 1) << 20)
+    assert next_epoch(3, RNG) != next_epoch(3, RNG)
 
 
 def test_only_what_changed_is_written_and_records_of_an_earlier_life_are_withdrawn() -> None:

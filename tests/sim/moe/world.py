@@ -173,7 +173,7 @@ def draw_world(
         MoeFaults.draw(seed),
         room=rng.choice((99, 99, 2 * tight, tight)),
         keepers=rng.choice((1, 1, 2)),
-        nodes_to_start=rng.choice((1, 2, count)),
+        nodes_to_start=rng.choice((1, 2, max(2, count // 2))),
         trainers=rng.choice((0.4, 0.7, 1.0)),
         scale=rng.choice((1.0, 1.0, 2.0)),
         delay_s=rng.choice((0.001, 0.01, 0.05, 0.15)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from protocols.experts.lookups import PATIENCE_S
 from protocols.experts.uid import ExpertUID, Prefix
 from tests.sim.engine.checker import on
-from tests.sim.moe.checkers.checker import Checker, TenureChecker, life_of
+from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
 from tests.sim.moe.notes import HostingEnded, SearchEnded
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class FindsTheBest(Checker):
 
     def _listed(self, peer: MoePeer, prefix: Prefix, uid: ExpertUID) -> bool:
         view, depth = peer.view, len(prefix.place)
-        if any(own.place[: depth + 1] == uid.place[: depth + 1] for own in peer.core.hosting):
+        own = {(of.layer, of.place[: depth + 1]) for of in peer.core.hosting}
+        if (uid.layer, uid.place[: depth + 1]) in own:
             return True
         known = view._known.get(prefix)
         return known is not None and any(
@@ -111,6 +112,7 @@ class FindsWhatIsThere(TenureChecker):
     def __init__(self, world: MoeWorld) -> None:
         super().__init__(world)
         self._stated_s: dict[tuple[ExpertUID, int], float] = {}
+        self._up_s: dict[Life, float] = {}
 
     def looked(self) -> None:
         now_s = self.world.clock.now_s
@@ -138,8 +140,7 @@ class FindsWhatIsThere(TenureChecker):
                 raise self.broken(f"{peer.name} missed {uid}, hosted for {now_s - since_s:.0f} s")
 
     def _up_since(self, peer: MoePeer) -> float:
-        since = self._stated_s.setdefault((ExpertUID("up", (0,)), hash(life_of(peer))), self.world.clock.now_s)  # fmt: skip
-        return since
+        return self._up_s.setdefault(life_of(peer), self.world.clock.now_s)
 
 
 def _score(note: SearchEnded, uid: ExpertUID) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from protocols.core import Blame
-from protocols.experts.events import Adopt, ClaimsSeen, Create, Hosted, OffersFound
+from protocols.experts.events import Adopt, ClaimsSeen, Create, HandOverOffered, Hosted, OffersFound
 from protocols.experts.messages import SnapshotOffer
 from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
@@ -33,6 +33,7 @@ class NothingIsLost(TenureChecker):
         self._since_s: dict[tuple[PeerID, PeerID], float] = {}
         """Since when two nodes have reached each other, as far as was seen."""
         self._lives: dict[PeerID, tuple[int, float]] = {}
+        self._kept_s: dict[tuple[Life, ExpertUID], float] = {}
 
     def looked(self) -> None:
         world, now_s = self.world, self.world.clock.now_s
@@ -50,6 +51,10 @@ class NothingIsLost(TenureChecker):
             for pair in reached
             if pair[0] not in slow and pair[1] not in slow
         }
+        for peer in peers:
+            for uid, state in peer.kept.items():
+                if state.version and not state.forged:
+                    self._kept_s.setdefault((life_of(peer), uid), now_s)
         lives = {peer.peer_id: peer.life for peer in peers}
         self._lives = {
             peer: (life, self._lives[peer][1])
@@ -63,7 +68,9 @@ class NothingIsLost(TenureChecker):
         now_s, enough_s = self.world.clock.now_s, self.world.scaled(_REACHED_S)
         for other in self.up():
             state = other.kept.get(effect.uid)
-            if state is None or state.forged or other.stopped or other.left:
+            if state is None or state.forged or other.stopped or other.left or not state.version:
+                continue
+            if now_s - self._kept_s.get((life_of(other), effect.uid), now_s) < enough_s:
                 continue
             if other is not peer:
                 since_s = self._since_s.get((peer.peer_id, other.peer_id), now_s)
@@ -87,39 +94,46 @@ class OnlyWhatAHostSigned(Checker):
         super().__init__(world)
         self._seen: dict[tuple[Life, ExpertUID], dict[PeerID, int]] = {}
         self._offers: dict[tuple[Life, ExpertUID], list[SnapshotOffer]] = {}
+        self._given: dict[tuple[Life, ExpertUID], SnapshotOffer] = {}
 
     @on(ClaimsSeen)
     def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
         for uid, claims in event.claims.items():
             seen = self._seen.setdefault((life_of(peer), uid), {})
-            for claim in claims[:1]:
+            for claim in claims:
                 if claim.peer not in self.world.liars:
-                    seen[claim.peer] = claim.epoch
+                    seen[claim.peer] = max(claim.epoch, seen.get(claim.peer, 0))
 
     @on(Hosted)
     def hosts(self, peer: MoePeer, event: Hosted) -> None:
         self._seen.setdefault((life_of(peer), event.uid), {})[peer.peer_id] = event.epoch
 
+    @on(HandOverOffered)
+    def is_offered(self, peer: MoePeer, event: HandOverOffered) -> None:
+        self._given[life_of(peer), event.uid] = event.offer
+
     @on(OffersFound)
     def finds(self, peer: MoePeer, event: OffersFound) -> None:
         self._offers[life_of(peer), event.uid] = [offer for _, offer in event.offers]
+        self._given.pop((life_of(peer), event.uid), None)
 
     @on(Adopt)
     def adopts(self, peer: MoePeer, effect: Adopt) -> None:
         key = life_of(peer), effect.uid
         offers, seen = self._offers.pop(key, None), self._seen.get(key, {})
-        if effect.donors == (effect.offer.host,) and offers is None:
+        if self._given.get(key) == effect.offer:
             self._takes_over(peer, effect)
             return
         good = [o for o in offers or () if o.epoch <= seen.get(o.host, -1)]
-        if good and effect.offer not in good:
+        false = effect.offer.host not in self.world.liars or b"state" not in effect.offer.root
+        if good and effect.offer not in good and false:
             raise self.broken(
                 f"{peer.name} adopts {effect.offer}; a host that it saw signed {good}"
             )
 
     def _takes_over(self, peer: MoePeer, effect: Adopt) -> None:
         honest = effect.offer.host not in self.world.liars
-        claims = peer.view.hosts(effect.uid, peer.now_s)
+        claims = (peer.core._claims or {}).get(effect.uid, ())
         if not honest and not any(claim.peer == effect.offer.host for claim in claims):
             raise self.broken(f"{peer.name} takes {effect.uid} from who never had it")
 
