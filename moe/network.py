@@ -7,6 +7,7 @@ left alone for a while (`protocols.experts.dispatch`), and the layer goes on wit
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -19,7 +20,7 @@ from moe.bridge import Bridge
 from moe.search import ExpertSearch
 from moe.server import ExpertServer, answer_rows_untrusted
 from protocols.errors import RemoteProtocolError
-from protocols.experts.dispatch import ELSEWHERE, Absent, Dispatch
+from protocols.experts.dispatch import ELSEWHERE, Absent, Dispatch, kind_of
 from protocols.experts.messages import (
     EXPERT_SERVICE,
     Backward,
@@ -42,6 +43,8 @@ from swarm.calls import (
     StreamClosedError,
 )
 from swarm.tensors.wire import to_wire
+
+log = logging.getLogger(__name__)
 
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
@@ -171,7 +174,7 @@ class RemoteExperts:
         hosts = self._hosts(uid)
         if not hosts:
             return None
-        after_s = self.dispatch.hedge_after_s(hosts, FORWARD)
+        after_s = self.dispatch.hedge_after_s(hosts, kind_of(FORWARD, x.nbytes))
         if after_s is None:
             return await self._forward_at(hosts[0], uid, x, out_row)
         return await self._hedged(hosts, after_s, uid, x, out_row)
@@ -261,12 +264,13 @@ class RemoteExperts:
         self,
         peer: PeerID,
         uid: ExpertUID,
-        kind: str,
+        call: str,
         message: Message,
         tensors: Sequence[Tensor],
         row: tuple[int, ...],
     ) -> tuple[Message, Tensor] | None:
         """Call one host. None, with its standing lowered where it is to blame, when it does not answer rightly."""
+        kind = kind_of(call, sum(tensor.nbytes for tensor in tensors))
         began_s = trio.current_time()
         self.asked += 1
         try:
@@ -283,18 +287,20 @@ class RemoteExperts:
                 if not isinstance(said, Output | Stepped):
                     raise RemoteProtocolError("an expert answers with Output or Stepped")
         except CallError as error:
-            self._absent(peer, uid, "elsewhere" if error.code in ELSEWHERE else "busy")
+            why: Absent = "elsewhere" if error.code in ELSEWHERE else "busy"
+            self._absent(peer, uid, why, error)
             return None
-        except _GONE:
-            self._absent(peer, uid, "gone")
+        except _GONE as error:
+            self._absent(peer, uid, "gone", error)
             return None
-        except RemoteProtocolError:
-            self._absent(peer, uid, "wrong")
+        except RemoteProtocolError as error:
+            self._absent(peer, uid, "wrong", error)
             return None
         self.dispatch.answered(peer, kind, trio.current_time() - began_s)
         return said, rows
 
-    def _absent(self, peer: PeerID, uid: ExpertUID, why: Absent) -> None:
+    def _absent(self, peer: PeerID, uid: ExpertUID, why: Absent, error: Exception) -> None:
+        log.debug("no answer: expert=%s peer=%s why=%s reason=%s", uid, peer, why, error)
         self.absent += 1
         then = self.dispatch.absent(peer, why, trio.current_time())
         if then.suspect:

@@ -1,8 +1,8 @@
 """How long to wait for whom, whom to ask a second time, and whom to leave alone for a while.
 
 Rules:
-- A deadline follows what a peer's answers took: mean and mean deviation, as for TCP's retransmission timer (RFC 6298),
-  scaled with the size of the request. A peer never asked before has the deadline of the others.
+- A deadline follows what a peer's answers took: mean and mean deviation, as for TCP's retransmission timer (RFC 6298), of
+  calls of the same kind and about the same size. A peer never asked such a thing before has the deadline of the others.
 - A peer that failed is left alone, for twice as long after each failure in a row. One answer clears it.
 - A wrong answer (not finite, wrong shape, absurdly large) counts like WRONG_WEIGHT failures: it is nobody's bad luck.
 """
@@ -78,6 +78,15 @@ class StandingView:
     wrong: int
     avoided: bool
     mean_s: float | None
+
+
+def kind_of(call: str, byte_count: int) -> str:
+    """Return the kind of a call: those of one kind take about as long. Each is up to four times as large as the one below it.
+
+    Args:
+      byte_count: of the tensors that are sent.
+    """
+    return f"{call}/{byte_count.bit_length() // 2}"
 
 
 class Dispatch:
