@@ -99,7 +99,7 @@ class LyingNode:
                 world.records.write(me.peer_id, prefix, statement_bytes(lines))
 
         return [
-            *(lambda message=message: ask(message) for message in (Keep(mine), HandOver(mine))),  # type: ignore[misc]
+            *(lambda message=message: ask(message) for message in (Keep(mine), HandOver(mine))),
             lambda: ask(Keep(rng.choice((unsigned, others, none)))),
             lambda: ask(HandOver(rng.choice((unsigned, others, none)))),
             lambda: call(uid, None),
