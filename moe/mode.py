@@ -230,6 +230,7 @@ class MoeMode:
         async with ComputeThread(
             "trunk", prepare=torch_threads(wishes.threads), nice=wishes.nice, queue_max=64
         ) as trunk:
+            resources.more.append(trunk)
             if self._models is None or self._begun:
                 task = await self._open_task(peer)
                 if task is None:

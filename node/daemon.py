@@ -144,6 +144,8 @@ async def serve(
             infrastructure.start_soon(node.lag.run)
             infrastructure.start_soon(beat, node, supervisor)
             infrastructure.start_soon(watch_health, node)
+            if config.http_listen:
+                await infrastructure.start(_serve_http, node)
             if opened is not None:
                 opened(node)
             _say_ready(node, supervisor, aloud=opened is None)
@@ -151,6 +153,15 @@ async def serve(
             infrastructure.cancel_scope.cancel()
     if node is not None and node.fatal is not None:
         raise node.fatal
+
+
+async def _serve_http(node: Node, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    # Loaded where it is wanted: 20 MB.
+    from node.http.server import open_server
+
+    async with open_server(node) as server:
+        node.http = server
+        await server.run(task_status=task_status)
 
 
 def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Random) -> Node:

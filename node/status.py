@@ -12,6 +12,7 @@ from typing import Any, Final
 import trio
 
 from node.limits import descriptors_open
+from node.liveness import alive_problem
 from node.logs import utc_text
 from node.node import Node
 from protocols.life import LifeState
@@ -52,6 +53,7 @@ def build_status(node: Node, *, now_unix_s: float) -> dict[str, Any]:
             "streams_refused": node.guard.streams_refused,
             "bytes_held": node.guard.bytes_held,
             "faults": sum(node.guard.faults().values()),
+            "http": None if node.http is None else node.http.status(),
         },
         "resources": _resources(node),
         "limits": _limits(node),
@@ -62,7 +64,7 @@ def build_status(node: Node, *, now_unix_s: float) -> dict[str, Any]:
 def unhealthy_reasons(node: Node) -> list[str]:
     """Return why a person should look at this node; empty when it does what it should (protocols.health).
 
-    For status, exit codes and logs. The watchdog does not ask: it is fed as long as this process turns.
+    For status, exit codes and logs. The watchdog asks for less: see node.liveness.
     """
     snapshot = node.life.snapshot
     reasons = []
@@ -73,6 +75,7 @@ def unhealthy_reasons(node: Node) -> list[str]:
     reasons += [
         reason
         for reason in (
+            alive_problem(node),
             node.memory.reason,
             node.skew.problem,
             node.twin.problem,
@@ -131,6 +134,7 @@ def _resources(node: Node) -> dict[str, Any]:
         "loop_lag_p99_ms": round(lag.p99_ms, 3),
         "loop_lag_max_ms": round(lag.max_ms, 3),
         "loop_lag_samples": lag.samples,
+        "task_seconds": round(node.task_seconds, 1),
     }
 
 

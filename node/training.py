@@ -139,6 +139,10 @@ class TrainingService:
             return Progress(problems=(self._refused,))
         return self._mode.progress()
 
+    @property
+    def task_seconds(self) -> float:
+        return self._resources.task_seconds if self._resources is not None else 0.0
+
     def status(self) -> dict[str, Any]:
         """Return the mode's section: the facts that all modes have, then its own."""
         progress = dataclasses.asdict(self.progress())

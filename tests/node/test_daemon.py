@@ -72,6 +72,8 @@ class Training:
     def status(self) -> dict[str, Any]:
         return {"stage": 1, "step": 41}
 
+    task_seconds = 0.0
+
     def progress(self) -> Progress:
         return Progress(in_run=True, role="stage 1", step=41)
 

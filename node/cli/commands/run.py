@@ -41,6 +41,9 @@ _HELP = {
     "checkpoint_every_steps": "Steps between checkpoints, instead of seconds; the same at all nodes.",
     "checkpoints_kept": "Checkpoints kept of each part.",
     "checkpoints_kept_days": "Days after which old checkpoints are deleted.",
+    "http_listen": "Serve metrics, health and a page: a port of loopback, or IP:PORT.",
+    "http_hosts": "A name under which the page may be asked for; may be repeated.",
+    "transport_metrics_listen": "Serve the transport's own metrics, on loopback: a port.",
     "state_dir": "Where identity and state are kept.",
     "runtime_dir": "Where the control socket is.",
     "log_level": "debug, info, warning or error.",
@@ -59,7 +62,7 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         if kind is bool:
             option = click.option(f"{name}/--no-{name[2:]}", key, **common)
         elif kind is tuple:
-            metavar = "DIR" if key == "data_folders" else "MULTIADDR"
+            metavar = {"data_folders": "DIR", "http_hosts": "NAME"}.get(key, "MULTIADDR")
             option = click.option(name, key, multiple=True, metavar=metavar, **common)
         else:
             option = click.option(name, key, type=kind, metavar=kind.__name__.upper(), **common)
