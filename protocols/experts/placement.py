@@ -350,8 +350,6 @@ class Placement:
 
     def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
         uid, memory = event.uid, self._memory[event.uid]
-        if self._busy.get(uid) != "find":
-            return ()
         if memory.missing_since_s is None:  # somebody has it meanwhile
             del self._busy[uid]
             return ()
