@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -13,11 +14,12 @@ from protocols.ids import PeerID
 
 def preference(uid: ExpertUID, nodes: Iterable[PeerID]) -> list[PeerID]:
     """Return the nodes in the expert's own order (rendezvous hashing): the same for everybody, another for each expert."""
+    return sorted(nodes, key=functools.partial(_rank, uid))
 
-    def rank(node: PeerID) -> bytes:
-        return hashlib.blake2b(b"%s\0%s" % (str(uid).encode(), node), digest_size=8).digest()
 
-    return sorted(nodes, key=rank)
+@functools.lru_cache(maxsize=1 << 16)
+def _rank(uid: ExpertUID, node: PeerID) -> bytes:
+    return hashlib.blake2b(b"%s\0%s" % (str(uid).encode(), node), digest_size=8).digest()
 
 
 def assign(

@@ -15,7 +15,7 @@ Rules:
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
 - A snapshot counts when a host signed it that we saw having the expert, the newest first; offers of others come last.
 - Who does not answer, or is down, may have a snapshot: an expert begins anew only when all nodes have answered, or after
-  GIVE_UP_S. Its epoch is a first one then: whoever still has what it had learned has the better claim.
+  minutes (GIVE_UP_S, SILENT_S). Its epoch is a first one then: whoever still has what it had learned has the better claim.
 - A handed-over expert is taken only from the host that the directory names.
 """
 
@@ -78,7 +78,9 @@ SNAPSHOT_AGAIN_S: Final = 1.0
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
 GIVE_UP_S: Final = 60.0
-"""An expert that has been missing for so long begins anew, though not everybody has answered."""
+"""So long an expert is missing before nobody waits for nodes that are down."""
+SILENT_S: Final = 180.0
+"""And so long before nobody waits for those that are there and do not answer: each time another answer may be lost."""
 HOSTS_MAX: Final = 8
 """Former hosts of one expert that are remembered."""
 
@@ -348,8 +350,6 @@ class Placement:
 
     def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
         uid, memory = event.uid, self._memory[event.uid]
-        if self._busy.get(uid) != "find":
-            return ()
         if memory.missing_since_s is None:  # somebody has it meanwhile
             del self._busy[uid]
             return ()
@@ -359,9 +359,10 @@ class Placement:
             key=lambda o: (memory.signed_by_a_host(o), o.root not in memory.failures, o.age),
             default=None,
         )
-        given_up = event.now_s - memory.missing_since_s >= GIVE_UP_S
-        unheard = event.silent or self._down & self._rooms.keys()
-        if not given_up and unheard and not (best and memory.is_newest(best)):
+        missing_s = event.now_s - memory.missing_since_s
+        given_up = missing_s >= GIVE_UP_S
+        unheard = event.silent or (not given_up and self._down & self._rooms.keys())
+        if missing_s < SILENT_S and unheard and not (best and memory.is_newest(best)):
             del self._busy[
                 uid
             ]  # they may have a newer one: ask again, unless they are found to be down

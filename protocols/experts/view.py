@@ -75,8 +75,6 @@ class PrefixView:
         """Records issued up to then count for nothing."""
         self._own: dict[ExpertUID, int] = {}
         self._me: PeerID | None = None
-        self.changes = 0
-        """Grows with whatever may change an answer, expiry apart."""
 
     def want(self, prefixes: Iterable[Prefix]) -> None:
         """Keep these fresh from now on."""
@@ -113,8 +111,6 @@ class PrefixView:
                 if plausible(line.epoch):
                     children.setdefault(line.coordinate, []).append((line.epoch, statement))
         self._known[prefix] = _Known(asked_s, kept, children)
-        if before is None or before.statements != kept:
-            self.changes += 1
 
     def doubt(self, peer: PeerID) -> None:
         """It does not answer."""
@@ -124,15 +120,11 @@ class PrefixView:
             if peer in known.statements
         ]
         newest_s = max(issued, default=self._doubted.get(peer, 0.0))
-        if self._doubted.get(peer) != newest_s:
-            self._doubted[peer] = newest_s
-            self.changes += 1
+        self._doubted[peer] = newest_s
 
     def own(self, me: PeerID, experts: Mapping[ExpertUID, int]) -> None:
         """Say what this node hosts, with epochs: known at once, without the directory."""
-        if self._own != experts or self._me != me:
-            self._me, self._own = me, dict(experts)
-            self.changes += 1
+        self._me, self._own = me, dict(experts)
 
     # --- reading ---
 

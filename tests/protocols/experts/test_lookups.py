@@ -4,7 +4,7 @@ import random
 
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import CHANGES_MAX, next_epoch, plausible
-from protocols.experts.lookups import LOOKS_AT_ONCE, LookUps
+from protocols.experts.lookups import LATE_S, LOOKS_AT_ONCE, LookUps
 from protocols.experts.messages import Stated
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.experts.view import UNUSED_S, Claim, HostStatement, PrefixView
@@ -27,6 +27,19 @@ def test_what_a_search_waits_for_comes_before_what_is_due_and_few_are_under_way_
     assert looks.begin(0.0) == []
     assert not looks.ended(begun[1], [], asked_s=0.0)
     assert looks.begin(0.0) == [PREFIXES[15]]
+
+
+def test_a_look_that_is_late_holds_up_no_other_and_its_answer_does_not_overtake() -> None:
+    view, prefix, uid = PrefixView(fresh_s=2.0), PREFIXES[0], ExpertUID("f", (0, 1))
+    looks = LookUps(view)
+    view.want([prefix])
+    assert looks.begin(0.0) == [prefix]
+    assert looks.begin(LATE_S - 0.1) == []
+    assert looks.begin(LATE_S) == [prefix]
+    assert not looks.ended(prefix, [], asked_s=0.0)
+    assert looks.ended(prefix, [statement(HOST, 1)], asked_s=LATE_S)
+    looks.ended(prefix, [], asked_s=1.0)
+    assert view.hosts(uid, LATE_S) == [Claim(1, HOST)]
 
 
 def test_a_failed_look_is_made_again_after_a_pause() -> None:

@@ -23,6 +23,7 @@ from protocols.experts.events import (
     NewerEpoch,
     NodesSeen,
     OffersFound,
+    Probed,
     SnapshotKept,
     TakeSnapshot,
 )
@@ -216,15 +217,26 @@ def test_a_caller_that_knows_a_newer_epoch_makes_a_host_look_and_takes_nothing_b
     assert UID in placement.hosting
 
 
-def test_an_expert_begins_anew_only_when_nobody_is_silent_any_more_or_after_a_minute() -> None:
+def test_an_expert_begins_anew_only_when_nobody_is_silent_any_more_or_after_minutes() -> None:
     placement = core()
     placement.handle(NodesSeen(0.0, {OTHER: 0}))
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, PeerID(b"gone"))]}))
     placement.handle(ClaimsSeen(1.0, {}))
-    for now_s, gives_up in ((4.0, False), (30.0, False), (62.0, True)):
+    for now_s, gives_up in ((4.0, False), (62.0, False), (182.0, True)):
         assert FindSnapshots(UID, (OTHER,)) in placement.handle(Tick(now_s))
         effects = placement.handle(OffersFound(now_s, UID, (), silent=(OTHER,)))
         assert bool(effects) == gives_up
+
+
+def test_who_is_down_may_have_a_snapshot_for_a_minute() -> None:
+    for now_s, gives_up in ((4.0, False), (62.0, True)):
+        placement = core()
+        placement.handle(NodesSeen(0.0, {OTHER: 0}))
+        placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))
+        placement.handle(Probed(1.0, OTHER, alive=False))
+        placement.handle(ClaimsSeen(1.0, {UID: [Claim(3, OTHER)]}))
+        assert FindSnapshots(UID, ()) in placement.handle(Tick(now_s))
+        assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
 
 
 def test_what_could_not_be_fetched_comes_after_what_can() -> None:

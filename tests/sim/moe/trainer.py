@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BEAM: Final = 8
 _K: Final = 3
+_BEGIN_S: Final = 15.0
 _EPS_S: Final = 1e-3
 
 
@@ -68,7 +69,17 @@ class Trainer:
         scale = peer.world.scale
         self.dispatch = Dispatch(floor_s=1.0 * scale, ceiling_s=6.0 * scale)
         self._left = 0
-        peer.later(peer.world.batch_s * self._rng.random(), self.batch)
+        self._begin_by_s = peer.now_s + peer.world.scaled(_BEGIN_S)
+        peer.later(peer.world.batch_s * self._rng.random(), self._wait_for_experts)
+
+    def _wait_for_experts(self) -> None:
+        """A full grid is better than the first few experts, but not for ever."""
+        peer = self._peer
+        alive = sum(len(peer.view.alive(grid, peer.now_s)) for grid in peer.world.grids)
+        if alive < len(peer.world.uids) and peer.now_s < self._begin_by_s:
+            peer.later(peer.world.batch_s, self._wait_for_experts)
+        else:
+            self.batch()
 
     def batch(self) -> None:
         peer, rng = self._peer, self._rng

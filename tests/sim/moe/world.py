@@ -160,7 +160,7 @@ def draw_world(
 ) -> MoeWorld:
     """Draw sizes, pace and faults of the standard mix."""
     rng = random.Random(f"options/{seed}")
-    sizes = rng.choice(((4,), (3, 3), (2, 4), (4, 3), (2, 2, 3)))
+    sizes = rng.choice(((4,), (3, 3), (2, 4), (4, 3), (2, 2, 3), (3, 3, 2)))
     layers = rng.choice((1, 1, 2))
     grids = [Grid(f"ffn{index}", sizes) for index in range(layers)]
     count = rng.randint(3, 9)

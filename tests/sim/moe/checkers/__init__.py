@@ -46,4 +46,23 @@ ALL: tuple[type[Checker], ...] = (
     ExpertsSettle,
 )
 
-__all__ = ["ALL", *(checker.__name__ for checker in ALL)]
+__all__ = [
+    "ALL",
+    "Bounded",
+    "CopiesAreClose",
+    "ExpertsSettle",
+    "FindsOnlyTheLiving",
+    "FindsTheBest",
+    "FindsWhatIsThere",
+    "HandOverLosesNothing",
+    "KeptIsGenuine",
+    "NoOlderSteps",
+    "NobodyHonestBlamed",
+    "NothingIsLost",
+    "OneHostPerEpoch",
+    "OneHostSoon",
+    "OnlyWhatAHostSigned",
+    "RoomIsKept",
+    "SearchIsQuick",
+    "TrafficBounded",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from protocols.experts.events import HandOverTo
-from protocols.experts.lookups import LOOKS_AT_ONCE
+from protocols.experts.lookups import AGAIN_S, LOOKS_AT_ONCE
 from protocols.experts.messages import Probe
 from protocols.experts.placement import (
     HAND_OVER_AGAIN_S,
@@ -13,7 +13,7 @@ from protocols.experts.placement import (
     HOSTS_MAX,
     PROBE_AGAIN_S,
 )
-from protocols.experts.uid import ExpertUID
+from protocols.experts.uid import ExpertUID, Prefix
 from protocols.ids import PeerID
 from tests.sim.engine.checker import on
 from tests.sim.moe.checkers.checker import Checker, Life, life_of
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tests.sim.moe.world import MoeWorld
 
 _FAILURES_MAX: Final = 64
-_LOOKS_PER_S: Final = 40.0
-"""Every prefix of a run here every second or so; failed calls and searches have some looked up again at once."""
+_LOOKS_MAX: Final = 4
+"""Of one prefix within the pause between two: one that is due, and one for who asked while it was under way."""
 _EPS_S: Final = 1e-3
 
 
@@ -71,7 +71,7 @@ class TrafficBounded(Checker):
         super().__init__(world)
         self._asked: dict[tuple[Life, ExpertUID, PeerID], float] = {}
         self._probes: dict[tuple[Life, PeerID], list[float]] = {}
-        self._looks: dict[Life, list[float]] = {}
+        self._looks: dict[tuple[Life, Prefix], list[float]] = {}
 
     @on(Asked)
     def asks(self, peer: MoePeer, note: Asked) -> None:
@@ -96,13 +96,8 @@ class TrafficBounded(Checker):
 
     @on(LookBegun)
     def looks(self, peer: MoePeer, note: LookBegun) -> None:
-        self._looks.setdefault(life_of(peer), []).append(peer.now_s)
-
-    def looked(self) -> None:
-        for (peer_id, life), times_s in self._looks.items():
-            peer = self.world.peers[peer_id]
-            if peer.life == life and times_s:
-                span_s = max(5.0, times_s[-1] - times_s[0])
-                if len(times_s) / span_s > _LOOKS_PER_S:
-                    raise self.broken(f"{peer.name} made {len(times_s)} looks in {span_s:.0f} s")
-        self._looks.clear()
+        past = self._looks.setdefault((life_of(peer), note.prefix), [])
+        past.append(peer.now_s)
+        del past[:-_LOOKS_MAX]
+        if len(past) == _LOOKS_MAX and past[-1] - past[0] < AGAIN_S - _EPS_S:
+            raise self.broken(f"{peer.name} looks up {note.prefix} again and again")

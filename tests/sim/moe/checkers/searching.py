@@ -21,7 +21,10 @@ _SEEN_S: Final = 25.0
 
 
 class FindsTheBest(Checker):
-    """A search that got all its answers finds, of all experts that its view knows, those with the highest scores."""
+    """A search that got all its answers finds, of all experts that its view knows, those with the highest scores.
+
+    So it must where its beam holds all prefixes; where it is narrower, it finds some that are alive.
+    """
 
     promise = "finds the best"
 
@@ -29,7 +32,8 @@ class FindsTheBest(Checker):
     def found(self, peer: MoePeer, note: SearchEnded) -> None:
         alive = self._alive(peer, note)
         best = sorted(alive, key=lambda uid: -_score(note, uid))[: note.beam]
-        if not note.in_time:
+        narrow = len(note.grid) // note.grid.sizes[-1] > note.beam
+        if not note.in_time or narrow:
             if not set(note.found) <= set(alive):
                 raise self.broken(f"{peer.name} found experts that its view does not know")
         elif sorted(best) != sorted(note.found):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _REACHED_S: Final = 20.0
 """Who could be reached all this time would have been asked with success."""
 _FRESH_S: Final = 20.0
+_SLOW: Final = 2.0
+"""A node that computes so slowly has more calls waiting than it can answer, and its snapshots wait among them."""
 
 
 class NothingIsLost(TenureChecker):
@@ -171,12 +173,20 @@ class CopiesAreClose(Checker):
         if world.healed_s is None:
             return
         late_s = world.scaled(_FRESH_S) + world.snapshot_every_s
+        several = {uid for uid, hosts in world.hosts().items() if len(hosts) > 1}
+        for key in [key for key in self._stepped if key[0] in several]:
+            del self._stepped[key]  # the one that gives way finds no keeper
         for host in self.up():
             for uid, expert in host.experts.items():
                 past = self._stepped.setdefault((uid, expert.epoch), [])
                 past.append((now_s, expert.version))
                 then = [version for at_s, version in past if now_s - at_s >= late_s]
-                if then and len(world.staying) > 1 and host in world.staying:
+                if (
+                    then
+                    and host.slowness < _SLOW
+                    and len(world.staying) > 1
+                    and host in world.staying
+                ):
                     self._compare(host, uid, expert.epoch, then[-1])
 
     def _compare(self, host: MoePeer, uid: ExpertUID, epoch: int, version: int) -> None:
