@@ -67,7 +67,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     },
 }
 MAP_OF = {"pipeline": ".stage", "gossip": ".ring circle", "moe": ".expert"}
-CURVES = {
+CURVES: dict[str, list[Any]] = {
     "at_s": [0.0, 2.0, 4.0],
     "step": [0, 1, 2],
     "loss": [3.0, 2.0, 1.0],
@@ -114,7 +114,7 @@ def served(status: dict[str, Any], token: str = "") -> Iterator[int]:
             nursery.cancel_scope.cancel()
 
     async def serve_it(*, task_status: Any) -> None:
-        await serve(app, config, task_status=task_status)  # type: ignore[arg-type]
+        await serve(app, config, task_status=task_status)
 
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()
