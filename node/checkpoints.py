@@ -8,9 +8,10 @@ left out: training never waits for the disk. On a full disk, or without one, tra
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from swarm.hosting.compute import ComputeThread
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _DAY_S: Final = 86_400.0
 _REFUSED_SHOWN: Final = 8
@@ -56,6 +59,8 @@ class Checkpoints:
             tuple[Part, int, "Mapping[str, Tensor]", PartFacts]
         ](0)
         self._write_seconds: float | None = None
+        self._cpu_s = 0.0
+        """What copies and writing have cost."""
         self._written = 0
         self._skipped = 0
         self.problem = ""
@@ -90,6 +95,7 @@ class Checkpoints:
             "written": self._written,
             "skipped": self._skipped,
             "write_seconds": self._write_seconds,
+            "cpu_seconds": round(self._cpu_s, 4),
             "refused": [
                 {"path": path, "reason": reason}
                 for path, reason in list(self._refused.items())[:_REFUSED_SHOWN]
@@ -111,7 +117,7 @@ class Checkpoints:
             self._skipped += 1
             log.debug("checkpoint left out, the last is still being written: part=%s", part.name)
             return
-        version, tensors = await compute.run_own(part.snapshot)
+        version, tensors = await self._copy(part, compute)
         # Without waiting: had the writer gone meanwhile, this one is left out.
         try:
             self._send.send_nowait((part, version, tensors, part.facts(version)))
@@ -128,7 +134,7 @@ class Checkpoints:
             for c in self._here
         ):
             return
-        version, tensors = await compute.run_own(part.snapshot)
+        version, tensors = await self._copy(part, compute)
         await self._write(part, version, tensors, part.facts(version))
 
     async def scan(self, version_max: int | None = None) -> list[Checkpoint]:
@@ -172,6 +178,11 @@ class Checkpoints:
             )
         return cadence.is_due(trio.current_time(), part.version)
 
+    async def _copy(self, part: Part, compute: ComputeThread) -> tuple[int, Mapping[str, Tensor]]:
+        (version, tensors), cpu_s = await compute.run_own(lambda: _costed(part.snapshot))
+        self._cpu_s += cpu_s
+        return version, tensors
+
     async def _write(
         self, part: Part, version: int, tensors: Mapping[str, Tensor], facts: PartFacts
     ) -> None:
@@ -179,15 +190,19 @@ class Checkpoints:
 
         began_s = trio.current_time()
         try:
-            written = await trio.to_thread.run_sync(
-                lambda: write_checkpoint(
-                    self._folder, self._run, part.name, version, tensors, facts, now_unix_s=unix_s()
+            written, cpu_s = await trio.to_thread.run_sync(
+                lambda: _costed(
+                    lambda: write_checkpoint(
+                        *(self._folder, self._run, part.name, version, tensors, facts),
+                        now_unix_s=unix_s(),
+                    )
                 ),
                 limiter=self._writing,
             )
         except OSError as error:
             self._note_problem(f"no checkpoint is written: {error.strerror or error}")
             return
+        self._cpu_s += cpu_s
         self._write_seconds = round(trio.current_time() - began_s, 3)
         self._written += 1
         if self.problem:
@@ -224,3 +239,9 @@ class Checkpoints:
                 log.warning("old checkpoint not deleted: %s", error.strerror)
                 continue
             self._here = [c for c in self._here if c is not checkpoint]
+
+
+def _costed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Do it, and return the processor seconds that it took of this thread."""
+    began_s = time.thread_time()
+    return work(), time.thread_time() - began_s

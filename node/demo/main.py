@@ -27,6 +27,8 @@ SCENARIOS: Final = {
     "moe": "node.demo.scenarios.moe.scenario",
 }
 """Mode -> module with `run(options, folder, screen, *, model) -> Result`."""
+POWER_LOSS: Final = "node.demo.scenarios.pipeline.power_loss"
+"""Instead of the pipeline's own."""
 MODEL_FILE: Final = "murmura-demo.safetensors"
 
 
@@ -35,7 +37,9 @@ def run(options: Options) -> int:
     began_s = time.monotonic() - process_age_s()
     model = ((options.keep or Path.cwd()) / MODEL_FILE).absolute()
     _require_writable(model.parent, make=options.keep is not None)
-    scenario = importlib.import_module(SCENARIOS[options.mode])
+    scenario = importlib.import_module(
+        POWER_LOSS if options.power_loss else SCENARIOS[options.mode]
+    )
     with _sigterm_as_interrupt(), _work_folder(options.keep) as folder:
         screen = open_screen(began_s=began_s)
         result = _play(scenario.run, options, folder, screen, model)

@@ -17,6 +17,7 @@ class Options:
     dtype: Literal["float32", "float64"] = "float32"
     steps: int | None = None
     plant: str = ""
+    power_loss: bool = False
     keep: Path | None = None
     as_json: bool = False
 

@@ -24,6 +24,8 @@ LOOK_S: Final = 1.0
 STILL_S: Final = 30.0
 """Nothing happens for so long: something hangs. A step takes about a second."""
 INVITE_S: Final = 60.0
+_KILL_S: Final = 10.0
+"""The kernel takes a process down at once; children that it has to find first may take a moment."""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,9 @@ class Watch(Generic[SceneT]):
         self._watched: dict[str, _Watched] = {}
 
     def start(self, name: str, *flags: str, role: str, command: Iterable[str] = ()) -> LocalNode:
-        """Start one node with `murmura run`, or with another command that takes the same arguments."""
+        """Start one node with `murmura run`, or with another command that takes the same arguments; or one again that ended."""
+        if (before := self._watched.get(name)) is not None:
+            before.node.close()
         node = LocalNode(
             self._folder / name, *self._flags, *flags, command=tuple(command) or MURMURA
         )
@@ -80,6 +84,17 @@ class Watch(Generic[SceneT]):
         watched = self._watched[name]
         watched.node.kill()
         watched.fate = "killed"
+
+    def kill_all(self) -> None:
+        """Take the power: SIGKILL to all that are up, before anything is waited for."""
+        up = [watched for watched in self._watched.values() if watched.fate == "up"]
+        for watched in up:
+            watched.node.family()
+        for watched in up:
+            watched.node.process.kill()
+        for watched in up:
+            watched.node.process.wait(_KILL_S)
+            watched.fate = "killed"
 
     def drain(self) -> dict[str, int]:
         """SIGTERM all that are up, at once, and return their exit codes."""

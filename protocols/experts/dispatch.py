@@ -13,10 +13,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
+
+Absent: TypeAlias = Literal["gone", "busy", "wrong", "elsewhere"]
+"""Why a call came to nothing: no answer came; not just now; an answer that cannot be used; the expert is not there, or is
+changing hands, which says nothing of the host."""
+ELSEWHERE: Final = ("draining", "overtaken", "not-here", "diverged")
+"""Codes of refusals that say something of the expert, not of its host."""
 
 ALPHA: Final = 1 / 8
 BETA: Final = 1 / 4
@@ -51,6 +57,16 @@ class _Standing:
     answered: int = 0
     failed: int = 0
     wrong: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """What else follows from an absent answer."""
+
+    suspect: bool
+    """The host may be down: have it probed."""
+    refresh: bool
+    """What the directory said may be old: look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,12 @@ class Dispatch:
         standing.answered += 1
         standing.failures = 0
         standing.avoided_until_s = -math.inf
+
+    def absent(self, peer: PeerID, why: Absent, now_s: float) -> Consequence:
+        """A call to this host came to nothing."""
+        if why != "elsewhere":
+            self.failed(peer, now_s, wrong=why == "wrong")
+        return Consequence(suspect=why == "gone", refresh=why != "busy")
 
     def failed(self, peer: PeerID, now_s: float, *, wrong: bool = False) -> None:
         """It was late, gone or busy; or `wrong`: what it sent cannot be used."""

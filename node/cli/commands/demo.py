@@ -36,6 +36,11 @@ from node.cli.options import json_option
     help="Let one node count a microbatch twice: the demo must notice, and fail.",
 )
 @click.option(
+    "--power-loss",
+    is_flag=True,
+    help="Instead: kill every node at once in the middle, and start them again from their checkpoints.",
+)
+@click.option(
     "--keep",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
@@ -49,6 +54,7 @@ def command(
     dtype: Literal["float32", "float64"],
     steps: int | None,
     plant: str | None,
+    power_loss: bool,
     keep: Path | None,
 ) -> int:
     """Train a small model on this machine with several nodes, killing some on the way.
@@ -57,6 +63,8 @@ def command(
     a single process makes of the same batches, and every microbatch was counted exactly once. In gossip: each peer's model is
     as good as one that saw all data. No process is left behind.
     """
+    if power_loss and (mode != "pipeline" or plant):
+        raise click.UsageError("--power-loss is a story of its own, of mode pipeline")
     from node.demo.main import run
     from node.demo.result import Options
 
@@ -67,6 +75,7 @@ def command(
             dtype=dtype,
             steps=steps,
             plant=plant or "",
+            power_loss=power_loss,
             keep=keep,
             as_json=as_json,
         )

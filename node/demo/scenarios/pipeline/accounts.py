@@ -4,6 +4,8 @@ Rules of this file:
   - A record's tallies are of the members that the record *before* it names; which stage a member hosts is written there.
   - The journals of all nodes together are one chain, each record naming the digest of the one before. Nodes that
     disagree about a record, or a chain with a hole, prove nothing and are reported.
+  - After a loss of power an epoch begins with a record that names the last one of the old epoch that counts. What was decided
+    after that, and the steps beyond the one from which the run goes on, are no part of the history any more.
 """
 
 from __future__ import annotations
@@ -33,21 +35,43 @@ class Accounts:
 
 
 def merge_journals(journals: Iterable[Iterable[Record]]) -> tuple[list[Record], list[str]]:
-    """Return all records that any node kept, by index, and where nodes disagree or the chain is broken."""
-    by_index: dict[int, Record] = {}
+    """Return all records that any node kept, by epoch and index, and where nodes disagree or the chain is broken."""
+    by_place: dict[tuple[int, int], Record] = {}
     problems: list[str] = []
     for journal in journals:
         for record in journal:
-            known = by_index.setdefault(record.index, record)
+            known = by_place.setdefault((record.epoch, record.index), record)
             if known.digest() != record.digest():
                 problems.append(f"nodes disagree about record {record.index}")
-    records = [by_index[index] for index in sorted(by_index)]
+    records = _without_overtaken([by_place[place] for place in sorted(by_place)])
     for before, record in itertools.pairwise(records):
-        if record.index != before.index + 1:
+        if record.epoch == before.epoch and record.index != before.index + 1:
             problems.append(f"no node kept the records {before.index + 1} to {record.index - 1}")
         elif record.previous != before.digest():
             problems.append(f"record {record.index} does not follow from the one before it")
     return records, problems
+
+
+def _without_overtaken(records: Sequence[Record]) -> list[Record]:
+    """Leave out what an epoch had decided after the record from which the next one begins."""
+    kept: list[Record] = []
+    for record in records:
+        if kept and kept[-1].epoch != record.epoch:
+            named = (i for i, before in enumerate(kept) if before.digest() == record.previous)
+            kept = kept[: next(named, len(kept)) + 1]
+        kept.append(record)
+    return kept
+
+
+def final_history(records: Sequence[Record]) -> list[Record]:
+    """Return the records that commit the steps of which the final model is made: none that a later epoch went back behind."""
+    final: list[Record] = []
+    for before, record in itertools.pairwise(records):
+        if record.epoch != before.epoch:
+            final = [committed for committed in final if committed.step <= record.step]
+        if record.commits_step:
+            final.append(record)
+    return final
 
 
 def audit(
@@ -60,9 +84,9 @@ def audit(
     """
     records, problems = merge_journals(journals)
     counted: Counter[Slot] = Counter()
-    for before, record in itertools.pairwise(records):
-        if record.commits_step:
-            counted += _slots(record, View(before.members), problems)
+    views = {record.digest(): View(record.members) for record in records}
+    for record in final_history(records):
+        counted += _slots(record, views.get(record.previous, View(())), problems)
     wanted = {
         (stage, step, microbatch)
         for stage in range(stages)

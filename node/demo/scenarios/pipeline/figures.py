@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 STEPS_MIN: Final = 100
 TOKENS_MIN: Final = 400_000
@@ -75,13 +75,33 @@ def broken_bounds(figures: Figures, *, dtype: str, shortened: bool) -> Iterator[
       shortened: the person chose the number of steps, so how much is learned in them, and whether somebody can still
         join, is not judged.
     """
-    yield from _exactness(figures, dtype)
+    yield from inexact(figures, dtype)
     yield from _faults(figures, shortened)
     if not shortened:
         yield from _amount(figures)
 
 
-def _exactness(figures: Figures, dtype: str) -> Iterator[str]:
+class Exact(Protocol):
+    """What shows that a swarm has made the model that one process makes of the same batches."""
+
+    @property
+    def final_loss(self) -> float: ...
+    @property
+    def reference_loss(self) -> float: ...
+    @property
+    def relative_difference(self) -> float: ...
+    @property
+    def parameter_difference(self) -> float: ...
+    @property
+    def microbatches_expected(self) -> int: ...
+    @property
+    def microbatches_missing(self) -> int: ...
+    @property
+    def microbatches_repeated(self) -> int: ...
+
+
+def inexact(figures: Exact, dtype: str) -> Iterator[str]:
+    """Yield a sentence for everything that shows another model."""
     most = PARAMETER_DIFFERENCE_MAX[dtype]
     if not figures.parameter_difference <= most:  # true of NaN as well
         yield (

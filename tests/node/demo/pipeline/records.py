@@ -58,6 +58,7 @@ class Log:
         blank = Record(
             index=last.index + 1,
             step=last.step,
+            epoch=last.epoch,
             lead=last.lead,
             members=last.members,
             previous=last.digest(),

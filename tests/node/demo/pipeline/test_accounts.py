@@ -104,3 +104,47 @@ def test_what_one_peer_has_in_committed_steps_is_counted_by_step() -> None:
     records = two_steps().records
     assert counted_by(records, B) == {1: 2}
     assert counted_by(records, C) == {1: 3, 2: 2}
+
+
+def resumed(log: Log, *, after: int, step: int) -> Record:
+    """The record with which a new epoch goes on from a step, made of the log's record `after`."""
+    before = log.records[after]
+    return dataclasses.replace(
+        Record(index=0, step=step, lead=A, members=before.members),
+        index=before.index + 1024,
+        epoch=before.epoch + 1,
+        previous=before.digest(),
+    )
+
+
+def test_steps_that_a_later_epoch_went_back_behind_are_made_again_and_counted_once() -> None:
+    log = two_steps()
+    log.records.append(resumed(log, after=2, step=1))
+    log.commits({A: [0, 1, 2, 3], C: [0, 1], D: [2, 3]})
+    accounts = audit([log.records], stages=2, expected=EXPECTED)
+    assert (accounts.missing, accounts.repeated, accounts.problems) == (0, 0, ())
+
+
+def test_a_step_that_is_not_made_again_is_missing() -> None:
+    log = two_steps()
+    log.records.append(resumed(log, after=2, step=1))
+    assert audit([log.records], stages=2, expected=EXPECTED).missing == 8
+
+
+def test_what_was_decided_behind_the_back_of_the_next_epoch_is_no_history() -> None:
+    """One node knew of step 2 and did not come back: the others went on from what they knew, which was step 1."""
+    log = two_steps()
+    overtaken = log.records[2]
+    begun = resumed(log, after=1, step=1)
+    log.records = [*log.records[:2], begun]
+    log.commits({A: [0, 1], B: [2, 3], C: [0, 1, 2, 3]})
+    journals = [log.records, [overtaken]]
+    accounts = audit(journals, stages=2, expected=EXPECTED)
+    assert (accounts.missing, accounts.repeated, accounts.problems) == (0, 0, ())
+
+
+def test_an_epoch_that_names_no_known_record_is_a_problem() -> None:
+    log = two_steps()
+    begun = dataclasses.replace(resumed(log, after=2, step=1), previous=bytes(32))
+    problems = audit([[*log.records, begun]], stages=2, expected=EXPECTED).problems
+    assert "does not follow" in problems[0]

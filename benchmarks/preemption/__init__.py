@@ -1,0 +1,1 @@
+"""What leaving and coming back costs, measured on real daemons: `python -m benchmarks.preemption`."""
