@@ -56,7 +56,7 @@ function coloured(element, peer) {
 // --- curves ---
 
 function chart(box, times, series, label) {
-  const width = 600, height = 190, left = 52, bottom = 20, top = 6;
+  const width = Math.max(260, box.clientWidth), height = 190, left = 52, bottom = 20, top = 6; // in pixels of the page
   const values = series.flatMap(({ values }) => values.filter((value) => value !== null));
   if (values.length < 2) return void box.replaceChildren(make("p", { class: "note" }, "nothing to draw yet"));
   let [low, high] = [Math.min(...values), Math.max(...values)];
