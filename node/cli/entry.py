@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "checkpoints": "List, verify or export the checkpoints on this machine.",
     "config": "Show or check the settings.",
     "doctor": "Look for what could keep a node on this machine from working.",
+    "bench": "Measure in 30 seconds what this machine can do for a run.",
     "experts": "List the experts of a moe run, or draw how they are used.",
     "version": "Print the version.",
 }
