@@ -174,8 +174,8 @@ class MoeMode:
 
         def rate(version: int) -> float:
             if not steps:
-                return run.optimizer.lr
-            return learning_rate(run.optimizer, step=version, steps=steps)
+                return spec.expert_rate * run.optimizer.lr
+            return spec.expert_rate * learning_rate(run.optimizer, step=version, steps=steps)
 
         return ExpertPeer(
             me=self._context.me,

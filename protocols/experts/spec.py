@@ -46,6 +46,9 @@ class MoeSpec:
     """A gradient is refused when its expert has stepped more often since the forward pass that it belongs to."""
     expert_steps: Natural = 0
     """Optimizer steps of one expert over which its learning rate falls to lr_min; 0 keeps it at lr."""
+    expert_rate: Annotated[float, Range(1e-6, 1e3)] = 1.0
+    """Times the optimizer's learning rate, for experts: an expert steps once for each batch of every trainer, so more often than
+    any trunk does, and on fewer rows."""
     experts_per_node: Annotated[int, Range(0, EXPERTS_MAX)] = 0
     """At most; 0 takes what a quarter of the machine's memory has room for."""
     nodes_to_start: Annotated[int, Range(1, 1024)] = 1
