@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
-OVERLAYS: Final = ("cpu", "gpu", "spot")
+OVERLAYS: Final = ("cpu", "gpu", "spot", "first")
 _CHECK_S: Final = 60.0
 
 
@@ -34,7 +34,8 @@ def manifests_valid() -> bool | None:
     yaml: Any = importlib.import_module("yaml")
     with tempfile.TemporaryDirectory() as name:
         copy = Path(shutil.copytree(DEPLOY / "kubernetes", Path(name) / "kubernetes"))
-        (copy / "base" / "invite.txt").write_text("murmura1test\n", "utf-8")
+        (copy / "join" / "invite.txt").write_text("murmura1test\n", "utf-8")
+        (copy / "overlays" / "first" / "run.toml").write_text('name = "test"\n', "utf-8")
         for overlay in OVERLAYS:
             rendered = _output("kubectl", "kustomize", str(copy / "overlays" / overlay))
             resources = list(yaml.safe_load_all(rendered))
