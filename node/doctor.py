@@ -133,7 +133,9 @@ def _peers(
     """Dial those of the invite and those remembered, then ask one that answers, or one that the node is connected to."""
     answering = connected_addresses(status) if status is not None else []
     if membership is not None:
-        for address, finding in dials([*membership.addresses, *membership.remembered]):
+        for address, finding in dials(
+            list(dict.fromkeys([*membership.addresses, *membership.remembered]))
+        ):
             yield finding
             if finding.ok and address not in answering:
                 answering.append(address)
