@@ -64,12 +64,14 @@ class Written(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        self.last: dict[str, str] = {}
         self.times_s: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.counted = 0
         self.addFilter(RepeatFilter(clock_s=lambda record: trio.current_time()))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.times_s[record.name, str(record.msg)].append(trio.current_time())
+        self.last[str(record.msg).partition(":")[0]] = record.getMessage()
         self.counted += getattr(record, "facts", {}).get("repeats_dropped", 0)
 
 
@@ -126,4 +128,5 @@ def test_over_an_hour_no_phrase_is_written_more_than_once_a_minute(tmp_path: Pat
         times for (_, phrase), times in found.times_s.items() if phrase.startswith("heartbeat")
     )
     assert 58 <= len(beats) <= 60
+    assert ", 1 peers, step 1" in found.last["heartbeat"]
     assert found.counted > 2 * (HOUR_S / STEP_S) * 0.9
