@@ -54,6 +54,7 @@ INFO: Final = ModeInfo(
         *("experts_adopted", "experts_lost", "steps_failed", "staleness", "search_p50_ms"),
         *("search_p95_ms", "call_p50_ms", "call_p95_ms", "waiting_for"),
     ),
+    measure="moe.measure:measure",
     metrics=(
         Metric(key="experts", help="Experts of the run."),
         Metric(key="experts_alive", help="Experts whose host this node can name."),

@@ -113,7 +113,8 @@ class NodeLife:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Entered(state, reason):
-                log.info("state: %s (%s)", state, reason)
+                # A phrase for each state: of one that comes and goes, the others are still seen.
+                log.info(f"state: {state} (%s)", reason)  # noqa: G004
                 if self._on_change:
                     self._on_change(self.snapshot)
             case Redial():

@@ -15,6 +15,10 @@ TASK_S_MAX: Final = 180.0
 """For one task of a thread that computes. Peers wait some seconds for one; a node at nice 19 on a busy machine takes a
 minute; a device that hangs never ends."""
 
+WAITS_S: Final = 300.0
+"""For the others, with its peers there and its own work done, before a node counts as ready all the same. Sooner, the next
+node of a rollout could go while this one has not fetched yet what only the two of them hold."""
+
 
 def alive_problem(node: Node) -> str:
     """Return why this process should be ended and started again, or nothing."""
@@ -33,12 +37,13 @@ def started_problem(node: Node) -> str:
 def ready_problem(node: Node) -> str:
     """Return why this node does not take part in its run, or nothing.
 
-    One that has its peers and waits with them, say for a majority, has done all that a single node can.
+    One that has its peers and has waited with them for long, say for a majority, has done all that a single node can.
     """
     problem = alive_problem(node)
     snapshot = node.life.snapshot
     if problem or snapshot.state is LifeState.SERVING:
         return problem
-    if snapshot.state is LifeState.SYNCING and node.progress().waiting_for is not None:
+    waits = snapshot.state is LifeState.SYNCING and node.progress().waiting_for is not None
+    if waits and node.life.since_seconds > WAITS_S:
         return ""
     return f"{snapshot.state}: {snapshot.reason}"

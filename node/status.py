@@ -7,6 +7,7 @@ node is busy with.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import trio
@@ -17,6 +18,7 @@ from node.logs import utc_text
 from node.node import Node
 from protocols.life import LifeState
 from protocols.replies import SOFTWARE_VERSION
+from swarm.mode import Progress
 
 SCHEMA_VERSION: Final = 1
 """Raised when a key changes its meaning or goes away; new keys do not raise it."""
@@ -98,7 +100,18 @@ def one_line(node: Node) -> str:
     snapshot = node.life.snapshot
     problems = unhealthy_reasons(node)
     unhealthy = f"; unhealthy: {'; '.join(problems)}" if problems else ""
-    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers{unhealthy}"
+    training = "".join(f", {fact}" for fact in _training_facts(node.progress()))
+    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers{training}{unhealthy}"
+
+
+def _training_facts(progress: Progress) -> Iterator[str]:
+    """Yield how training goes in plain words, as far as it is known."""
+    if progress.step is not None:
+        yield f"step {progress.step}" + (f" of {progress.steps}" if progress.steps else "")
+    if progress.loss is not None:
+        yield f"loss {progress.loss:.4g}"
+    if progress.samples_per_second is not None:
+        yield f"{progress.samples_per_second:.4g} samples/s"
 
 
 def _life(node: Node, now_unix_s: float) -> dict[str, Any]:

@@ -76,6 +76,8 @@ class ModeInfo:
     """`package.module:function`, imported once the run is known; called with a RunContext, returns a Mode."""
     shown: tuple[str, ...] = ()
     """Keys of the mode's section in `status --json` that a person looks for first."""
+    measure: str = ""
+    """`package.module:function`, which loads torch: (run, where the data is, seconds) -> Iterator[swarm.measuring.Measured]."""
     metrics: tuple[Metric, ...] = ()
     """Figures of its section that are worth a curve, besides those that all modes have."""
     check_wishes: Callable[[RunSpec, Wishes], None] = lambda run, wishes: None

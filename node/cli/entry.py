@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "run": "Be a node: start a run (--run FILE) or join one (--join INVITE).",
     "demo": "Train a small model on this machine with six nodes, killing some on the way.",
     "status": "Say how the node on this machine, or any node in the world (--peer), is doing.",
+    "top": "Show many nodes in one table, from a machine that runs none.",
     "peers": "List the peers this node is connected to.",
     "id": "Print this node's PeerID and addresses.",
     "invite": "Print one line with which others can join the run.",
@@ -27,6 +28,7 @@ COMMANDS: Final = {
     "checkpoints": "List, verify or export the checkpoints on this machine.",
     "config": "Show or check the settings.",
     "doctor": "Look for what could keep a node on this machine from working.",
+    "bench": "Measure in 30 seconds what this machine can do for a run.",
     "experts": "List the experts of a moe run, or draw how they are used.",
     "version": "Print the version.",
 }

@@ -100,14 +100,12 @@ def families(status: Status) -> Iterator[Family]:
     section = status["services"].get(mode)
     if section is not None and mode in MODES:
         yield from _figures(_TRAINING, section)
-        waits = section.get("waiting_for") is not None
-        yield _single("waiting", "1 while the run waits for something, or is over.", waits)
         yield from _of_mode(mode, MODES[mode].metrics, section)
 
 
 def metric_names() -> set[str]:
     """Return the name of every sample that a node may have, of any mode: what a dashboard may ask for."""
-    names = {"murmura_node_info", "murmura_state", "murmura_waiting", "murmura_loop_lag_seconds"}
+    names = {"murmura_node_info", "murmura_state", "murmura_loop_lag_seconds"}
     names |= {"murmura_service_up", "murmura_service_restarts_total"}
     names |= {_sample_name(figure.name, figure.counts) for figure in (*_NODE, *_TRAINING)}
     for mode, info in MODES.items():

@@ -34,6 +34,7 @@ INFO: Final = ModeInfo(
         *("step", "steps", "loss", "held_out_loss", "accuracy", "neighbours_live", "pushes_taken"),
         *("averages", "scale_median", "scale_max", "models_refused", "partition", "waiting_for"),
     ),
+    measure="swarm.learner.measure:measure",
     metrics=(
         Metric(key="accuracy", help="Of this peer's model on held-out data, 0 to 1."),
         Metric(key="neighbours_live", help="Neighbours with whom models are exchanged."),

@@ -67,6 +67,7 @@ INFO: Final = ModeInfo(
         *("stage", "step", "steps", "loss", "held_out_loss", "tokens_per_second"),
         *("members_by_stage", "waiting_for", "data_problem", "journal_problem"),
     ),
+    measure="swarm.pipeline.measure:measure",
     metrics=(
         Metric(key="tokens_per_second", help="Tokens that the whole run trains on."),
         Metric(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from node.config import KEYS, NodeConfig, env_name
+from node.config import KEYS, NodeConfig, env_name, load
 from node.http.access import HEALTH
 from node.http.address import parse_address
 from node.liveness import TASK_S_MAX
@@ -21,7 +21,7 @@ from node.liveness import TASK_S_MAX
 yaml = pytest.importorskip("yaml")
 
 MANIFESTS: Final = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-OVERLAYS: Final = ("cpu", "gpu", "spot")
+OVERLAYS: Final = ("cpu", "gpu", "spot", "first")
 SAVING_S: Final = 5.0
 """What a node may take after its drain."""
 MARGIN_S: Final = 5.0
@@ -49,16 +49,17 @@ def _kustomize(overlay: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _copy(folder: Path) -> Path:
-    """Copy the manifests without the invite that an operator may have put there."""
-    without_invite = shutil.ignore_patterns("invite.txt")
-    return Path(shutil.copytree(MANIFESTS, folder / "kubernetes", ignore=without_invite))
+    """Copy the manifests without the invite and the run file that an operator may have put there."""
+    without = shutil.ignore_patterns("invite.txt", "run.toml")
+    return Path(shutil.copytree(MANIFESTS, folder / "kubernetes", ignore=without))
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a function: name of an overlay -> its resources by kind."""
     copy = _copy(tmp_path_factory.mktemp("manifests"))
-    (copy / "base" / "invite.txt").write_text("murmura1test\n", "utf-8")
+    (copy / "join" / "invite.txt").write_text("murmura1test\n", "utf-8")
+    (copy / "overlays" / "first" / "run.toml").write_text('name = "test"\n', "utf-8")
 
     @cache
     def render(overlay: str) -> dict[str, dict[str, Any]]:
@@ -194,10 +195,39 @@ def test_the_invite_reaches_the_node_as_a_secret(rendered: Any) -> None:
     assert list(resources["Secret"]["data"]) == [source["key"]]
 
 
-def test_a_missing_invite_is_named(tmp_path: Path) -> None:
-    shown = _kustomize(_copy(tmp_path) / "overlays" / "cpu")
+@pytest.mark.parametrize(
+    ("overlay", "missing"), [("cpu", "join/invite.txt"), ("first", "first/run.toml")]
+)
+def test_a_file_that_is_still_to_be_written_is_named(
+    tmp_path: Path, overlay: str, missing: str
+) -> None:
+    shown = _kustomize(_copy(tmp_path) / "overlays" / overlay)
     assert shown.returncode != 0
-    assert "base/invite.txt" in shown.stderr
+    assert missing in shown.stderr
+
+
+def test_the_first_node_begins_a_run_under_a_name_that_outlives_its_address(rendered: Any) -> None:
+    resources, others = rendered("first"), rendered("cpu")
+    environment = _environment(resources)
+    assert "MURMURA_JOIN" not in environment
+    run = Path(environment["MURMURA_RUN"]["value"])
+    (container,) = _pod(resources)["containers"]
+    (mount,) = (item for item in container["volumeMounts"] if item["mountPath"] == str(run.parent))
+    (volume,) = (item for item in _pod(resources)["volumes"] if item["name"] == mount["name"])
+    assert volume["configMap"]["name"] == resources["ConfigMap"]["metadata"]["name"]
+    assert list(resources["ConfigMap"]["data"]) == [run.name]
+    spec = resources["StatefulSet"]["spec"]
+    assert spec["replicas"] == 1
+    pod = f"{resources['StatefulSet']['metadata']['name']}-0"
+    announced = environment["MURMURA_ANNOUNCE"]["value"].replace("$(NAMESPACE)", "swarm")
+    assert announced == f"/dns4/{pod}.{spec['serviceName']}.swarm.svc.cluster.local/tcp/4001"
+    names = list(environment)
+    assert names.index("NAMESPACE") < names.index("MURMURA_ANNOUNCE"), "else it is not filled in"
+    assert load({"announce": (announced,)}, environ={"HOME": "/x"}).config.announce == (announced,)
+    # The others may reach it, and one budget covers all.
+    labels = spec["template"]["metadata"]["labels"]
+    assert labels == others["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
+    assert "PodDisruptionBudget" not in resources
 
 
 @needs_schemas

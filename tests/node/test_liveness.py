@@ -11,11 +11,12 @@ import trio
 import trio.testing
 
 from node.heartbeat import MEASURE_EVERY_S, beat
-from node.liveness import TASK_S_MAX, alive_problem
+from node.liveness import TASK_S_MAX, WAITS_S, alive_problem, ready_problem
 from node.node import Node
 from node.status import build_status
 from node.systemd import Supervisor
 from swarm.hosting.compute import ComputeThread
+from swarm.mode import Progress
 from tests.node.nodes import open_world
 
 pytestmark = pytest.mark.trio
@@ -26,6 +27,7 @@ class Computing:
 
     name = "pipeline"
     task_seconds = 0.0
+    waiting_for: str | None = "2 of 3 members to come back"
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -36,10 +38,8 @@ class Computing:
     def status(self) -> dict[str, Any]:
         return {}
 
-    def progress(self) -> Any:
-        from swarm.mode import Progress
-
-        return Progress(waiting_for="2 of 3 members to come back")
+    def progress(self) -> Progress:
+        return Progress(waiting_for=self.waiting_for)
 
     async def export(self, path: Path, options: Any) -> dict[str, Any]:
         raise NotImplementedError
@@ -70,6 +70,27 @@ def test_the_watchdog_starves_while_a_task_hangs_and_not_while_the_run_waits(
             assert watchdog.fed == 11
             assert alive_problem(node) == "the compute thread has been at one task for 181 s"
             assert alive_problem(node) in build_status(node, now_unix_s=1.0)["unhealthy_reasons"]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_node_whose_run_lets_nobody_in_counts_as_ready_after_a_while(tmp_path: Path) -> None:
+    """Else a run without a majority would stall the rollout that mends it."""
+
+    async def main() -> None:
+        async with open_world(tmp_path) as world:
+            node = await world.node(run=world.run_file())
+            service = Computing()
+            world.nursery.start_soon(node.services.keep_running, service)
+            node.life.needs_state("pipeline", "asks to be let in")
+            await trio.sleep(WAITS_S - 10)
+            assert ready_problem(node).startswith("syncing: ")
+            await trio.sleep(20)
+            assert ready_problem(node) == ""
+            service.waiting_for = None  # it is let in, and fetches
+            assert ready_problem(node).startswith("syncing: ")
+            node.life.has_state("pipeline", "has it")
+            assert ready_problem(node) == ""
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 

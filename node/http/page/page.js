@@ -42,10 +42,12 @@ function duration(seconds) {
 
 const short = (peer) => peer.slice(-8);
 
+const hues = new Map();
+
+// Neighbours in this order are far apart on the circle, so that few peers never look alike.
 function hue(peer) {
-  let sum = 0;
-  for (const letter of peer) sum = (sum * 31 + letter.charCodeAt(0)) % 360;
-  return sum;
+  if (!hues.has(peer)) hues.set(peer, (hues.size * 137.5) % 360);
+  return hues.get(peer);
 }
 
 function coloured(element, peer) {
@@ -56,7 +58,7 @@ function coloured(element, peer) {
 // --- curves ---
 
 function chart(box, times, series, label) {
-  const width = 600, height = 190, left = 52, bottom = 20, top = 6;
+  const width = Math.max(260, box.clientWidth), height = 190, left = 52, bottom = 20, top = 6; // in pixels of the page
   const values = series.flatMap(({ values }) => values.filter((value) => value !== null));
   if (values.length < 2) return void box.replaceChildren(make("p", { class: "note" }, "nothing to draw yet"));
   let [low, high] = [Math.min(...values), Math.max(...values)];
@@ -135,7 +137,7 @@ function expertsMap(section, own) {
   const across = (section.grid || [1]).slice(-1)[0];
   for (const layer of section.layers || []) {
     const cells = make("div", { class: "experts" });
-    cells.style.setProperty("grid-template-columns", `repeat(${Number(across)}, 1fr)`);
+    cells.style.setProperty("grid-template-columns", `repeat(${Number(across)}, minmax(0, 2rem))`);
     for (const row of section.table || []) {
       if (!row.expert.startsWith(`${layer}.`)) continue;
       const host = row.hosts[0];

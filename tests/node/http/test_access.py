@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.http.access import Access, Asked
 
@@ -79,3 +81,16 @@ def test_an_exposed_page_wants_the_token_and_metrics_do_not() -> None:
         assert status(EXPOSED, asked(path, "wrong", TOKEN)) == 200
     assert status(EXPOSED, asked("/metrics")) == 200
     assert TOKEN not in repr(EXPOSED)
+
+
+ANY = st.text(st.characters(), max_size=60)
+
+
+@given(host=ANY, origin=ANY, fetch_site=ANY, tokens=st.lists(ANY, max_size=3))
+def test_whatever_a_client_says_is_decided(
+    host: str, origin: str, fetch_site: str, tokens: list[str]
+) -> None:
+    asked = Asked(
+        path="/api/status", host=host, origin=origin, fetch_site=fetch_site, tokens=tuple(tokens)
+    )
+    assert status(EXPOSED, asked) in (401, 403, 421)

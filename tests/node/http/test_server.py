@@ -227,3 +227,29 @@ def test_an_address_that_is_not_ours_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(BaseExceptionGroup) as caught:
         trio.run(main)
     assert caught.value.split(ConfigError)[0] is not None
+
+
+def test_an_upgrade_leads_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (_, server, port):
+            socket_answer = await get(
+                port,
+                "/api/status",
+                Upgrade="websocket",
+                Connection="Upgrade",
+                Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+                Sec_WebSocket_Version="13",
+            )
+            assert socket_answer.status in (400, 403, 404)
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 5000)
+            with trio.move_on_after(0.5):
+                while await stream.receive_some(65536):
+                    pass
+            await trio.aclose_forcefully(stream)
+            assert (await get(port, "/healthz")).status == 200
+            while server.status()["connections"]:  # noqa: ASYNC110 - as an operator looks
+                await trio.sleep(0.05)
+
+    trio.run(main)
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
