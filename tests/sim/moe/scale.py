@@ -31,8 +31,8 @@ from tests.sim.engine.clock import Clock
 SIZES: Final = (100, 1_000, 10_000)
 REPORTED_MS: Final = {100: 317, 1_000: 528, 10_000: 764}
 """Learning@home's own search, at latencies of its own (arXiv:2002.04013; the middle one is read from a plot)."""
-SEARCHES: Final = 60
-WARM_SEARCHES: Final = 20
+SEARCHES: Final = 40
+WARM_SEARCHES: Final = 10
 _MEDIAN_S: Final = 0.1
 _SIGMA: Final = 0.7
 _JITTER: Final = 0.2
