@@ -21,8 +21,10 @@ from protocols.life import (
     Life,
     LifeSnapshot,
     LifeState,
+    Paused,
     PeersCounted,
     Redial,
+    Resumed,
     Started,
     Synced,
 )
@@ -92,6 +94,14 @@ class NodeLife:
     def peers_counted(self, count: int) -> None:
         """How many live connections there are; reported regularly, since isolation is an absence."""
         self._handle(PeersCounted(trio.current_time(), count))
+
+    def paused(self, reason: str) -> None:
+        """The owner has the machine. Reported again and again, also when nothing changes."""
+        self._handle(Paused(trio.current_time(), reason))
+
+    def resumed(self, reason: str) -> None:
+        """The owner gives the machine again; says nothing to a node that was not paused."""
+        self._handle(Resumed(trio.current_time(), reason))
 
     def drain(self, reason: str, deadline_s: float | None = None) -> None:
         """Leave in good order. Asked twice, nothing changes: only `leave` is quicker."""

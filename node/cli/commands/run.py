@@ -41,6 +41,8 @@ _HELP = {
     "checkpoint_every_steps": "Steps between checkpoints, instead of seconds; the same at all nodes.",
     "checkpoints_kept": "Checkpoints kept of each part.",
     "checkpoints_kept_days": "Days after which old checkpoints are deleted.",
+    "schedule_hours": "Train in these hours only, like 22:00-07:00; may be repeated.",
+    "schedule_idle_load": "Pause while other programs keep more cores than that busy.",
     "state_dir": "Where identity and state are kept.",
     "runtime_dir": "Where the control socket is.",
     "log_level": "debug, info, warning or error.",
@@ -59,7 +61,7 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         if kind is bool:
             option = click.option(f"{name}/--no-{name[2:]}", key, **common)
         elif kind is tuple:
-            metavar = "DIR" if key == "data_folders" else "MULTIADDR"
+            metavar = {"data_folders": "DIR", "schedule_hours": "HH:MM-HH:MM"}.get(key, "MULTIADDR")
             option = click.option(name, key, multiple=True, metavar=metavar, **common)
         else:
             option = click.option(name, key, type=kind, metavar=kind.__name__.upper(), **common)
