@@ -75,7 +75,7 @@ def _start_ours(stack: ExitStack, threads: int) -> tuple[Worker, list[Worker]]:
         workers.append(stack.enter_context(Worker(module, str(folder / name), str(threads))))
     server, *clients = workers
     for client in clients:
-        client.ask(do="connect", address=server.hello["address"], peer=server.hello["peer"])
+        client.ask(do="connect", **server.hello)
     return server, clients
 
 

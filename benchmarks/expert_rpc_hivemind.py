@@ -69,7 +69,7 @@ def _do(question: dict[str, Any], experts: dict[str, RemoteExpert]) -> dict[str,
         if spec.backward:
             x = rows.detach().requires_grad_()
             y = expert(x)
-            torch.autograd.grad(y, x, y.detach())
+            torch.autograd.grad(y, x, y.detach() / spec.rows)
         else:
             with torch.no_grad():
                 expert(rows)

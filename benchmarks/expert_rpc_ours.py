@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,10 @@ from node.clock import unix_s
 from node.identity import Identity
 from node.p2pd.host import P2pdHost
 from node.p2pd.process import P2pdOptions
-from protocols.experts.messages import Stated
-from protocols.experts.uid import ExpertUID, Prefix
-from protocols.experts.view import HostStatement
+from protocols.experts.uid import ExpertUID, Grid
 from protocols.frames import Limits
 from protocols.ids import PeerID, RunID
+from protocols.ports import DirectoryRecord
 from protocols.replies import Hello
 from protocols.run import SgdSpec
 from swarm.calls import Caller, Guard
@@ -36,17 +36,28 @@ SGD = SgdSpec(kind="sgd", lr=1e-4, momentum=0.0, weight_decay=0.0)
 LIMITS = Limits(header_bytes_max=4096, body_bytes_max=1 << 28, tensors_max=2)
 
 
-class _NoDirectory:
-    """Clients are told where the experts are: finding them is not what is measured."""
+class _Told:
+    """A directory without a network: what the server announced, which its clients are told. Finding experts is not measured."""
+
+    def __init__(self) -> None:
+        self.announced: dict[str, bytes] = {}
+        self.records: dict[str, DirectoryRecord] = {}
 
     async def announce(self, key: str, value: bytes, lifetime_s: float) -> bool:
+        self.announced[key] = value
         return True
 
     async def withdraw(self, key: str) -> None:
-        pass
+        self.announced.pop(key, None)
 
-    async def look_up(self, key: str) -> tuple[()]:
-        return ()
+    async def look_up(self, key: str) -> Sequence[DirectoryRecord]:
+        return [self.records[key]] if key in self.records else []
+
+    def learn(self, server: PeerID, announced: Mapping[str, str]) -> None:
+        self.records = {
+            key: DirectoryRecord(server, bytes.fromhex(value), unix_s() + 1e6, unix_s())
+            for key, value in announced.items()
+        }
 
 
 async def main(folder: Path, threads: int) -> None:
@@ -64,10 +75,10 @@ async def main(folder: Path, threads: int) -> None:
         ComputeThread("compute", prepare=torch_threads(threads), batch_max=1 << 16) as compute,
         trio.open_nursery() as nursery,
     ):
-        guard = Guard()
+        guard, directory = Guard(), _Told()
         caller = Caller(host, hello=Hello(run=RUN), limits=LIMITS, guard=guard)
         peer = ExpertPeer(
-            me=host.peer_id, run=RUN, directory=_NoDirectory(), caller=caller, compute=compute,
+            me=host.peer_id, run=RUN, directory=directory, caller=caller, compute=compute,
             unix_s=unix_s, rate=lambda step: SGD.lr,
             settings=PeerSettings(clip_norm=0.0, staleness_max=1 << 20),
         )  # fmt: skip
@@ -78,23 +89,36 @@ async def main(folder: Path, threads: int) -> None:
         await nursery.start(caller.run)
         await nursery.start(peer.run)
         await endpoints.open(peer.wire())
-        answer_line({"address": host.addresses()[0], "peer": str(host.peer_id)})
+        while len(directory.announced) < len(SPECS):  # noqa: ASYNC110 - a benchmark, before it begins
+            await trio.sleep(0.01)
+        announced = {key: value.hex() for key, value in directory.announced.items()}
+        answer_line(
+            {"address": host.addresses()[0], "peer": str(host.peer_id), "announced": announced}
+        )
         async for line in _lines():
-            answer_line(await _do(json.loads(line), host, peer, compute))
+            answer_line(await _do(json.loads(line), host, peer, compute, directory))
         nursery.cancel_scope.cancel()
 
 
 async def _do(
-    question: dict[str, Any], host: P2pdHost, peer: ExpertPeer, compute: ComputeThread
+    question: dict[str, Any],
+    host: P2pdHost,
+    peer: ExpertPeer,
+    compute: ComputeThread,
+    directory: _Told,
 ) -> dict[str, Any]:
     if question["do"] == "connect":
         await host.connect(question["address"])
-        server = PeerID.from_text(question["peer"])
         for name in list(SPECS):
             peer.server.remove(ExpertUID(name, (0,)))
-            statement = HostStatement(server, (Stated(0, 1),), trio.current_time() + 1e9, 1.0)
-            peer.view.learn(Prefix(name, ()), [statement], asked_s=trio.current_time())
         peer.announce()
+        directory.learn(PeerID.from_text(question["peer"]), question["announced"])
+        peer.watch([Grid(name, (1,)) for name in SPECS])
+        peer.search.refresh()
+        while not all(  # noqa: ASYNC110
+            peer.view.hosts(ExpertUID(name, (0,)), trio.current_time()) for name in SPECS
+        ):
+            await trio.sleep(0.01)
         return {}
     name, calls = question["name"], question["calls"]
     if question["do"] == "local":
@@ -112,7 +136,7 @@ def _remote(peer: ExpertPeer, name: str, calls: int, at_once: int) -> Timed:
         (answered,) = peer.network.forward([(uid, x)], out_row=(spec.width,))
         assert answered is not None
         if spec.backward:
-            (grad,) = peer.network.backward([(answered, x, answered.y)])
+            (grad,) = peer.network.backward([(answered, x, answered.y / spec.rows)])
             assert grad is not None
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -125,7 +149,7 @@ def _local(peer: ExpertPeer, expert: Any, x: torch.Tensor, calls: int) -> dict[s
     began_s = time.monotonic()
     for _ in range(calls):
         with torch.no_grad():
-            grad_y = hosted.module(x)
+            grad_y = hosted.module(x) / len(x)
         inputs = x.detach().requires_grad_()
         hosted.differentiate(hosted.module(inputs), grad_y, [inputs], count=1)
         hosted.apply(hosted.gradient(), rate=SGD.lr)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from protocols.run import RunSpec
 from protocols.run.data import TextSpec
 from swarm.data.text import read_run_text
-from swarm.mode_info import ModeInfo, Wishes
+from swarm.mode_info import Metric, ModeInfo, Wishes
 
 MODE: Final = "moe"
 
@@ -32,6 +32,19 @@ def waits_for(section: Mapping[str, Any]) -> str:
     return f"{hosted} experts are still to be handed over" if hosted else ""
 
 
+def _quantiles(what: str, text: str) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(
+            key=f"{what}_p{percent}_ms",
+            name=f"{what}_seconds",
+            scale=0.001,
+            label=("quantile", str(percent / 100)),
+            help=text,
+        )
+        for percent in (50, 95)
+    )
+
+
 INFO: Final = ModeInfo(
     name=MODE,
     summary="feed-forward layers are experts that live on the nodes; every node asks those it needs",
@@ -40,6 +53,32 @@ INFO: Final = ModeInfo(
         *("step", "steps", "loss", "held_out_loss", "experts_alive", "experts", "experts_hosted"),
         *("experts_adopted", "experts_lost", "steps_failed", "staleness", "search_p50_ms"),
         *("search_p95_ms", "call_p50_ms", "call_p95_ms", "waiting_for"),
+    ),
+    measure="moe.measure:measure",
+    metrics=(
+        Metric(key="experts", help="Experts of the run."),
+        Metric(key="experts_alive", help="Experts whose host this node can name."),
+        Metric(key="experts_hosted", help="Experts on this node."),
+        Metric(key="experts_room", help="Experts that this node has room for."),
+        Metric(key="experts_created", counts=True, help="Experts begun here."),
+        Metric(key="experts_adopted", counts=True, help="Experts taken from a dead host."),
+        Metric(key="experts_lost", counts=True, help="Experts begun anew: no snapshot was left."),
+        Metric(key="experts_given_up", counts=True, help="Experts left to a host with more right."),
+        Metric(key="experts_handed_over", counts=True, help="Experts given to another host."),
+        Metric(key="experts_taken_over", counts=True, help="Experts received from another host."),
+        Metric(key="snapshots_kept", help="Snapshots of others' experts kept here."),
+        Metric(key="snapshots_kept_bytes", help="Their size."),
+        Metric(key="steps_failed", counts=True, help="Batches given up."),
+        Metric(key="experts_missing", counts=True, help="Answers that a batch went on without."),
+        Metric(key="gradients_missing", counts=True, help="Gradients that an expert never took."),
+        Metric(key="calls", counts=True, help="Calls of experts."),
+        Metric(key="calls_absent", counts=True, help="Calls that nobody answered."),
+        Metric(key="calls_hedged", counts=True, help="Calls asked a second time, to be quicker."),
+        *_quantiles("call", "Time of a call of an expert."),
+        *_quantiles("search", "Time of a beam search for experts."),
+        Metric(key="staleness", help="Steps an expert made while a batch was away, the mean."),
+        Metric(key="stale_refused", counts=True, help="Gradients refused as too old."),
+        Metric(key="averages", counts=True, help="Averages of the trunk with other trainers'."),
     ),
     check_wishes=check_wishes,
     check_data=check_data,

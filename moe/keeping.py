@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
@@ -20,6 +19,33 @@ from moe.peer import ExpertPeer
 from moe.server import Expert, build_expert
 from protocols.core import DrainWanted, Tick
 from protocols.errors import RemoteProtocolError
+from protocols.experts.events import (
+    Adopt,
+    Announce,
+    AnswerHandOver,
+    ClaimsSeen,
+    Create,
+    Doubt,
+    Drop,
+    Effect,
+    Event,
+    FindSnapshots,
+    HandedOver,
+    HandOverOffered,
+    HandOverTo,
+    Hosted,
+    HostFailed,
+    Left,
+    LookAgain,
+    NewerEpoch,
+    NodesSeen,
+    OffersFound,
+    Probed,
+    ProbePeer,
+    SnapshotKept,
+    Suspected,
+    TakeSnapshot,
+)
 from protocols.experts.messages import (
     EXPERTS_SERVICE,
     Alive,
@@ -37,34 +63,11 @@ from protocols.experts.messages import (
     signed_bytes,
     uid_untrusted,
 )
-from protocols.experts.placement import (
-    Adopt,
-    Announce,
-    AnswerHandOver,
-    ClaimsSeen,
-    Create,
-    Doubt,
-    Drop,
-    Effect,
-    Event,
-    FindSnapshots,
-    HandedOver,
-    HandOverOffered,
-    HandOverTo,
-    Hosted,
-    HostFailed,
-    Left,
-    NewerEpoch,
-    NodesSeen,
-    OffersFound,
-    Placement,
-    Probed,
-    ProbePeer,
-    Suspected,
-    TakeSnapshot,
-)
+from protocols.experts.placement import Placement
+from protocols.experts.shelf import Shelf
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
+from protocols.experts.view import Claim
 from protocols.frames import Limits, TensorSpec
 from protocols.ids import PeerID
 from protocols.run import OptimizerSpec
@@ -72,6 +75,7 @@ from swarm.calls import (
     CALL_FAILURES,
     Answer,
     Caller,
+    CallError,
     Incoming,
     Refusal,
 )
@@ -100,6 +104,14 @@ class _Held:
 
     offer: SnapshotOffer
     snapshot: Snapshot
+
+
+@dataclass(slots=True)
+class _Offered:
+    """An expert that another node wants us to take, until that is decided."""
+
+    over: trio.Event
+    taken: bool = False
 
 
 def part_name(uid: ExpertUID) -> str:
@@ -150,6 +162,7 @@ class ExpertKeeper:
             room,
             spec.keepers,
             spec.snapshot_every_s,
+            context.rng,
             nodes_to_start=spec.nodes_to_start,
         )
         self._driver: Driver[Event] = Driver(
@@ -157,9 +170,10 @@ class ExpertKeeper:
         )
         self._own: dict[ExpertUID, _Held] = {}
         """The newest snapshots of what we host."""
-        self._kept: dict[ExpertUID, _Held] = {}
-        """Of what others host, or hosted."""
-        self._handing: dict[ExpertUID, trio.Event] = {}
+        self._shelf = Shelf()
+        self._kept: dict[ExpertUID, Snapshot] = {}
+        """Of what others host, or hosted: what the shelf says."""
+        self._handing: dict[ExpertUID, _Offered] = {}
         self.expected: dict[str, TensorSpec] = {}
         """Tensors of an expert's state; known once `run` has begun."""
         self._nursery: trio.Nursery | None = None
@@ -217,22 +231,23 @@ class ExpertKeeper:
 
     def find_kept(self, name: str, version: int) -> Snapshot | None:
         """Return a snapshot that we made or keep."""
-        for held in (*self._own.values(), *self._kept.values()):
-            manifest = held.snapshot.manifest
-            if (manifest.part, manifest.version) == (name, version):
-                return held.snapshot
+        for snapshot in self._snapshots():
+            if (snapshot.manifest.part, snapshot.manifest.version) == (name, version):
+                return snapshot
         return None
+
+    def _snapshots(self) -> Iterator[Snapshot]:
+        yield from (held.snapshot for held in self._own.values())
+        yield from self._kept.values()
 
     @property
     def kept(self) -> Mapping[ExpertUID, SnapshotOffer]:
         """What we keep for others."""
-        return {uid: held.offer for uid, held in self._kept.items()}
+        return self._shelf.offers
 
     @property
     def bytes_kept(self) -> int:
-        return sum(
-            held.snapshot.data.nbytes for held in (*self._own.values(), *self._kept.values())
-        )
+        return sum(snapshot.data.nbytes for snapshot in self._snapshots())
 
     # --- events and effects ---
 
@@ -255,17 +270,21 @@ class ExpertKeeper:
             case Adopt(uid, epoch, offer, donors):
                 self._start(self._adopt, uid, epoch, offer, donors)
             case AnswerHandOver(uid):
-                self._answer_hand_over(uid)
+                self._answer_hand_over(uid, taken=False)
             case Drop(uid, reason):
                 log.info("expert dropped: expert=%s reason=%s", uid, reason)
                 self._peer.server.remove(uid)
-                self._own.pop(uid, None)
+                held = self._own.pop(uid, None)
+                if held is not None and reason == "superseded":
+                    self._shelve(uid, held)
             case TakeSnapshot(uid, epoch, keepers):
                 self._start(self._take_snapshot, uid, epoch, keepers)
             case HandOverTo(uid, _, peer):
                 self._start(self._hand_over, uid, peer)
             case ProbePeer(peer):
                 self._start(self._probe, peer)
+            case LookAgain(uid):
+                self._peer.search.look_again(uid)
             case Doubt(peer):
                 log.info("host is down: peer=%s", peer)
                 self._peer.view.doubt(peer)
@@ -279,6 +298,10 @@ class ExpertKeeper:
             case _:
                 assert_never(effect)
 
+    def _shelve(self, uid: ExpertUID, held: _Held) -> None:
+        if self._shelf.put_own(uid, held.offer):
+            self._kept[uid] = held.snapshot
+
     def _start(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(fn, *args)
@@ -291,7 +314,7 @@ class ExpertKeeper:
         self._peer.server.put(expert)
         log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
-        self._answer_hand_over(uid)
+        self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
 
     def _build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
         expert = build_expert(uid, self._make(uid), self._optimizer, row=self._row, epoch=epoch)
@@ -312,7 +335,7 @@ class ExpertKeeper:
         except (FetchError, RemoteProtocolError) as error:
             log.warning("expert not adopted: expert=%s reason=%s", uid, error)
             self._driver.feed(HostFailed(trio.current_time(), uid))
-            self._answer_hand_over(uid)
+            self._answer_hand_over(uid, taken=False)
             return
         await self._host(uid, epoch, state)
 
@@ -320,12 +343,17 @@ class ExpertKeeper:
         self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
     ) -> Mapping[str, Tensor]:
         """Return the state that a host signed for: our own copy, or one fetched. Raises FetchError, RemoteProtocolError."""
-        held = self._kept.get(uid)
-        if held is not None and held.offer.root == offer.root:
-            return await self._codec.run_own(_restored, held.snapshot, self.expected)
-        others = [donor for donor in donors if donor != self._context.me]
-        fetched = await self._fetched(uid, offer, others)
-        return fetched.tensors
+        kept = self._shelf.offers.get(uid)
+        if kept is not None and kept.root == offer.root:
+            return await self._codec.run_own(_restored, self._kept[uid], self.expected)
+        problem: Exception = FetchError("there is no donor")
+        for donor in donors:
+            if donor != self._context.me:
+                try:
+                    return (await self._fetched(uid, offer, [donor])).tensors
+                except (FetchError, RemoteProtocolError) as error:
+                    problem = error
+        raise problem
 
     async def _fetched(
         self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
@@ -335,7 +363,8 @@ class ExpertKeeper:
         )
         state = await fetch.run(donors)
         if state.root != offer.root:
-            raise RemoteProtocolError("sent another snapshot than its host signed for", state.donor)
+            # Nobody's fault that could be told: of two snapshots of one version it may have sent the other.
+            raise FetchError("it is another state than the one that a host signed for")
         return state
 
     # --- snapshots ---
@@ -365,18 +394,25 @@ class ExpertKeeper:
         held = await self._snapshot(uid)
         if held is None or held.offer.epoch != epoch:
             return
+        count = 0
         for keeper in keepers:
             answer = await self._ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
-            if not isinstance(answer, Kept) or not answer.kept:
+            if isinstance(answer, Kept) and answer.kept:
+                count += 1
+            else:
                 log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
+        self._driver.feed(SnapshotKept(trio.current_time(), uid, count))
 
     async def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
         """Ask everybody at once what they keep; what is not signed by its host does not count."""
         offers: list[tuple[PeerID, SnapshotOffer]] = []
+        silent: list[PeerID] = []
 
         async def ask(node: PeerID) -> None:
             answer = await self._ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
-            if isinstance(answer, Snapshots) and answer.offer is not None:
+            if answer is None:
+                silent.append(node)
+            elif isinstance(answer, Snapshots) and answer.offer is not None:
                 if answer.offer.uid == str(uid) and self._signed(answer.offer):
                     offers.append((node, answer.offer))
                 else:
@@ -386,9 +422,10 @@ class ExpertKeeper:
         async with trio.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(ask, node)
-        if uid in self._kept:
-            offers.append((self._context.me, self._kept[uid].offer))
-        self._driver.feed(OffersFound(trio.current_time(), uid, tuple(offers)))
+        if uid in self._shelf.offers:
+            offers.append((self._context.me, self._shelf.offers[uid]))
+        found = OffersFound(trio.current_time(), uid, tuple(offers), tuple(silent))
+        self._driver.feed(found)
 
     def _signed(self, offer: SnapshotOffer) -> bool:
         signed = signed_bytes(self._context.run.run_id, offer)
@@ -421,12 +458,17 @@ class ExpertKeeper:
 
     async def _ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
         """Return the answer, or None when there is none that can be used."""
-        with suppress(*CALL_FAILURES):
+        try:
             answer = await self._caller.call(
                 peer, EXPERTS_SERVICE, encode_message(message), deadline_s=deadline_s
             )
             with self._caller.guard.blaming(peer):
                 return decode_message_untrusted(answer.message)
+        except CallError as error:
+            log.debug("refused: peer=%s code=%s", peer, error.code)
+        except CALL_FAILURES:
+            if not isinstance(message, Probe):
+                self.suspect(peer)
         return None
 
     # --- what others ask ---
@@ -438,8 +480,8 @@ class ExpertKeeper:
             case Probe():
                 return Answer(encode_message(Alive()))
             case SnapshotWanted():
-                held = self._kept.get(uid_untrusted(message.uid))
-                return Answer(encode_message(Snapshots(held.offer if held else None)))
+                kept = self._shelf.offers.get(uid_untrusted(message.uid))
+                return Answer(encode_message(Snapshots(kept)))
             case Keep(offer):
                 return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
             case HandOver(offer):
@@ -454,20 +496,19 @@ class ExpertKeeper:
             raise RemoteProtocolError("that expert is not one of this run's")
         if offer.host != peer or not self._signed(offer):
             raise RemoteProtocolError("an expert is offered by its host, with its signature")
-        claims = self._peer.view.hosts(uid, trio.current_time())
-        if claims and claims[0].epoch > offer.epoch:
-            raise Refusal("overtaken", "another host has that expert")
         return uid
 
     async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
         """Fetch a snapshot and keep it, in place of an older one."""
         uid = self._offer_untrusted(peer, offer)
-        held = self._kept.get(uid)
-        if held is not None and held.offer.age >= offer.age:
-            return held.offer.root == offer.root
+        verdict = self._shelf.judge(uid, offer, self._hosts(uid))
+        if verdict == "overtaken":
+            raise Refusal("overtaken", "the directory names another host of that expert")
+        if verdict != "fetch":
+            return verdict == "kept"
         try:
             state = await self._fetched(uid, offer, [peer])
-        except FetchError as error:
+        except (FetchError, RemoteProtocolError) as error:
             log.info("snapshot not fetched: expert=%s reason=%s", uid, error)
             return False
         snapshot = await self._codec.run_own(
@@ -477,24 +518,27 @@ class ExpertKeeper:
         )
         if snapshot.manifest.root != offer.root:  # cut in chunks of another size than ours
             return False
-        held = self._kept.get(uid)
-        if held is None or held.offer.age < offer.age:
-            self._kept[uid] = _Held(offer, snapshot)
+        if self._shelf.put(uid, offer, self._hosts(uid)):
+            self._kept[uid] = snapshot
         return True
+
+    def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:
+        return self._peer.view.hosts(uid, trio.current_time())
 
     async def _take_over(self, peer: PeerID, offer: SnapshotOffer) -> bool:
         uid = self._offer_untrusted(peer, offer)
         if uid in self._handing:
             raise Refusal("busy", "that expert is being taken over", 1.0)
-        over = self._handing[uid] = trio.Event()
+        offered = self._handing[uid] = _Offered(trio.Event())
         self._driver.feed(HandOverOffered(trio.current_time(), peer, offer, uid))
-        await over.wait()
-        return uid in self._peer.server.experts
+        await offered.over.wait()
+        return offered.taken
 
-    def _answer_hand_over(self, uid: ExpertUID) -> None:
-        over = self._handing.pop(uid, None)
-        if over is not None:
-            over.set()
+    def _answer_hand_over(self, uid: ExpertUID, *, taken: bool) -> None:
+        offered = self._handing.pop(uid, None)
+        if offered is not None:
+            offered.taken = taken
+            offered.over.set()
 
 
 def part_of(expert: Expert) -> Part:

@@ -174,8 +174,8 @@ class MoeMode:
 
         def rate(version: int) -> float:
             if not steps:
-                return run.optimizer.lr
-            return learning_rate(run.optimizer, step=version, steps=steps)
+                return spec.expert_rate * run.optimizer.lr
+            return spec.expert_rate * learning_rate(run.optimizer, step=version, steps=steps)
 
         return ExpertPeer(
             me=self._context.me,
@@ -230,6 +230,7 @@ class MoeMode:
         async with ComputeThread(
             "trunk", prepare=torch_threads(wishes.threads), nice=wishes.nice, queue_max=64
         ) as trunk:
+            resources.more.append(trunk)
             if self._models is None or self._begun:
                 task = await self._open_task(peer)
                 if task is None:

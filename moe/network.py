@@ -7,6 +7,7 @@ left alone for a while (`protocols.experts.dispatch`), and the layer goes on wit
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -19,7 +20,7 @@ from moe.bridge import Bridge
 from moe.search import ExpertSearch
 from moe.server import ExpertServer, answer_rows_untrusted
 from protocols.errors import RemoteProtocolError
-from protocols.experts.dispatch import Dispatch
+from protocols.experts.dispatch import ELSEWHERE, Absent, Dispatch, kind_of
 from protocols.experts.messages import (
     EXPERT_SERVICE,
     Backward,
@@ -43,10 +44,10 @@ from swarm.calls import (
 )
 from swarm.tensors.wire import to_wire
 
+log = logging.getLogger(__name__)
+
 FORWARD: Final = "forward"
 BACKWARD: Final = "backward"
-_NOBODYS_FAULT: Final = ("draining", "overtaken", "not-here", "diverged")
-"""Answers that say something of the expert, not of the host's standing."""
 _GONE: Final = (CallTimeoutError, PeerUnreachableError, StreamClosedError)
 
 
@@ -173,7 +174,7 @@ class RemoteExperts:
         hosts = self._hosts(uid)
         if not hosts:
             return None
-        after_s = self.dispatch.hedge_after_s(hosts, FORWARD)
+        after_s = self.dispatch.hedge_after_s(hosts, kind_of(FORWARD, x.nbytes))
         if after_s is None:
             return await self._forward_at(hosts[0], uid, x, out_row)
         return await self._hedged(hosts, after_s, uid, x, out_row)
@@ -218,7 +219,7 @@ class RemoteExperts:
             answer = await self._ask_here(here)
         else:
             answer = await self._ask(
-                host.peer, FORWARD, Forward(str(uid), host.epoch), [x], out_row
+                host.peer, uid, FORWARD, Forward(str(uid), host.epoch), [x], out_row
             )
         if answer is None or not isinstance(answer[0], Output):
             return None
@@ -226,6 +227,11 @@ class RemoteExperts:
 
     async def _backward(self, answered: Answered, x: Tensor, grad_y: Tensor) -> Tensor | None:
         uid, output = answered.uid, answered.output
+        if self._search.view.overtaken(uid, output.epoch, trio.current_time()):
+            self.absent += (
+                1  # its host has been replaced, and would step a copy that nobody asks any more
+            )
+            return None
         if answered.peer == self._me and self._local is not None:
             local = self._local
 
@@ -239,7 +245,9 @@ class RemoteExperts:
             answer = await self._ask_here(here)
         else:
             call = Backward(str(uid), output.epoch, output.version)
-            answer = await self._ask(answered.peer, BACKWARD, call, [x, grad_y], tuple(x.shape[1:]))
+            answer = await self._ask(
+                answered.peer, uid, BACKWARD, call, [x, grad_y], tuple(x.shape[1:])
+            )
         return answer[1] if answer is not None and isinstance(answer[0], Stepped) else None
 
     async def _ask_here(self, here: Callable[[], Any]) -> tuple[Message, Tensor] | None:
@@ -255,12 +263,14 @@ class RemoteExperts:
     async def _ask(
         self,
         peer: PeerID,
-        kind: str,
+        uid: ExpertUID,
+        call: str,
         message: Message,
         tensors: Sequence[Tensor],
         row: tuple[int, ...],
     ) -> tuple[Message, Tensor] | None:
         """Call one host. None, with its standing lowered where it is to blame, when it does not answer rightly."""
+        kind = kind_of(call, sum(tensor.nbytes for tensor in tensors))
         began_s = trio.current_time()
         self.asked += 1
         try:
@@ -277,25 +287,26 @@ class RemoteExperts:
                 if not isinstance(said, Output | Stepped):
                     raise RemoteProtocolError("an expert answers with Output or Stepped")
         except CallError as error:
-            self._absent(peer, None if error.code in _NOBODYS_FAULT else "busy")
+            why: Absent = "elsewhere" if error.code in ELSEWHERE else "busy"
+            self._absent(peer, uid, why, error)
             return None
-        except _GONE:
-            self._absent(peer, "gone")
+        except _GONE as error:
+            self._absent(peer, uid, "gone", error)
             return None
-        except RemoteProtocolError:
-            self._absent(peer, "wrong")
+        except RemoteProtocolError as error:
+            self._absent(peer, uid, "wrong", error)
             return None
         self.dispatch.answered(peer, kind, trio.current_time() - began_s)
         return said, rows
 
-    def _absent(self, peer: PeerID, why: str | None) -> None:
+    def _absent(self, peer: PeerID, uid: ExpertUID, why: Absent, error: Exception) -> None:
+        log.debug("no answer: expert=%s peer=%s why=%s reason=%s", uid, peer, why, error)
         self.absent += 1
-        if why is not None:
-            self.dispatch.failed(peer, trio.current_time(), wrong=why == "wrong")
-        if why == "gone":
+        then = self.dispatch.absent(peer, why, trio.current_time())
+        if then.suspect:
             self._failed(peer)
-        if why != "busy":
-            self._search.refresh()
+        if then.refresh:
+            self._search.look_again(uid)
 
     async def _wrong(self, peer: PeerID, reason: str) -> None:
         self.absent += 1

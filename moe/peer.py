@@ -77,6 +77,8 @@ class ExpertPeer:
         self._me = me
         self._compute = compute
         self.view = PrefixView(fresh_s=settings.refresh_s)
+        self.view.own(me, {})
+        self.announcer = ExpertAnnouncer(directory, run, lifetime_s=settings.announced_s)
         self.search = ExpertSearch(
             directory,
             run,
@@ -84,8 +86,8 @@ class ExpertPeer:
             unix_s=unix_s,
             faulty=lambda peer, error: caller.guard.fault(peer, error),
             looked=looked,
+            found=lambda peer, prefix: self.announcer.found(prefix) if peer == me else None,
         )
-        self.announcer = ExpertAnnouncer(directory, run, lifetime_s=settings.announced_s)
         self.server = ExpertServer(
             compute,
             rate=rate,

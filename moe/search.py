@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
 
 from protocols.errors import RemoteProtocolError
-from protocols.experts.messages import Stated, statement_bytes, statement_untrusted
+from protocols.experts.announcements import Announcements
+from protocols.experts.lookups import PATIENCE_S, TICK_S, LookUps
+from protocols.experts.messages import statement_untrusted
 from protocols.experts.search import BeamSearch, Found
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.experts.view import HostStatement, PrefixView
@@ -25,10 +27,6 @@ from protocols.records import run_key
 
 log = logging.getLogger(__name__)
 
-LOOKS_AT_ONCE: Final = 16
-PATIENCE_S: Final = 1.0
-"""A search does without what has not been answered by then."""
-_TICK_S: Final = 0.1
 _RECENT_MAX: Final = 512
 
 
@@ -39,6 +37,7 @@ class ExpertSearch:
       unix_s: wall clock, by which records expire.
       faulty: told of hosts whose records are no statements.
       looked: called whenever no look is under way any more.
+      found: told of every host that has a record under a prefix.
     """
 
     def __init__(
@@ -50,6 +49,7 @@ class ExpertSearch:
         unix_s: Callable[[], float],
         faulty: Callable[[PeerID, RemoteProtocolError], None] = lambda peer, error: None,
         looked: Callable[[], None] = lambda: None,
+        found: Callable[[PeerID, Prefix], None] = lambda peer, prefix: None,
     ) -> None:
         self._directory = directory
         self._run = run
@@ -57,11 +57,10 @@ class ExpertSearch:
         self._unix_s = unix_s
         self._faulty = faulty
         self._looked = looked
+        self._found = found
+        self._look_ups = LookUps(view)
         self._learned = trio.Event()
         self._hurry = trio.Event()
-        self._under_way: set[Prefix] = set()
-        self._waiting: deque[Prefix] = deque()
-        self._limit = trio.CapacityLimiter(LOOKS_AT_ONCE)
         self._seconds: deque[float] = deque(maxlen=_RECENT_MAX)
         self._looks: deque[float] = deque(maxlen=_RECENT_MAX)
 
@@ -70,13 +69,9 @@ class ExpertSearch:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                due = self.view.due(trio.current_time())
-                for prefix in dict.fromkeys([*self._waiting, *due]):
-                    if prefix not in self._under_way:
-                        self._under_way.add(prefix)
-                        nursery.start_soon(self._look_up, prefix)
-                self._waiting.clear()
-                with trio.move_on_after(_TICK_S):
+                for prefix in self._look_ups.begin(trio.current_time()):
+                    nursery.start_soon(self._look_up, prefix)
+                with trio.move_on_after(TICK_S):
                     await self._hurry.wait()
                 self._hurry = trio.Event()
 
@@ -92,15 +87,19 @@ class ExpertSearch:
             if isinstance(step, Found):
                 self._seconds.append(trio.current_time() - began_s)
                 return step.uids
-            self.view.want(step.prefixes)
-            self._waiting.extend(step.prefixes)
+            self._look_ups.hurry(step.prefixes, trio.current_time())
             self._hurry.set()
             with trio.move_on_at(search.until_s):
                 await learned.wait()
 
     def refresh(self) -> None:
-        """Something is wrong with what is known: look everything up again soon."""
-        self._waiting.extend(self.view.wanted)
+        """Look everything up again soon."""
+        self._look_ups.hurry(self.view.wanted, trio.current_time())
+        self._hurry.set()
+
+    def look_again(self, uid: ExpertUID) -> None:
+        """What is known of this expert has shown to be wrong, or somebody knows more."""
+        self._look_ups.hurry(uid.prefixes[-1:], trio.current_time())
         self._hurry.set()
 
     def percentiles_s(self) -> dict[str, float | None]:
@@ -113,18 +112,20 @@ class ExpertSearch:
         return found
 
     async def _look_up(self, prefix: Prefix) -> None:
+        asked_s = trio.current_time()
+        statements = None
         try:
-            async with self._limit:
-                asked_s = trio.current_time()
-                records = await self._directory.look_up(run_key(self._run, prefix.topic))
+            records = await self._directory.look_up(run_key(self._run, prefix.topic))
+            for record in records:
+                self._found(record.peer, prefix)
+            statements = [of for record in records if (of := self._statement_untrusted(record))]
         finally:
-            self._under_way.discard(prefix)
+            over = self._look_ups.ended(prefix, statements, asked_s=asked_s)
         self._looks.append(trio.current_time() - asked_s)
-        statements = [found for record in records if (found := self._statement_untrusted(record))]
-        self.view.learn(prefix, statements, asked_s=asked_s)
         self._learned.set()
         self._learned = trio.Event()
-        if not self._under_way:
+        self._hurry.set()
+        if over:
             self._looked()
 
     def _statement_untrusted(self, record: DirectoryRecord) -> HostStatement | None:
@@ -144,20 +145,22 @@ class ExpertAnnouncer:
         self._directory = directory
         self._run = run
         self._lifetime_s = lifetime_s
-        self._wanted: dict[Prefix, bytes] = {}
-        self._written: dict[Prefix, bytes] = {}
+        self.core = Announcements()
         self._changed = trio.Event()
 
     def announce(self, experts: Mapping[ExpertUID, int]) -> None:
         """State these from now on, with their epochs; the latest call counts."""
-        self._wanted = {
-            prefix: statement_bytes(stated) for prefix, stated in _by_prefix(experts).items()
-        }
+        self.core.announce(experts)
         self._changed.set()
+
+    def found(self, prefix: Prefix) -> None:
+        """Our own record is under this prefix."""
+        if self.core.found(prefix):
+            self._changed.set()
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Write what changed, until cancelled."""
-        self._written = {}
+        self.core.forget()
         task_status.started()
         while True:
             self._changed = trio.Event()
@@ -166,31 +169,14 @@ class ExpertAnnouncer:
 
     async def write(self) -> None:
         """Write what is not written yet."""
-        wanted = self._wanted
         async with trio.open_nursery() as nursery:
-            for prefix in self._written.keys() - wanted.keys():
-                nursery.start_soon(self._withdraw, prefix)
-            for prefix, value in wanted.items():
-                if self._written.get(prefix) != value:
-                    nursery.start_soon(self._write, prefix, value)
+            for prefix, value in self.core.changes():
+                nursery.start_soon(self._write, prefix, value)
 
-    async def _write(self, prefix: Prefix, value: bytes) -> None:
+    async def _write(self, prefix: Prefix, value: bytes | None) -> None:
         key = run_key(self._run, prefix.topic)
-        await self._directory.announce(key, value, self._lifetime_s)
-        self._written[prefix] = value
-
-    async def _withdraw(self, prefix: Prefix) -> None:
-        await self._directory.withdraw(run_key(self._run, prefix.topic))
-        self._written.pop(prefix, None)
-
-
-def _by_prefix(experts: Mapping[ExpertUID, int]) -> dict[Prefix, Iterable[Stated]]:
-    found: dict[Prefix, dict[int, int]] = {}
-    for uid, epoch in experts.items():
-        for prefix in uid.prefixes:
-            last = len(prefix.place) == len(uid.place) - 1
-            found.setdefault(prefix, {})[uid.place[len(prefix.place)]] = epoch if last else 0
-    return {
-        prefix: [Stated(coordinate, epoch) for coordinate, epoch in lines.items()]
-        for prefix, lines in found.items()
-    }
+        if value is None:
+            await self._directory.withdraw(key)
+        else:
+            await self._directory.announce(key, value, self._lifetime_s)
+        self.core.wrote(prefix, value)

@@ -5,7 +5,7 @@ Rules:
 - Forward keeps nothing. Backward computes the forward again on the inputs that come with it, and the optimizer steps at once
   after each backward batch: gradients are stale by the steps since the forward pass, which is measured, and bounded.
 - What one peer sends cannot spoil another's answer: a batch that is not finite is computed again, each request alone.
-- A request that knows a newer epoch of an expert makes its host give way (`protocols.experts.placement`).
+- A request that knows a newer epoch of an expert makes its host look whether it has been replaced (`protocols.experts.placement`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from protocols.errors import RemoteProtocolError
+from protocols.experts.admission import judge_call, judge_gradient
 from protocols.experts.messages import (
     EXPERT_SERVICE,
     Backward,
@@ -211,23 +212,33 @@ class ExpertServer:
 
     def _expert(self, uid: ExpertUID, epoch: int) -> Expert:
         expert = self.experts.get(uid)
-        if expert is None:
-            raise Refusal("not-here", "this node does not host that expert")
-        if epoch > expert.epoch:
+        verdict = judge_call(
+            expert.epoch if expert is not None else None,
+            epoch,
+            frozen=expert is not None and expert.frozen,
+        )
+        if verdict == "adopted":
             self._newer(uid, epoch)
             raise Refusal("not-here", "this expert has been adopted by another node")
-        if expert.frozen:
+        if verdict == "draining":
             raise Refusal("draining", "this expert is being handed over", _BUSY_S)
+        if expert is None:
+            raise Refusal("not-here", "this node does not host that expert")
         return expert
 
     def _require_fresh(self, expert: Expert, epoch: int, version: int) -> None:
         stats = expert.stats
-        staleness = expert.hosted.version - version
-        if epoch != expert.epoch or staleness > self._staleness_max:
+        verdict = judge_gradient(
+            expert.epoch,
+            expert.hosted.version,
+            asked_epoch=epoch,
+            asked_version=version,
+            staleness_max=self._staleness_max,
+        )
+        if verdict != "taken":
             stats.stale_refused += 1
             raise Refusal("overtaken", "the expert has stepped too often since that forward pass")
-        if staleness < 0:
-            raise RemoteProtocolError("a gradient for a version that this expert never had")
+        staleness = expert.hosted.version - version
         stats.staleness += _SMOOTHED * (staleness - stats.staleness)
         stats.staleness_max = max(stats.staleness_max, staleness)
 

@@ -8,6 +8,7 @@ from typing import Any
 from moe.layer import LayerStats
 from moe.peer import ExpertPeer
 from protocols.experts.dispatch import Dispatch
+from protocols.experts.epoch import changes
 from protocols.experts.uid import Grid
 from protocols.ids import PeerID
 
@@ -22,7 +23,7 @@ def expert_rows(
 ) -> list[dict[str, Any]]:
     """Return one row for each place of the grids.
 
-    `rows` counts what this node's own layers sent there; `steps`, `staleness` and `age_seconds` are known of experts that it
+    `epoch` is how often it has changed hands; `rows` counts what this node's own layers sent there; `steps`, `staleness` and `age_seconds` are known of experts that it
     hosts itself.
 
     Args:
@@ -38,7 +39,7 @@ def expert_rows(
                 {
                     "expert": str(uid),
                     "hosts": [str(claim.peer) for claim in hosts],
-                    "epoch": hosts[0].epoch if hosts else None,
+                    "epoch": max(1, changes(hosts[0].epoch)) if hosts else None,
                     "here": own is not None,
                     "rows": layers[index].loads.get(uid, 0) if layers else None,
                     "steps": own.hosted.version if own is not None else None,

@@ -3,6 +3,9 @@
     join, Swarm         take part in a run from a script, without a daemon        node.embedded
     Optimizer           a torch optimizer whose model is averaged with others'    node.optimizer
     Gossip              how: the `[gossip]` table of a run file                   protocols.gossip.settings
+    Server              hosts a script's own modules as experts for others        node.experts
+    RemoteMixtureOfExperts   a layer of remote experts, an ordinary nn.Module     node.experts
+    experts_run         a run for scripts that host and ask experts               moe.script
     script_run          a run for scripts that train a model like this one        swarm.gossip.script
     read_run_file, RunSpec, Invite, read_invite                                   run files and invites
     status_of           how any node in the world is doing                        node.light.ask
@@ -17,8 +20,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moe.script import experts_run
     from node.embedded import Swarm, join
     from node.errors import NodeError
+    from node.experts import RemoteMixtureOfExperts, Server
     from node.light.ask import status_of
     from node.optimizer import Optimizer
     from node.runfile import read_run_file
@@ -33,8 +38,11 @@ __all__ = [
     "Invite",
     "NodeError",
     "Optimizer",
+    "RemoteMixtureOfExperts",
     "RunSpec",
+    "Server",
     "Swarm",
+    "experts_run",
     "join",
     "read_invite",
     "read_run_file",
@@ -47,8 +55,11 @@ _WHERE = {
     "Invite": ("protocols.invite", "Invite"),
     "NodeError": ("node.errors", "NodeError"),
     "Optimizer": ("node.optimizer", "Optimizer"),
+    "RemoteMixtureOfExperts": ("node.experts", "RemoteMixtureOfExperts"),
     "RunSpec": ("protocols.run", "RunSpec"),
+    "Server": ("node.experts", "Server"),
     "Swarm": ("node.embedded", "Swarm"),
+    "experts_run": ("moe.script", "experts_run"),
     "join": ("node.embedded", "join"),
     "read_invite": ("protocols.invite", "invite_from_text"),
     "read_run_file": ("node.runfile", "read_run_file"),

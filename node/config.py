@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Literal
 from node.container import cores_available
 from node.errors import ConfigError
 from node.files import read_toml
+from node.http.address import parse_address
 from node.paths import Paths, default_config_file, default_runtime_dir, default_state_dir
 from protocols.addresses import address_problem
 from protocols.invite import dial_problem
@@ -96,6 +97,12 @@ class NodeConfig:
     """Hours of this machine's clock in which the node may train, e.g. 22:00-07:00; outside of them it is paused."""
     schedule_idle_load: Annotated[float, Range(0.0, 1024.0)] | None = None
     """Pause while other programs keep more than so many cores busy."""
+    http_listen: Annotated[str, Size(0, 64)] = ""
+    """A port of loopback, or an IP address and a port: metrics, health and a page. Empty: none; it costs 20 MB."""
+    http_hosts: Annotated[tuple[Annotated[str, Size(1, 255)], ...], Size(0, 16)] = ()
+    """Names under which the page may be asked for, besides localhost and IP addresses: others are somebody's rebinding."""
+    transport_metrics_listen: Annotated[str, Size(0, 64)] = ""
+    """p2pd's own metrics, on loopback only: p2pd serves its profiler at the same address."""
     state_dir: Annotated[str, Size(0, 4096)] = ""
     """Identity, remembered peers, run state. Empty: $XDG_STATE_HOME/murmura."""
     runtime_dir: Annotated[str, Size(0, 4096)] = ""
@@ -122,11 +129,26 @@ class NodeConfig:
                 hours_from_text(text)
             except ValueError as error:
                 raise SchemaError(f"schedule_hours[{index}]", str(error)) from error
+        for name in ("http_listen", "transport_metrics_listen"):
+            _check_http_address(name, getattr(self, name))
 
     @property
     def compute_threads(self) -> int:
         """`threads`, or all cores that this machine or container gives us but one."""
         return self.threads or max(1, cores_available() - 1)
+
+
+def _check_http_address(name: str, text: str) -> None:
+    if not text:
+        return
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        raise SchemaError(name, str(error)) from error
+    if name == "transport_metrics_listen" and not address.is_loopback:
+        raise SchemaError(name, "must be an address of loopback: p2pd serves its profiler there")
+    if name == "transport_metrics_listen" and not address.port:
+        raise SchemaError(name, "must name a port: p2pd does not say which one it took")
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,8 @@ async def serve(
             infrastructure.start_soon(node.lag.run)
             infrastructure.start_soon(beat, node, supervisor)
             infrastructure.start_soon(watch_health, node)
+            if config.http_listen:
+                await infrastructure.start(_serve_http, node)
             if opened is not None:
                 node.pausing.embedded = True
                 opened(node)
@@ -170,7 +172,16 @@ async def serve(
             infrastructure.cancel_scope.cancel()
     if node is not None and node.fatal is not None:
         raise node.fatal
-    return node is not None and node.pausing.start_again and not life.leave_was_asked
+    return life.starts_again
+
+
+async def _serve_http(node: Node, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    # Loaded where it is wanted: 20 MB.
+    from node.http.server import open_server
+
+    async with open_server(node) as server:
+        node.http = server
+        await server.run(task_status=task_status)
 
 
 def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Random) -> Node:
@@ -246,7 +257,7 @@ async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> Non
         starter = TrainingStarter(node, services, build)
         services.start_soon(node.services.keep_running, starter)
         await node.life.drain_asked.wait()
-        if not node.pausing.start_again:
+        if not node.life.starts_again:
             supervisor.stopping(node.life.drain_s)
         began_s = trio.current_time()
         await node.services.drain(node.life.drain_s)
@@ -267,7 +278,7 @@ async def _watch_signals(life: NodeLife, *, task_status: Any = trio.TASK_STATUS_
         task_status.started()
         async for number in received:
             name = signal.Signals(number).name
-            if not life.drain_asked.is_set():
+            if not life.drain_asked.is_set() or life.starts_again:
                 life.drain(name)
             elif number != signal.SIGHUP:
                 life.leave(f"{name} again")

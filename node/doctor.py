@@ -9,38 +9,39 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from node.config import Effective
+from node.config import Effective, NodeConfig, flag_name
 from node.container import cores_available, memory_limit_bytes
 from node.errors import ConfigError, NodeError, file_error
 from node.files import write_atomically
 from node.forecast import check_fits, memory_free_bytes
+from node.http.address import parse_address
 from node.identity import Identity
 from node.limits import raise_descriptor_limit
-from node.membership import resolve
+from node.membership import Membership, resolve
 from node.p2pd.addresses import check_can_listen
 from node.p2pd.process import find_p2pd
+from node.reachability import (
+    Finding,
+    connected_addresses,
+    dials,
+    disk,
+    of_running,
+    running_node,
+    second_time,
+    versions,
+)
 from node.runfile import check_data, check_wishes, wishes_of
+from protocols.run import RunSpec
 
 DESCRIPTORS_MIN: Final = 2048
 """768 streams of peers, as many towards p2pd, and room."""
 MEMORY_MIN_BYTES: Final = 1 << 30
 """An idle node takes about a third of it; training the smallest useful stage the rest."""
 _WRITTEN_BYTES: Final = 1 << 20
-_DIAL_S: Final = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 def examine(effective: Effective) -> Iterator[Finding]:
@@ -52,16 +53,26 @@ def examine(effective: Effective) -> Iterator[Finding]:
     yield _try("identity", lambda: _identity(effective))
     yield _try("transport", lambda: str(find_p2pd()))
     yield _try("torch", _torch)
-    for address in config.listen:
-        yield _try(f"listen {address}", lambda: "free", lambda a=address: check_can_listen(a))  # type: ignore[misc]
+    yield versions()
+    status = running_node(paths)
+    if status is not None:
+        yield from of_running(status)  # its ports are taken by itself
+    else:
+        yield from _ports(config)
     yield _network(config.listen)
     yield _descriptors()
     yield _memory()
-    if config.run or config.join:
-        yield _try("run", lambda: _run(effective))
-        yield from _fits(effective)
-        yield from _text(effective)
-        yield from _bootstrap(effective)
+    try:
+        membership = resolve(config, paths) if config.run or config.join else None
+    except NodeError as error:
+        membership = None
+        yield Finding("run", False, error.reason, error.hint)
+    spec = membership.spec if membership is not None else None
+    yield disk(config, paths, spec)
+    if membership is not None:
+        yield _try("run", lambda: _run(membership, config))
+        yield from _of_run(spec, config)
+    yield from _peers(config, membership, status)
 
 
 def _try(name: str, say: Callable[[], str], check: Callable[[], object] = lambda: None) -> Finding:
@@ -85,35 +96,51 @@ def _torch() -> str:
     return "installed"
 
 
-def _run(effective: Effective) -> str:
-    membership = resolve(effective.config, effective.paths)
+def _ports(config: NodeConfig) -> Iterator[Finding]:
+    """Try every port that the node would take."""
+    wanted = [(f"listen {address}", address, "--listen") for address in config.listen]
+    for name in ("http_listen", "transport_metrics_listen"):
+        text = getattr(config, name)
+        if text:
+            address = parse_address(text)
+            family = "ip6" if ":" in address.host else "ip4"
+            multiaddr = f"/{family}/{address.host}/tcp/{address.port}"
+            wanted.append((name, multiaddr, flag_name(name)))
+    for name, multiaddr, setting in wanted:
+        check = partial(check_can_listen, multiaddr, setting=setting)
+        yield _try(name, lambda: "free", check)
+
+
+def _run(membership: Membership, config: NodeConfig) -> str:
     if membership.spec is not None:
-        check_wishes(membership.spec, wishes_of(effective.config))
+        check_wishes(membership.spec, wishes_of(config))
     return f"{membership.run_id.short}, {'private' if membership.run_key else 'public'}"
 
 
-def _fits(effective: Effective) -> Iterator[Finding]:
-    """Forecast what the run takes of this machine's memory."""
-    try:
-        spec = resolve(effective.config, effective.paths).spec
-    except NodeError:
-        return  # reported already
-    if spec is not None:
-        config = effective.config
-        room = memory_free_bytes(config)
-        yield _try("memory for the run", lambda: check_fits(spec, config, room_bytes=room))
-
-
-def _text(effective: Effective) -> Iterator[Finding]:
-    """Look for the run's text; whoever joins learns from the run which that is."""
-    try:
-        spec = resolve(effective.config, effective.paths).spec
-    except NodeError:
-        return  # reported already
+def _of_run(spec: RunSpec | None, config: NodeConfig) -> Iterator[Finding]:
+    """Forecast what the run takes of this machine's memory, and look for its text."""
     if spec is None:
         yield Finding("data", True, "not known before the run is fetched")
-    else:
-        yield _try("data", lambda: check_data(spec, effective.config.data))
+        return
+    room = memory_free_bytes(config)
+    yield _try("memory for the run", lambda: check_fits(spec, config, room_bytes=room))
+    yield _try("data", lambda: check_data(spec, config.data))
+
+
+def _peers(
+    config: NodeConfig, membership: Membership | None, status: dict[str, Any] | None
+) -> Iterator[Finding]:
+    """Dial those of the invite and those remembered, then ask one that answers, or one that the node is connected to."""
+    answering = connected_addresses(status) if status is not None else []
+    if membership is not None:
+        for address, finding in dials(
+            list(dict.fromkeys([*membership.addresses, *membership.remembered]))
+        ):
+            yield finding
+            if finding.ok and address not in answering:
+                answering.append(address)
+    known_skew = status is not None and status["network"]["clock_skew_seconds"] is not None
+    yield from second_time(answering, invite=config.join or None, compare_clock=not known_skew)
 
 
 def _network(listen: Sequence[str]) -> Finding:
@@ -172,22 +199,3 @@ def _memory() -> Finding:
             detail = f"{int(available) >> 20} MB available, {cores_available()} processors"
             return Finding("memory", available >= MEMORY_MIN_BYTES, detail, "close other programs")
     return Finding("memory", True, "unknown")
-
-
-def _bootstrap(effective: Effective) -> Iterator[Finding]:
-    """Try a TCP connection to each address that has one; who answers there is for the node to find out."""
-    try:
-        membership = resolve(effective.config, effective.paths)
-    except NodeError:
-        return  # reported already
-    for address in (*membership.addresses, *membership.remembered):
-        parts = address.split("/")
-        if parts[1] not in ("ip4", "ip6", "dns", "dns4", "dns6") or parts[3] != "tcp":
-            continue
-        try:
-            socket.create_connection((parts[2], int(parts[4])), timeout=_DIAL_S).close()
-        except (OSError, ValueError) as error:
-            hint = "any other address that answers is enough; is a firewall in the way?"
-            yield Finding(f"peer {address}", False, str(error), hint)
-        else:
-            yield Finding(f"peer {address}", True, "answers")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -37,6 +37,7 @@ RUN_S: Final = 120.0
 LEAVE_S: Final = 20.0
 
 MakeMode = Callable[[RunContext], Mode]
+Part = TypeVar("Part")
 
 
 class Swarm:
@@ -53,6 +54,7 @@ class Swarm:
         self._token: trio.lowlevel.TrioToken | None = None
         self._failure: BaseException | None = None
         self._on_end: list[Callable[[str], None]] = []
+        self._part: Any = None
 
     def __enter__(self) -> Swarm:
         """Start the network. Raises NodeError when it cannot start."""
@@ -101,6 +103,14 @@ class Swarm:
         return report
 
     # --- what trains in a script ---
+
+    def part(self, kind: type[Part], make: Callable[[], Part]) -> Part:
+        """Return what this script takes part with, made at the first call. Raises NodeError when that is of another kind."""
+        if self._part is None:
+            self._part = make()
+        if not isinstance(self._part, kind):
+            raise NodeError("this script takes part in the run in another way already")
+        return self._part
 
     def take_part(self, make: MakeMode, *, on_end: Callable[[str], None]) -> None:
         """Take part in the run with this mode, once.

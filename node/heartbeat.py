@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from node.limits import usage
+from node.liveness import alive_problem
 from node.node import Node
 from node.status import one_line, unhealthy_reasons
 from node.systemd import Supervisor
@@ -55,7 +56,8 @@ async def beat(node: Node, supervisor: Supervisor) -> None:
     while True:
         node.usage = usage()
         node.memory.observe(node.usage.memory_bytes)
-        supervisor.alive()
+        if not alive_problem(node):
+            supervisor.alive()
         supervisor.status(one_line(node))
         if count % LINE_EVERY == 0 and count:
             log.info(

@@ -6,7 +6,8 @@
     2026-08-23T10:15:02.113Z INFO  node.training: microbatch done: peer=9mWnXhQa step=12 microbatch=340
 
 Rules: text from peers is never passed to a logger (say who and what rule they broke); control characters are escaped
-here all the same, so that no line can be forged. The same phrase repeated is written a few times and then counted.
+here all the same, so that no line can be forged. The same phrase is written once a minute, and counted in between. As JSON:
+docs/operations.md says what each key means.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -25,8 +26,8 @@ from protocols.shown import shown
 
 Fact: TypeAlias = str | int | float
 
-REPEATS_MAX: Final = 10
-"""Lines with one phrase that are written within a window; more of them say nothing new."""
+REPEATS_MAX: Final = 1
+"""Lines with one phrase that are written within a window; more of them say little that is new."""
 REPEAT_WINDOW_S: Final = 60.0
 PHRASES_MAX: Final = 1024
 """Phrases remembered for counting; phrases are ours (templates, not text), so this is never reached in practice."""
@@ -78,24 +79,36 @@ def _remember_facts(record: logging.LogRecord) -> bool:
 class RepeatFilter(logging.Filter):
     """Drops a phrase that has been logged `repeats_max` times in a window, and says how many were dropped after it.
 
-    A phrase is logger, level and template. Errors are never dropped: a person must act on each.
+    A phrase is logger, level and template. Errors are never dropped: a person must act on each. Nor is what is below
+    info: who asks for it wants all of it.
     """
 
-    def __init__(self, repeats_max: int = REPEATS_MAX, window_s: float = REPEAT_WINDOW_S) -> None:
+    def __init__(
+        self,
+        repeats_max: int = REPEATS_MAX,
+        window_s: float = REPEAT_WINDOW_S,
+        clock_s: Callable[[logging.LogRecord], float] = lambda record: record.created,
+    ) -> None:
+        """
+        Args:
+          clock_s: tells when a record was made; tests live in virtual time.
+        """
         super().__init__()
+        self._clock_s = clock_s
         self._repeats_max = repeats_max
         self._window_s = window_s
         self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR:
+        if record.levelno >= logging.ERROR or record.levelno < logging.INFO:
             return True
         phrase = (record.name, record.levelno, str(record.msg))
-        opened_s, count = self._seen.get(phrase, (record.created, 0))
+        now_s = self._clock_s(record)
+        opened_s, count = self._seen.get(phrase, (now_s, 0))
         dropped = 0
-        if record.created - opened_s >= self._window_s:
+        if now_s - opened_s >= self._window_s:
             dropped = max(0, count - self._repeats_max)
-            opened_s, count = record.created, 0
+            opened_s, count = now_s, 0
         self._seen.pop(phrase, None)
         self._seen[phrase] = (opened_s, count + 1)
         if len(self._seen) > PHRASES_MAX:

@@ -15,6 +15,7 @@ from typing import Any
 from node.clock import unix_s
 from node.config import NodeConfig
 from node.dht.client import DhtDirectory
+from node.http.address import parse_address
 from node.identity import Identity, verify_signature
 from node.p2pd.host import P2pdHost
 from node.p2pd.process import P2pdOptions
@@ -47,6 +48,7 @@ async def open_network(
         runtime_dir=paths.runtime_dir,
         listen=config.listen,
         announce=config.announce,
+        metrics_listen=_metrics_listen(config),
     )
     async with P2pdHost.open(options, identity.peer_id) as p2pd:
         directory = DhtDirectory(
@@ -74,3 +76,8 @@ async def open_network(
                 "streams_refused": p2pd.streams_refused,
             },
         )
+
+
+def _metrics_listen(config: NodeConfig) -> str:
+    text = config.transport_metrics_listen
+    return str(parse_address(text)) if text else ""

@@ -30,6 +30,7 @@ from protocols.twin import Start
 from swarm.mode import Progress
 
 if TYPE_CHECKING:
+    from node.http.server import HttpServer
     from swarm.calls import Caller, Guard, Rates
 
 
@@ -82,6 +83,8 @@ class Node:
     """Of this life of the node: another process with our identity has another one."""
     health: Health = field(default_factory=Health)
     twin: TwinWatch = field(default_factory=TwinWatch)
+    http: HttpServer | None = None
+    """Metrics, health and the page, where the settings want them."""
     new_epoch: bool = False
     """Of this start: an operator lets the run go on without a majority."""
     fatal: NodeError | None = None
@@ -118,6 +121,14 @@ class Node:
             if isinstance(member.service, Trains):
                 return member.service.progress()
         return Progress()
+
+    @property
+    def task_seconds(self) -> float:
+        """How long the threads that compute have been at one task, 0 when at none."""
+        for member in self.services.members:
+            if isinstance(member.service, Trains):
+                return member.service.task_seconds
+        return 0.0
 
     @property
     def trains(self) -> bool:

@@ -59,8 +59,6 @@ class PausingService:
         self.may_train = trio.Event()
         """Set while nothing speaks against training; a new one takes its place at a pause that comes before it began."""
         self.training_begun = False
-        self.start_again = False
-        """This node drains in order to pause: the process goes on as a new one."""
         self.embedded = False
         """The process is somebody else's, so it cannot be replaced."""
 
@@ -131,8 +129,7 @@ class PausingService:
             self._life.resumed("the pause is over")
             self.may_train.set()
         elif self.training_begun:
-            self.start_again = True
-            self._life.drain(f"to pause: {self._because}", self._hand_over_s)
+            self._life.drain_to_pause(self._because, self._hand_over_s)
         else:
             if self.may_train.is_set():
                 self.may_train = trio.Event()

@@ -60,6 +60,11 @@ class Trains(Protocol):
         """O(1): strangers may ask."""
         ...
 
+    @property
+    def task_seconds(self) -> float:
+        """How long its threads have been at one task, 0 when at none: one that hangs is not to be fed by a watchdog."""
+        ...
+
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write one safetensors file and return facts about it (step, parameters, bytes). Raises NodeError."""
         ...

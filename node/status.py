@@ -7,15 +7,18 @@ node is busy with.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import trio
 
 from node.limits import descriptors_open
+from node.liveness import alive_problem
 from node.logs import utc_text
 from node.node import Node
 from protocols.life import LifeState
 from protocols.replies import SOFTWARE_VERSION
+from swarm.mode import Progress
 
 SCHEMA_VERSION: Final = 1
 """Raised when a key changes its meaning or goes away; new keys do not raise it."""
@@ -52,6 +55,7 @@ def build_status(node: Node, *, now_unix_s: float) -> dict[str, Any]:
             "streams_refused": node.guard.streams_refused,
             "bytes_held": node.guard.bytes_held,
             "faults": sum(node.guard.faults().values()),
+            "http": None if node.http is None else node.http.status(),
         },
         "resources": _resources(node),
         "limits": _limits(node),
@@ -62,7 +66,7 @@ def build_status(node: Node, *, now_unix_s: float) -> dict[str, Any]:
 def unhealthy_reasons(node: Node) -> list[str]:
     """Return why a person should look at this node; empty when it does what it should (protocols.health).
 
-    For status, exit codes and logs. The watchdog does not ask: it is fed as long as this process turns.
+    For status, exit codes and logs. The watchdog asks for less: see node.liveness.
     """
     snapshot = node.life.snapshot
     reasons = []
@@ -73,6 +77,7 @@ def unhealthy_reasons(node: Node) -> list[str]:
     reasons += [
         reason
         for reason in (
+            alive_problem(node),
             node.memory.reason,
             node.skew.problem,
             node.twin.problem,
@@ -95,7 +100,18 @@ def one_line(node: Node) -> str:
     snapshot = node.life.snapshot
     problems = unhealthy_reasons(node)
     unhealthy = f"; unhealthy: {'; '.join(problems)}" if problems else ""
-    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers{unhealthy}"
+    training = "".join(f", {fact}" for fact in _training_facts(node.progress()))
+    return f"{snapshot.state} ({snapshot.reason}), {snapshot.peers} peers{training}{unhealthy}"
+
+
+def _training_facts(progress: Progress) -> Iterator[str]:
+    """Yield how training goes in plain words, as far as it is known."""
+    if progress.step is not None:
+        yield f"step {progress.step}" + (f" of {progress.steps}" if progress.steps else "")
+    if progress.loss is not None:
+        yield f"loss {progress.loss:.4g}"
+    if progress.samples_per_second is not None:
+        yield f"{progress.samples_per_second:.4g} samples/s"
 
 
 def _life(node: Node, now_unix_s: float) -> dict[str, Any]:
@@ -131,6 +147,7 @@ def _resources(node: Node) -> dict[str, Any]:
         "loop_lag_p99_ms": round(lag.p99_ms, 3),
         "loop_lag_max_ms": round(lag.max_ms, 3),
         "loop_lag_samples": lag.samples,
+        "task_seconds": round(node.task_seconds, 1),
     }
 
 

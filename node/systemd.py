@@ -30,7 +30,7 @@ class Supervisor:
         self._notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((deadline_s + 5) * 1_000_000)}")
 
     def alive(self) -> None:
-        """Feed WatchdogSec; called by the heartbeat, so only while the event loop runs."""
+        """Feed WatchdogSec; called by the heartbeat, while the event loop and the threads that compute turn."""
         self._notify("WATCHDOG=1")
 
     def _notify(self, text: str) -> None:

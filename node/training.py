@@ -21,6 +21,7 @@ from node.modes import build_mode, info_of
 from node.node import Node
 from node.runfile import check_wishes, refused_pattern, wishes_of
 from node.services import Service
+from protocols.run import ScriptExpertsSpec
 from swarm.endpoints import Endpoints
 from swarm.mode import ExportRefusedError, Mode, Progress, RunContext
 
@@ -36,7 +37,12 @@ _LAST_CHECKPOINT_S: Final = 4.0
 
 
 def build_services(node: Node) -> Iterable[Service]:
-    """Return the services that train the node's run. Loads torch: call it in a thread."""
+    """Return the services that train the node's run. Loads torch: call it in a thread. Raises NodeError."""
+    if isinstance(node.run.model, ScriptExpertsSpec):
+        raise NodeError(
+            f"the experts of the run {node.run.name} live in scripts, and a daemon has no code for them",
+            "a script takes part with murmura.join(invite), see docs/tutorial-moe.md",
+        )
     return (TrainingService(node, build_mode(context_of(node))),)
 
 
@@ -138,6 +144,10 @@ class TrainingService:
         if self._refused:
             return Progress(problems=(self._refused,))
         return self._mode.progress()
+
+    @property
+    def task_seconds(self) -> float:
+        return self._resources.task_seconds if self._resources is not None else 0.0
 
     def status(self) -> dict[str, Any]:
         """Return the mode's section: the facts that all modes have, then its own."""

@@ -178,10 +178,25 @@ _S = LifeState
 
 TABLE: Final[dict[LifeState, dict[type[Event], LifeState]]] = {
     _S.STARTING: {Started: _S.JOINING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
-    _S.JOINING: {Joined: _S.SYNCING, Paused: _S.PAUSED, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
-    _S.SYNCING: {Synced: _S.SERVING, Paused: _S.PAUSED, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
+    _S.JOINING: {
+        Joined: _S.SYNCING,
+        Paused: _S.PAUSED,
+        DrainAsked: _S.DRAINING,
+        LeaveAsked: _S.LEFT,
+    },
+    _S.SYNCING: {
+        Synced: _S.SERVING,
+        Paused: _S.PAUSED,
+        DrainAsked: _S.DRAINING,
+        LeaveAsked: _S.LEFT,
+    },
     _S.SERVING: {FellBehind: _S.SYNCING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
-    _S.ISOLATED: {Joined: _S.SYNCING, Paused: _S.PAUSED, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
+    _S.ISOLATED: {
+        Joined: _S.SYNCING,
+        Paused: _S.PAUSED,
+        DrainAsked: _S.DRAINING,
+        LeaveAsked: _S.LEFT,
+    },
     _S.PAUSED: {Resumed: _S.JOINING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
     _S.DRAINING: {Drained: _S.LEFT, LeaveAsked: _S.LEFT},
     _S.LEFT: {},

@@ -118,7 +118,9 @@ class Pausing:
         if self._hours and not any(hours.contains(facts.minute) for hours in self._hours):
             return "outside of schedule_hours"
         if self._busy:
-            return f"other programs keep more than {self._idle_load:g} cores busy (schedule_idle_load)"
+            return (
+                f"other programs keep more than {self._idle_load:g} cores busy (schedule_idle_load)"
+            )
         return None
 
     def _look_at_load(self, facts: Facts) -> None:

@@ -45,6 +45,28 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One figure of a mode's section of the status, as Prometheus reads it: `murmura_<mode>_<name>`."""
+
+    key: str
+    """In the section. A list becomes one sample for each item; None and what is missing become none."""
+    help: str
+    name: str = ""
+    """Empty: the key. Without the suffix `_total`, which counters get."""
+    counts: bool = False
+    """It only grows while the mode runs: a counter. Else a gauge."""
+    scale: float = 1.0
+    """What a value is multiplied with, to be in base units: seconds, bytes."""
+    label: tuple[str, str] = ("", "")
+    """Name and value of a label; of a list the name alone, and the value is the item's index."""
+
+    @property
+    def full_name(self) -> str:
+        """The name of the family, without the mode's prefix."""
+        return self.name or self.key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModeInfo:
     """What the command line and the node know of a mode before, or without, loading torch."""
 
@@ -54,6 +76,10 @@ class ModeInfo:
     """`package.module:function`, imported once the run is known; called with a RunContext, returns a Mode."""
     shown: tuple[str, ...] = ()
     """Keys of the mode's section in `status --json` that a person looks for first."""
+    measure: str = ""
+    """`package.module:function`, which loads torch: (run, where the data is, seconds) -> Iterator[swarm.measuring.Measured]."""
+    metrics: tuple[Metric, ...] = ()
+    """Figures of its section that are worth a curve, besides those that all modes have."""
     check_wishes: Callable[[RunSpec, Wishes], None] = lambda run, wishes: None
     """Raises ValueError, with a sentence, when the run cannot grant them."""
     check_data: Callable[[RunSpec, str], str] = lambda run, path: "nothing to read"

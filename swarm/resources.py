@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -27,6 +27,14 @@ class Resources:
     caller: Caller
     compute: ComputeThread
     codec: ComputeThread
+    more: list[ComputeThread] = field(default_factory=list)
+    """Threads that a mode has started besides, so that one that hangs is seen."""
+
+    @property
+    def task_seconds(self) -> float:
+        """How long the longest of what the threads are at has taken so far."""
+        threads = (self.compute, self.codec, *self.more)
+        return max(thread.task_seconds for thread in threads)
 
 
 @asynccontextmanager

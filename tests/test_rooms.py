@@ -50,6 +50,10 @@ ONLY_IN = {
         "node/light/",
         "it and hivemind register the same protobuf symbol; it is slow to import",
     ),
+    "quart": ("node/http/", "it is loaded only where the settings want HTTP"),
+    "quart_trio": ("node/http/", "it is loaded only where the settings want HTTP"),
+    "hypercorn": ("node/http/", "it is loaded only where the settings want HTTP"),
+    "prometheus_client": ("node/http/", "metrics are read from the status, in one place"),
     "asyncio": ("node/dht/process/", "the daemon has one event loop, and it is trio's"),
 }
 

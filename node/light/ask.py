@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, Final
 
 from node import exit_codes
@@ -45,6 +47,60 @@ def status_of(address: str, *, invite: str | None = None) -> dict[str, Any]:
     if done.returncode != exit_codes.OK:
         raise _failure(address, done.returncode, done.stderr.decode("utf-8", "replace"))
     return _parse(done.stdout)
+
+
+class Asker:
+    """Asks many nodes again and again, through one light client that stays. Use it as a context manager.
+
+    Args:
+      addresses: multiaddrs that end in /p2p/<PeerID>.
+      invite: of the nodes' run; see `status_of`.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, invite: str | None = None) -> None:
+        self._addresses = tuple(addresses)
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "node.light.client", "--rounds", "--", *addresses],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._say(invite or "")
+
+    def round(self) -> list[dict[str, Any]]:
+        """Return a row for each address, in their order: `address`, `status` or None, `problem` or None. Raises NodeError."""
+        self._say("")
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line:
+            assert self._child.stderr is not None
+            said = self._child.stderr.read()
+            raise _failure("those nodes", self._child.wait(), said)
+        rows = json.loads(line)
+        return [
+            {"address": address, **row} for address, row in zip(self._addresses, rows, strict=True)
+        ]
+
+    def _say(self, line: str) -> None:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(f"{line.strip()}\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, and `round` says why
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._child:  # closes its pipes and waits
+            self._child.kill()
 
 
 def _failure(address: str, code: int, stderr: str) -> NodeError:

@@ -63,6 +63,8 @@ T = TypeVar("T")
 
 DEADLINE_S: Final = 10.0
 """For everything together; a node on the other side of the world needs about 7 round trips, 2 s."""
+AT_ONCE: Final = 32
+"""Questions under way: a table of hundreds of nodes must not look like an attack on this machine's network."""
 SCHEMA_VERSION: Final = 1
 """Of what is printed. Keys are only ever added."""
 _LIMITS: Final = Limits(header_bytes_max=4096, body_bytes_max=0, tensors_max=0)
@@ -254,19 +256,60 @@ def report(status: PublicStatus, skew_s: float | None) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, **facts, "clock_skew_seconds": skew}
 
 
+def answer_rounds(addresses: list[str], deadline_s: float) -> int:
+    """Ask all addresses at once for each line on stdin, and print what came back as one line of JSON. Raises ConfigError."""
+    text = sys.stdin.readline().strip()
+    invite = _read_invite(text) if text else None
+    targets = [read_target(address) for address in addresses]
+    while sys.stdin.readline():
+        rows = trio.run(_ask_all, targets, deadline_s, invite)
+        print(json.dumps(rows), flush=True)  # noqa: T201
+    return 0
+
+
+async def _ask_all(
+    targets: list[Target], deadline_s: float, invite: Invite | None
+) -> list[dict[str, Any]]:
+    """Return a row for each target, in their order: its status, or the problem."""
+    rows: list[dict[str, Any]] = [{} for _ in targets]
+    limit = trio.CapacityLimiter(AT_ONCE)
+
+    async def ask(index: int, target: Target) -> None:
+        async with limit:
+            try:
+                status, skew_s = await ask_status(target, deadline_s, invite)
+                rows[index] = {"status": report(status, skew_s), "problem": None}
+            except NodeError as error:
+                rows[index] = {"status": None, "problem": error.reason}
+
+    async with trio.open_nursery() as nursery:
+        for index, target in enumerate(targets):
+            nursery.start_soon(ask, index, target)
+    return rows
+
+
 def main(arguments: list[str]) -> int:
     """Ask and print. The exit code is that of the error (node.exit_codes)."""
     logging.disable(
         logging.CRITICAL
     )  # what libp2p thinks of the peer is not for the person who asks
     parser = argparse.ArgumentParser(prog="node.light.client")
-    parser.add_argument("address", metavar="MULTIADDR")
+    parser.add_argument("address", metavar="MULTIADDR", nargs="+")
     parser.add_argument("--deadline-s", type=float, default=DEADLINE_S)
     parser.add_argument("--invited", action="store_true", help="an invite is on stdin")
+    parser.add_argument(
+        "--rounds",
+        action="store_true",
+        help="ask all of them once for each line on stdin, of which the first is the invite or empty",
+    )
     options = parser.parse_args(arguments)
+    if not options.rounds and len(options.address) > 1:
+        parser.error("several addresses go with --rounds")
     try:
+        if options.rounds:
+            return answer_rounds(options.address, options.deadline_s)
         invite = _read_invite(sys.stdin.read()) if options.invited else None
-        target = read_target(options.address)
+        target = read_target(options.address[0])
         status, skew_s = trio.run(ask_status, target, options.deadline_s, invite)
     except NodeError as error:
         print(str(error), file=sys.stderr)  # noqa: T201

@@ -95,12 +95,14 @@ def with_port_of(listen: str, actual: Iterable[str]) -> str:
     return listen
 
 
-def check_can_listen(listen: str) -> None:
+def check_can_listen(listen: str, *, setting: str = "--listen") -> None:
     """Try to take the port of one address and let it go again.
 
     p2pd would not notice: it sets SO_REUSEPORT, so two nodes of one user would share a port, and each get half of the
     other's connections.
 
+    Args:
+      setting: what a person changes to choose another one.
     Raises:
       BusyError: another program has the port.
       ConfigError: this machine does not have that address, or may not use that port.
@@ -118,22 +120,20 @@ def check_can_listen(listen: str) -> None:
         try:
             probe.bind((parts[2], int(parts[4])))
         except OSError as error:
-            raise _listen_error(listen, error) from error
+            raise _listen_error(listen, error, setting) from error
 
 
-def _listen_error(listen: str, error: OSError) -> BusyError | ConfigError:
+def _listen_error(listen: str, error: OSError, setting: str) -> BusyError | ConfigError:
     reason = f"cannot listen on {listen}: {error.strerror or error}"
     if error.errno == errno.EADDRINUSE:
         return BusyError(
-            reason, hint="stop the program that has this port, or choose another with --listen"
+            reason, hint=f"stop the program that has this port, or choose another with {setting}"
         )
     if error.errno == errno.EACCES:
         return ConfigError(
-            reason, hint="ports below 1024 are for root: choose another with --listen"
+            reason, hint=f"ports below 1024 are for root: choose another with {setting}"
         )
-    return ConfigError(
-        reason, hint="choose an address of this machine with --listen, or /ip4/0.0.0.0/tcp/<port>"
-    )
+    return ConfigError(reason, hint=f"choose an address of this machine with {setting}")
 
 
 def _varint(value: int) -> bytes:

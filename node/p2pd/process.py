@@ -46,6 +46,8 @@ class P2pdOptions:
     listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",)
     announce: Sequence[str] = ()
     """What others are told instead of the addresses p2pd sees itself; for port forwarding."""
+    metrics_listen: str = ""
+    """`host:port` where p2pd serves its metrics, and its profiler; empty: nowhere."""
     relay: bool = True
     """Reach others, and be reached, through relays."""
     relay_service: bool = False
@@ -191,6 +193,12 @@ async def running_p2pd(options: P2pdOptions, nursery: trio.Nursery) -> AsyncIter
     """
     for address in options.listen:
         check_can_listen(address)
+    if options.metrics_listen:
+        host, _, port = options.metrics_listen.rpartition(":")
+        family = "ip6" if host.startswith("[") else "ip4"
+        check_can_listen(
+            f"/{family}/{host.strip('[]')}/tcp/{port}", setting="--transport-metrics-listen"
+        )
     options.control_path.unlink(missing_ok=True)  # p2pd refuses to bind to what a dead one left
     process = P2pdProcess(_spawn(options))
     nursery.start_soon(process.read_log)
@@ -224,6 +232,7 @@ def _arguments(options: P2pdOptions) -> list[str]:
         "id": str(options.identity_path),
         "hostAddrs": ",".join(options.listen),
         "announceAddrs": ",".join(options.announce),
+        "metricsAddr": options.metrics_listen,
         "trustedRelays": ",".join(options.trusted_relays),
         "relay": options.relay,
         "relayService": options.relay_service,

@@ -1,8 +1,8 @@
 """How long to wait for whom, whom to ask a second time, and whom to leave alone for a while.
 
 Rules:
-- A deadline follows what a peer's answers took: mean and mean deviation, as for TCP's retransmission timer (RFC 6298),
-  scaled with the size of the request. A peer never asked before has the deadline of the others.
+- A deadline follows what a peer's answers took: mean and mean deviation, as for TCP's retransmission timer (RFC 6298), of
+  calls of the same kind and about the same size. A peer never asked such a thing before has the deadline of the others.
 - A peer that failed is left alone, for twice as long after each failure in a row. One answer clears it.
 - A wrong answer (not finite, wrong shape, absurdly large) counts like WRONG_WEIGHT failures: it is nobody's bad luck.
 """
@@ -13,10 +13,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
+
+Absent: TypeAlias = Literal["gone", "busy", "wrong", "elsewhere"]
+"""Why a call came to nothing: no answer came; not just now; an answer that cannot be used; the expert is not there, or is
+changing hands, which says nothing of the host."""
+ELSEWHERE: Final = ("draining", "overtaken", "not-here", "diverged")
+"""Codes of refusals that say something of the expert, not of its host."""
 
 ALPHA: Final = 1 / 8
 BETA: Final = 1 / 4
@@ -54,6 +60,16 @@ class _Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Consequence:
+    """What else follows from an absent answer."""
+
+    suspect: bool
+    """The host may be down: have it probed."""
+    refresh: bool
+    """What the directory said may be old: look again."""
+
+
+@dataclass(frozen=True, slots=True)
 class StandingView:
     """What is thought of one peer, for people."""
 
@@ -62,6 +78,15 @@ class StandingView:
     wrong: int
     avoided: bool
     mean_s: float | None
+
+
+def kind_of(call: str, byte_count: int) -> str:
+    """Return the kind of a call: those of one kind take about as long. Each is up to four times as large as the one below it.
+
+    Args:
+      byte_count: of the tensors that are sent.
+    """
+    return f"{call}/{byte_count.bit_length() // 2}"
 
 
 class Dispatch:
@@ -111,6 +136,12 @@ class Dispatch:
         standing.answered += 1
         standing.failures = 0
         standing.avoided_until_s = -math.inf
+
+    def absent(self, peer: PeerID, why: Absent, now_s: float) -> Consequence:
+        """A call to this host came to nothing."""
+        if why != "elsewhere":
+            self.failed(peer, now_s, wrong=why == "wrong")
+        return Consequence(suspect=why == "gone", refresh=why != "busy")
 
     def failed(self, peer: PeerID, now_s: float, *, wrong: bool = False) -> None:
         """It was late, gone or busy; or `wrong`: what it sent cannot be used."""

@@ -2,30 +2,62 @@
 
 | an expert, as this node sees it | what happens |
 |---|---|
-| nobody has ever had it, enough nodes are known | the node it is assigned to creates it, with epoch 1 |
-| its host is gone, a snapshot exists | the node it is assigned to adopts it: the same state, epoch + 1 |
-| its host is gone, everybody was asked, no snapshot exists | it begins anew, epoch + 1, and counts as lost |
-| we host it, somebody has a better claim | we give way: drop it |
-| we host it, and leave, or host more than our share | it is handed over: frozen, fetched by the successor, epoch + 1 |
+| nobody has ever had it, enough nodes are known | the node it is assigned to creates it, with a first epoch |
+| its host is gone, a snapshot exists | the node it is assigned to adopts it: the same state, a newer epoch |
+| its host is gone, everybody says that no snapshot exists | it begins anew, with a first epoch, and counts as lost |
+| we host it, somebody has a better claim | we give way: drop it, and keep what we have as a snapshot |
+| we host it, and leave, or host more than our share | it is handed over: frozen, fetched by the successor, a newer epoch |
 
 Rules:
-- Every node computes the same assignment from what it sees (`assign`); when they see different things, two may host one
-  expert for a moment. Then the higher epoch wins, and of equal epochs the smaller PeerID; the other finds out from the
-  directory, or from a caller that knows the newer epoch, and drops it. A caller never asks a host of an older epoch.
+- Every node computes the same assignment from what it sees (`assignment`); when they see different things, two may host one
+  expert for a moment, never with one epoch. The higher epoch wins; the other finds out from the directory and drops it, and
+  looks there at once when a caller knows a newer epoch. A caller's word alone takes nothing from anybody.
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
-- A snapshot counts when the host signed it that had the expert last, as far as we saw; offers of others come second.
+- A snapshot counts when a host signed it that we saw having the expert, the newest first; offers of others come last.
+- Who does not answer, or is down, may have a snapshot: an expert begins anew only when all nodes have answered, or after
+  minutes (GIVE_UP_S, SILENT_S). Its epoch is a first one then: whoever still has what it had learned has the better claim.
+- A handed-over expert is taken only from the host that the directory names.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, assert_never
 
 from protocols.core import DrainWanted, Tick
+from protocols.experts.assignment import assign, fraction, preference
+from protocols.experts.epoch import next_epoch, plausible
+from protocols.experts.events import (
+    Adopt,
+    Announce,
+    AnswerHandOver,
+    ClaimsSeen,
+    Create,
+    Doubt,
+    Drop,
+    Effect,
+    Event,
+    FindSnapshots,
+    HandedOver,
+    HandOverOffered,
+    HandOverTo,
+    Hosted,
+    HostFailed,
+    Left,
+    LookAgain,
+    NewerEpoch,
+    NodesSeen,
+    OffersFound,
+    Probed,
+    ProbePeer,
+    SnapshotKept,
+    Suspected,
+    TakeSnapshot,
+)
 from protocols.experts.messages import SnapshotOffer
 from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
@@ -39,255 +71,18 @@ PROBE_DOWN_S: Final = 5.0
 REBALANCE_S: Final = 3.0
 HAND_OVERS_MAX: Final = 4
 """At once: each freezes an expert."""
+HAND_OVER_AGAIN_S: Final = 2.0
+"""A node that has refused an expert is not offered one again sooner."""
+SNAPSHOT_AGAIN_S: Final = 1.0
+"""After this a snapshot is tried again that too few have kept."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
-
-
-# --- events ---
-
-
-@dataclass(frozen=True, slots=True)
-class NodesSeen:
-    """Who is in the run and could host, by the directory, ourselves left out: peer -> experts it has room for in all."""
-
-    now_s: float
-    rooms: Mapping[PeerID, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimsSeen:
-    """Every claim to every expert, our own left out. Only once all prefixes have been looked up."""
-
-    now_s: float
-    claims: Mapping[ExpertUID, Sequence[Claim]]
-
-
-@dataclass(frozen=True, slots=True)
-class Suspected:
-    """A call to this host failed."""
-
-    now_s: float
-    peer: PeerID
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    now_s: float
-    peer: PeerID
-    alive: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NewerEpoch:
-    """A caller knows a newer epoch of an expert than we host."""
-
-    now_s: float
-    uid: ExpertUID
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class OffersFound:
-    """What the nodes asked for a snapshot had; signatures are checked."""
-
-    now_s: float
-    uid: ExpertUID
-    offers: tuple[tuple[PeerID, SnapshotOffer], ...]
-    """With who keeps it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hosted:
-    """The expert runs here now."""
-
-    now_s: float
-    uid: ExpertUID
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class HostFailed:
-    """Fetching or building it did not work."""
-
-    now_s: float
-    uid: ExpertUID
-
-
-@dataclass(frozen=True, slots=True)
-class HandOverOffered:
-    """A host wants us to take its expert, which it has frozen; its signature is checked."""
-
-    now_s: float
-    peer: PeerID
-    offer: SnapshotOffer
-    uid: ExpertUID
-
-
-@dataclass(frozen=True, slots=True)
-class HandedOver:
-    """Our successor has it, or not; not knowing counts as not: epochs settle it."""
-
-    now_s: float
-    uid: ExpertUID
-    taken: bool
-
-
-Event: TypeAlias = (
-    Tick
-    | NodesSeen
-    | ClaimsSeen
-    | Suspected
-    | Probed
-    | NewerEpoch
-    | OffersFound
-    | Hosted
-    | HostFailed
-    | HandOverOffered
-    | HandedOver
-    | DrainWanted
-)
-
-
-# --- effects ---
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Build the expert with its initial weights and host it."""
-
-    uid: ExpertUID
-    epoch: int
-    lost: bool
-    """It had been trained, and no snapshot was found."""
-
-
-@dataclass(frozen=True, slots=True)
-class FindSnapshots:
-    """Ask these nodes, and ourselves, for the newest snapshot."""
-
-    uid: ExpertUID
-    nodes: tuple[PeerID, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """Fetch this snapshot, from us if we keep it, and host the expert."""
-
-    uid: ExpertUID
-    epoch: int
-    offer: SnapshotOffer
-    donors: tuple[PeerID, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerHandOver:
-    """Refuse it. One that is taken is answered when it is hosted."""
-
-    uid: ExpertUID
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Stop hosting it."""
-
-    uid: ExpertUID
-    reason: Literal["superseded", "handed over"]
-
-
-@dataclass(frozen=True, slots=True)
-class TakeSnapshot:
-    """Take a snapshot, if the expert has stepped since the last, and have these nodes keep it."""
-
-    uid: ExpertUID
-    epoch: int
-    keepers: tuple[PeerID, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HandOverTo:
-    """Freeze it, take a snapshot, and ask this node to take it."""
-
-    uid: ExpertUID
-    epoch: int
-    peer: PeerID
-
-
-@dataclass(frozen=True, slots=True)
-class ProbePeer:
-    peer: PeerID
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Its records count for nothing until it writes newer ones."""
-
-    peer: PeerID
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """This is what we host."""
-
-    experts: tuple[tuple[ExpertUID, int], ...]
-    """With epochs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Nothing is held here any more."""
-
-
-Effect: TypeAlias = (
-    Create
-    | FindSnapshots
-    | Adopt
-    | AnswerHandOver
-    | Drop
-    | TakeSnapshot
-    | HandOverTo
-    | ProbePeer
-    | Doubt
-    | Announce
-    | Left
-)
-
-
-def preference(uid: ExpertUID, nodes: Iterable[PeerID]) -> list[PeerID]:
-    """Return the nodes in the expert's own order (rendezvous hashing): the same for everybody, another for each expert."""
-
-    def rank(node: PeerID) -> bytes:
-        return hashlib.blake2b(b"%s\0%s" % (str(uid).encode(), node), digest_size=8).digest()
-
-    return sorted(nodes, key=rank)
-
-
-def assign(
-    orphans: Iterable[ExpertUID],
-    rooms: Mapping[PeerID, int],
-    hosted: Mapping[PeerID, int],
-    *,
-    total: int,
-) -> dict[ExpertUID, list[PeerID]]:
-    """Return who should take each orphan, and who next if that one does not.
-
-    A node below its fair share comes before one above it, then the expert's own order counts. Nodes without room get nothing.
-
-    Args:
-      rooms: experts each node has room for.
-      hosted: experts each node has now.
-      total: experts in the run.
-    """
-    load = Counter({node: hosted.get(node, 0) for node in rooms})
-    share = math.ceil(total / max(1, len(rooms)))
-    orders = {}
-    for uid in sorted(orphans):
-        free = [node for node in rooms if load[node] < rooms[node]]
-        order = preference(uid, free)
-        order.sort(key=lambda node: load[node] >= share)
-        if order:
-            load[order[0]] += 1
-        orders[uid] = order
-    return orders
+GIVE_UP_S: Final = 60.0
+"""So long an expert is missing before nobody waits for nodes that are down."""
+SILENT_S: Final = 180.0
+"""And so long before nobody waits for those that are there and do not answer: each time another answer may be lost."""
+HOSTS_MAX: Final = 8
+"""Former hosts of one expert that are remembered."""
 
 
 @dataclass(slots=True)
@@ -295,6 +90,10 @@ class _Own:
     epoch: int
     snapshot_due_s: float
     moving: bool = False
+    final: bool = False
+    """We leave, and nobody has room for it: a last snapshot was asked for."""
+    safe: bool = False
+    """Somebody keeps that one."""
 
 
 @dataclass(slots=True)
@@ -302,10 +101,35 @@ class _Memory:
     """What was seen of an expert."""
 
     epoch: int = 0
-    host: PeerID | None = None
+    hosts: dict[PeerID, int] = field(default_factory=dict)
+    """Who had it, with the newest epoch of each; the latest last."""
     missing_since_s: float | None = None
     failed: int = 0
-    """Our own tries to host it that came to nothing."""
+    """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""
+    tried: bytes = b""
+    """Root of the snapshot that we fetch, or fetched last."""
+    failures: set[bytes] = field(default_factory=set)
+    """Roots of those that could not be had."""
+
+    def seen(self, epoch: int, host: PeerID) -> None:
+        """Somebody has it, or says so."""
+        self.hosts[host] = max(epoch, self.hosts.pop(host, 0))
+        if len(self.hosts) > HOSTS_MAX:
+            del self.hosts[next(iter(self.hosts))]
+
+    def found(self) -> None:
+        """It is missing no more."""
+        self.missing_since_s = None
+        self.failed = 0
+        self.failures.clear()
+
+    def signed_by_a_host(self, offer: SnapshotOffer) -> bool:
+        """Tell whether who signed it had the expert then: anybody can sign for an epoch that never was."""
+        return offer.epoch <= self.hosts.get(offer.host, -1)
+
+    def is_newest(self, offer: SnapshotOffer) -> bool:
+        """Tell whether it is of the last epoch that we saw: nobody can have one of a later."""
+        return self.signed_by_a_host(offer) and offer.epoch == self.epoch
 
 
 @dataclass(slots=True)
@@ -315,6 +139,7 @@ class Placement:
     Args:
       uids: all experts of the run.
       room: experts that this node is willing to host; 0 for one that only trains.
+      rng: draws the low bits of epochs; two hosts must not draw alike.
       orphan_after_s: nobody has had an expert for so long before somebody takes it.
       patience_s: the next in order takes it when the one before has not for so long.
     """
@@ -324,6 +149,7 @@ class Placement:
     room: int
     keepers: int
     snapshot_every_s: float
+    rng: random.Random
     nodes_to_start: int = 1
     orphan_after_s: float = 2.0
     patience_s: float = 6.0
@@ -343,6 +169,11 @@ class Placement:
     """What is under way for an expert that we do not host yet: find, create, adopt, take over."""
     _down: set[PeerID] = field(default_factory=set)
     _probed_s: dict[PeerID, float] = field(default_factory=dict)
+    _refused_s: dict[PeerID, float] = field(default_factory=dict)
+    """When a node last did not take an expert from us."""
+    _taking: dict[ExpertUID, PeerID] = field(default_factory=dict)
+    """To whom each of our experts is being handed over."""
+    _hint_s: float = -math.inf
     _rebalance_at_s: float = 0.0
     _begun: bool = False
     _left: bool = False
@@ -358,8 +189,7 @@ class Placement:
             case Tick(now_s):
                 return self._tick(now_s)
             case NodesSeen(_, rooms):
-                self._down -= rooms.keys() - self._rooms.keys()
-                self._rooms = dict(rooms)
+                self._nodes_seen(rooms)
                 return ()
             case ClaimsSeen(now_s, claims):
                 return self._claims_seen(now_s, claims)
@@ -371,18 +201,20 @@ class Placement:
                     return ()
                 self._down.add(peer)
                 return [Doubt(peer)]
-            case NewerEpoch(_, uid, epoch):
-                return self._newer(uid, epoch)
-            case OffersFound(_, uid, offers):
-                return self._offers_found(uid, offers)
+            case NewerEpoch(now_s, uid, epoch):
+                return self._newer(now_s, uid, epoch)
+            case OffersFound():
+                return self._offers_found(event)
             case Hosted(now_s, uid, epoch):
                 return self._hosted(now_s, uid, epoch)
-            case HostFailed(now_s, uid):
-                return self._host_failed(now_s, uid)
+            case HostFailed(_, uid):
+                return self._host_failed(uid)
+            case SnapshotKept(now_s, uid, keepers):
+                return self._snapshot_kept(now_s, uid, keepers)
             case HandOverOffered(_, peer, offer, uid):
                 return self._hand_over_offered(peer, offer, uid)
-            case HandedOver(_, uid, taken):
-                return self._handed_over(uid, taken)
+            case HandedOver(now_s, uid, taken):
+                return self._handed_over(now_s, uid, taken)
             case DrainWanted(now_s):
                 self.draining = True
                 return self._hand_over_all(now_s)
@@ -407,17 +239,31 @@ class Placement:
         self._claims = claims
         effects: list[Effect] = []
         for uid, memory in self._memory.items():
-            live = [claim for claim in claims.get(uid, ()) if claim.peer not in self._down]
-            if live and live[0].epoch >= memory.epoch:
-                memory.epoch, memory.host = live[0].epoch, live[0].peer
+            live = self._live_claims(uid)
+            for claim in claims.get(uid, ()):
+                memory.seen(claim.epoch, claim.peer)
+            if live:
+                memory.epoch = max(memory.epoch, live[0].epoch)
             own = self.own.get(uid)
             if live or own is not None:
-                memory.missing_since_s = None
+                memory.found()
             elif memory.missing_since_s is None:
                 memory.missing_since_s = now_s
             if own is not None and live and live[0] < Claim(own.epoch, self.me):
                 effects += self._give_way(uid)
         return effects
+
+    def _live_claims(self, uid: ExpertUID) -> Sequence[Claim]:
+        """Return the claims that count: of hosts that are not down."""
+        assert self._claims is not None
+        return [claim for claim in self._claims.get(uid, ()) if claim.peer not in self._down]
+
+    def _nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
+        self._down -= rooms.keys() - self._rooms.keys()
+        self._rooms = dict(rooms)
+        for times_s in (self._probed_s, self._refused_s):
+            for peer in times_s.keys() - rooms.keys() - self._down:
+                del times_s[peer]
 
     def _suspected(self, now_s: float, peer: PeerID) -> Sequence[Effect]:
         if peer in self._down or now_s - self._probed_s.get(peer, -math.inf) < PROBE_AGAIN_S:
@@ -434,9 +280,12 @@ class Placement:
         self._probed_s |= dict.fromkeys(due, now_s)
         return [ProbePeer(peer) for peer in due]
 
-    def _newer(self, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
+    def _newer(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         own = self.own.get(uid)
-        return self._give_way(uid) if own is not None and own.epoch < epoch else ()
+        if own is None or own.epoch >= epoch or now_s - self._hint_s < PROBE_AGAIN_S:
+            return ()
+        self._hint_s = now_s
+        return [LookAgain(uid)]
 
     def _give_way(self, uid: ExpertUID) -> Sequence[Effect]:
         del self.own[uid]
@@ -464,7 +313,7 @@ class Placement:
             self._rebalance_at_s = now_s + REBALANCE_S
         elif now_s >= self._rebalance_at_s:
             self._rebalance_at_s = now_s + REBALANCE_S
-            effects += self._rebalance()
+            effects += self._rebalance(now_s)
         return effects
 
     def _may_begin(self) -> bool:
@@ -484,110 +333,163 @@ class Placement:
             waited_s = now_s - memory.missing_since_s - self.orphan_after_s
             if waited_s < 0 or uid in self._busy or not order:
                 continue
-            turn = int(waited_s / self.patience_s)
-            if order[turn % len(order)] == self.me:
+            turn = int(waited_s / self.patience_s) + memory.failed
+            if order[turn % len(order)] == self.me and self._has_room:
                 self._busy[uid] = "find"
                 effects.append(FindSnapshots(uid, self._to_ask(uid)))
         return effects
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self.own) + len(self._busy) < self.room
 
     def _to_ask(self, uid: ExpertUID) -> tuple[PeerID, ...]:
         """Its keepers come first in its own order, whoever its host was."""
         nodes = [node for node in self._rooms if node not in self._down]
         return tuple(preference(uid, nodes)[:ASKED_MAX])
 
-    def _offers_found(
-        self, uid: ExpertUID, offers: Sequence[tuple[PeerID, SnapshotOffer]]
-    ) -> Sequence[Effect]:
-        memory = self._memory[uid]
-        if self._busy.get(uid) != "find":
+    def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
+        uid, memory = event.uid, self._memory[event.uid]
+        if memory.missing_since_s is None:  # somebody has it meanwhile
+            del self._busy[uid]
             return ()
-        # A host that we saw is believed before one that we did not: anybody can sign for an epoch that never was.
-        known = [(k, o) for k, o in offers if o.host == memory.host and o.epoch <= memory.epoch]
-        best = max((offer for _, offer in known or offers), key=lambda o: o.age, default=None)
-        if best is None:
+        # A host that we saw is believed before one that we did not, and what can be fetched before what could not.
+        best = max(
+            (offer for _, offer in event.offers),
+            key=lambda o: (memory.signed_by_a_host(o), o.root not in memory.failures, o.age),
+            default=None,
+        )
+        missing_s = event.now_s - memory.missing_since_s
+        given_up = missing_s >= GIVE_UP_S
+        unheard = event.silent or (not given_up and self._down & self._rooms.keys())
+        if missing_s < SILENT_S and unheard and not (best and memory.is_newest(best)):
+            del self._busy[
+                uid
+            ]  # they may have a newer one: ask again, unless they are found to be down
+            return ()
+        if best is None or (given_up and best.root in memory.failures):
             self._busy[uid] = "create"
-            return [Create(uid, memory.epoch + 1, lost=memory.epoch > 0)]
-        donors = tuple(keeper for keeper, offer in offers if offer.age == best.age)
+            return [Create(uid, next_epoch(0, self.rng), lost=memory.epoch > 0)]
+        memory.tried = best.root
+        donors = tuple(keeper for keeper, offer in event.offers if offer.root == best.root)
+        base = best.epoch if plausible(best.epoch) else 0
         self._busy[uid] = "adopt"
-        return [Adopt(uid, max(memory.epoch, best.epoch) + 1, best, donors)]
+        return [Adopt(uid, next_epoch(max(memory.epoch, base), self.rng), best, donors)]
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
         memory = self._memory[uid]
-        if epoch < memory.epoch:
+        live = self._live_claims(uid) if self._claims is not None else ()
+        if live and live[0] < Claim(epoch, self.me):
             return [Drop(uid, "superseded")]
         self.created += how == "create"
-        self.lost += how == "create" and epoch > 1
+        self.lost += how == "create" and memory.epoch > 0
         self.adopted += how == "adopt"
         self.taken_over += how == "take over"
-        memory.epoch, memory.host, memory.missing_since_s = epoch, self.me, None
+        memory.seen(epoch, self.me)
+        memory.epoch = epoch
+        memory.found()
         # Spread out, so that a node's experts are not all copied in one moment; a new one soon.
-        self.own[uid] = _Own(epoch, now_s + self.snapshot_every_s * _fraction(uid))
+        self.own[uid] = _Own(epoch, now_s + self.snapshot_every_s * fraction(uid))
         return [self._announce()]
 
-    def _host_failed(self, now_s: float, uid: ExpertUID) -> Sequence[Effect]:
-        self._busy.pop(uid, None)
-        memory = self._memory[uid]
-        memory.failed += 1
-        if memory.missing_since_s is not None:  # it is the next one's turn
-            memory.missing_since_s = now_s - self.orphan_after_s - self.patience_s * memory.failed
+    def _host_failed(self, uid: ExpertUID) -> Sequence[Effect]:
+        if self._busy.pop(uid, None) == "adopt":
+            memory = self._memory[uid]
+            memory.failures.add(memory.tried)
+            memory.failed += 1
         return ()
 
     # --- copies ---
 
     def _snapshots(self, now_s: float) -> Sequence[Effect]:
         effects: list[Effect] = []
-        if not self.keepers:
-            return effects
         for uid, own in self.own.items():
             if own.snapshot_due_s <= now_s and not own.moving:
                 own.snapshot_due_s = now_s + self.snapshot_every_s
-                nodes = [node for node in self._rooms if node not in self._down]
-                keepers = tuple(preference(uid, nodes)[: self.keepers])
-                if keepers:
-                    effects.append(TakeSnapshot(uid, own.epoch, keepers))
+                effects += self._snapshot(uid, own)
         return effects
+
+    def _snapshot(self, uid: ExpertUID, own: _Own) -> Sequence[Effect]:
+        nodes = [node for node in self._rooms if node not in self._down]
+        keepers = tuple(preference(uid, nodes)[: self.keepers])
+        return [TakeSnapshot(uid, own.epoch, keepers)] if keepers else ()
+
+    def _snapshot_kept(self, now_s: float, uid: ExpertUID, keepers: int) -> Sequence[Effect]:
+        own = self.own.get(uid)
+        if own is None:
+            return ()
+        own.safe = keepers > 0 and own.final
+        if keepers < self.keepers:
+            own.snapshot_due_s = min(own.snapshot_due_s, now_s + SNAPSHOT_AGAIN_S)
+        return ()
 
     # --- handing over ---
 
-    def _rebalance(self) -> Sequence[Effect]:
+    def _rebalance(self, now_s: float) -> Sequence[Effect]:
         """Give one expert to the node that has least, when we have more than our share and it has less."""
         rooms, loads = self._live_rooms(), self._loads()
         mine = len(self.own)
         fair = len(self.uids) / max(1, len(rooms))
         least = min(
-            (node for node in rooms if node != self.me and loads[node] < rooms[node]),
+            (node for node in self._takers(now_s, rooms) if loads[node] < rooms[node]),
             key=lambda node: (loads[node], node),
             default=None,
         )
-        if least is None or mine <= fair or loads[least] + 2 > mine or self._moving():
+        if least is None or mine <= fair or loads[least] + 2 > mine or self._taking:
             return ()
         uid = min(self.own, key=lambda uid: preference(uid, (self.me, least)).index(least))
         return self._hand_over(uid, least)
 
     def _hand_over_all(self, now_s: float) -> Sequence[Effect]:
-        """We leave: every expert goes to whoever has least, a few at a time."""
-        rooms = {node: room for node, room in self._live_rooms().items() if node != self.me}
-        loads = self._loads()
+        """We leave: every expert goes to whoever has least, a few at a time; what nobody has room for is kept as a snapshot."""
+        rooms, loads = self._live_rooms(), self._loads()
+        full = not any(loads[node] < room for node, room in rooms.items())
+        takers = self._takers(now_s, rooms)
         effects: list[Effect] = []
         for uid in [uid for uid, own in self.own.items() if not own.moving]:
-            free = [node for node in preference(uid, rooms) if loads[node] < rooms[node]]
-            if not free or self._moving() >= HAND_OVERS_MAX:
+            free = [node for node in preference(uid, takers) if loads[node] < rooms[node]]
+            if not free or len(self._taking) >= HAND_OVERS_MAX:
                 break
             to = min(free, key=lambda node: loads[node])
             loads[to] += 1
             effects += self._hand_over(uid, to)
-        if not self._left and (not self.own or not rooms):
-            self._left = True
-            effects.append(Left())
+        if full:
+            effects += self._last_snapshots(now_s)
+        if not self._left and not self._busy and not self._taking:
+            self._left = all(own.safe for own in self.own.values()) if full else not self.own
+            effects += [Left()] if self._left else []
         return effects
+
+    def _last_snapshots(self, now_s: float) -> Sequence[Effect]:
+        effects: list[Effect] = []
+        for uid, own in self.own.items():
+            if own.moving or (own.final and (own.safe or now_s < own.snapshot_due_s)):
+                continue
+            wanted = self._snapshot(uid, own)
+            own.final, own.safe = True, not wanted  # nobody is there to keep it
+            own.snapshot_due_s = now_s + self.snapshot_every_s
+            effects += wanted
+        return effects
+
+    def _takers(self, now_s: float, rooms: Mapping[PeerID, int]) -> list[PeerID]:
+        """Return the others, but for those that have just refused."""
+        return [
+            node
+            for node in rooms
+            if node != self.me and now_s - self._refused_s.get(node, -math.inf) >= HAND_OVER_AGAIN_S
+        ]
 
     def _hand_over(self, uid: ExpertUID, to: PeerID) -> Sequence[Effect]:
         own = self.own[uid]
         own.moving = True
+        self._taking[uid] = to
         return [HandOverTo(uid, own.epoch, to)]
 
-    def _handed_over(self, uid: ExpertUID, taken: bool) -> Sequence[Effect]:
+    def _handed_over(self, now_s: float, uid: ExpertUID, taken: bool) -> Sequence[Effect]:
+        to = self._taking.pop(uid, None)
+        if to is not None and not taken:
+            self._refused_s[to] = now_s
         own = self.own.get(uid)
         if own is None:
             return ()
@@ -601,24 +503,21 @@ class Placement:
     def _hand_over_offered(
         self, peer: PeerID, offer: SnapshotOffer, uid: ExpertUID
     ) -> Sequence[Effect]:
-        memory = self._memory.get(uid)
         if (
-            memory is None
+            self._claims is None
+            or uid not in self._memory
             or self.draining
             or uid in self._busy
             or uid in self.own
             or offer.host != peer
-            or offer.epoch < memory.epoch
-            or len(self.own) + len(self._busy) >= self.room
+            or self._live_claims(uid)[:1] != [Claim(offer.epoch, peer)]
+            or not self._has_room
         ):
             return [AnswerHandOver(uid)]
         self._busy[uid] = "take over"
-        return [Adopt(uid, offer.epoch + 1, offer, (peer,))]
+        return [Adopt(uid, next_epoch(offer.epoch, self.rng), offer, (peer,))]
 
     # --- counting ---
-
-    def _moving(self) -> int:
-        return sum(own.moving for own in self.own.values())
 
     def _live_rooms(self) -> dict[PeerID, int]:
         rooms = {node: room for node, room in self._rooms.items() if node not in self._down}
@@ -629,15 +528,10 @@ class Placement:
     def _loads(self) -> Counter[PeerID]:
         """Count the experts of each node, by the claims that count."""
         loads: Counter[PeerID] = Counter({self.me: len(self.own)})
-        for uid, claims in (self._claims or {}).items():
-            if claims and uid not in self.own:
+        for uid in self._claims or ():
+            if uid not in self.own and (claims := self._live_claims(uid)):
                 loads[claims[0].peer] += 1
         return loads
 
     def _announce(self) -> Announce:
         return Announce(tuple(sorted(self.hosting.items())))
-
-
-def _fraction(uid: ExpertUID) -> float:
-    """Return a number between 0 and 1 that is this expert's own."""
-    return hashlib.blake2b(str(uid).encode(), digest_size=1).digest()[0] / 256

@@ -77,6 +77,7 @@ class BeamSearch:
                 if alive + len(unknown) >= self._beam:
                     break
                 prefix = Prefix(layer, place)
+                view.use(prefix, now_s)
                 children = view.children(prefix, now_s)
                 if children is None:
                     if now_s < self.until_s:

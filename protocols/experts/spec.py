@@ -12,7 +12,7 @@ from protocols.gossip.settings import GossipSpec
 from protocols.schema import Fraction, Natural, Range, SchemaError, Size
 
 if TYPE_CHECKING:
-    from protocols.run import RunSpec
+    from protocols.run import RunSpec, ScriptExpertsSpec
 
 EXPERTS_MAX: Final = 4096
 """In all layers of a run: every node that hosts watches all of them."""
@@ -46,6 +46,9 @@ class MoeSpec:
     """A gradient is refused when its expert has stepped more often since the forward pass that it belongs to."""
     expert_steps: Natural = 0
     """Optimizer steps of one expert over which its learning rate falls to lr_min; 0 keeps it at lr."""
+    expert_rate: Annotated[float, Range(1e-6, 1e3)] = 1.0
+    """Times the optimizer's learning rate, for experts: an expert steps once for each batch of every trainer, so more often than
+    any trunk does, and on fewer rows."""
     experts_per_node: Annotated[int, Range(0, EXPERTS_MAX)] = 0
     """At most; 0 takes what a quarter of the machine's memory has room for."""
     nodes_to_start: Annotated[int, Range(1, 1024)] = 1
@@ -73,8 +76,12 @@ class MoeSpec:
 
     def check_run(self, run: RunSpec) -> None:
         """Refuse what this mode cannot train."""
-        from protocols.run.model import ByteTransformerSpec  # the run's package imports this module
+        # The run's package imports this module.
+        from protocols.run.model import ByteTransformerSpec, ScriptExpertsSpec
 
+        if isinstance(run.model, ScriptExpertsSpec):
+            _check_script(run, run.model)
+            return
         if not isinstance(run.model, ByteTransformerSpec) or run.data.kind != "text":
             raise SchemaError("model.kind", "a moe run trains a byte-transformer on text")
         if run.model.layers * math.prod(self.grid) > EXPERTS_MAX:
@@ -103,3 +110,13 @@ class MoeSpec:
             batch_every_s=self.batch_every_s,
             neighbours_to_start=self.nodes_to_start - 1,
         )
+
+
+def _check_script(run: RunSpec, model: ScriptExpertsSpec) -> None:
+    if run.data.kind != "script":
+        raise SchemaError("data.kind", "scripts feed their experts themselves: kind is script")
+    for layer, sizes in model.layers.items():
+        try:
+            Grid(layer, sizes)
+        except ValueError as error:
+            raise SchemaError(f"model.layers.{layer}", str(error)) from error

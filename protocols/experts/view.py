@@ -4,17 +4,25 @@ Rules:
 - What is known is used at once, however old, until its records expire; it is refreshed in the background.
 - A prefix under which nothing is alive is remembered as empty for `negative_s`, and no longer: somebody may have come.
 - A host that does not answer is doubted: its records count for nothing until it has written a newer one.
-- Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it.
+- Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it. An
+  epoch that no expert can come to was made up and does not count.
+- A prefix that only a search has wanted is forgotten when none wants it any more: a large grid is not watched as a whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from protocols.experts.epoch import plausible
 from protocols.experts.messages import Stated
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.ids import PeerID
+
+UNUSED_S: Final = 60.0
+"""So long is a prefix looked up again after the last search that wanted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +69,48 @@ class PrefixView:
         self._fresh_s = fresh_s
         self._negative_s = 5 * fresh_s if negative_s is None else negative_s
         self._known: dict[Prefix, _Known] = {}
-        self._wanted: set[Prefix] = set()
+        self._wanted: dict[Prefix, float] = {}
+        """Until when each is kept fresh."""
         self._doubted: dict[PeerID, float] = {}
         """Records issued up to then count for nothing."""
         self._own: dict[ExpertUID, int] = {}
         self._me: PeerID | None = None
-        self.changes = 0
-        """Grows with whatever may change an answer, expiry apart."""
 
     def want(self, prefixes: Iterable[Prefix]) -> None:
         """Keep these fresh from now on."""
-        self._wanted.update(prefixes)
+        self._wanted.update(dict.fromkeys(prefixes, math.inf))
+
+    def use(self, prefix: Prefix, now_s: float) -> None:
+        """A search looks at this one: keep it fresh for a while."""
+        self._wanted[prefix] = max(self._wanted.get(prefix, 0.0), now_s + UNUSED_S)
 
     @property
     def wanted(self) -> Sequence[Prefix]:
         return sorted(self._wanted)
 
     def due(self, now_s: float) -> Sequence[Prefix]:
-        """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first."""
-        asked = {p: self._known[p].asked_s if p in self._known else -1e9 for p in self._wanted}
+        """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first. Forget the unused."""
+        for prefix in [p for p, until_s in self._wanted.items() if until_s < now_s]:
+            del self._wanted[prefix]
+        for prefix in [p for p, of in self._known.items() if p not in self._wanted]:
+            if now_s - self._known[prefix].asked_s > UNUSED_S:
+                del self._known[prefix]
+        asked = {prefix: self.asked_s(prefix) for prefix in self._wanted}
         late = [prefix for prefix, at_s in asked.items() if now_s - at_s >= self._fresh_s]
         return sorted(late, key=lambda prefix: (asked[prefix], prefix))
 
     def learn(self, prefix: Prefix, statements: Iterable[HostStatement], *, asked_s: float) -> None:
         """Take what the directory has under a prefix: all of it; what is not there any more is gone."""
+        before = self._known.get(prefix)
+        if before is not None and before.asked_s > asked_s:
+            return  # a look that began later has answered before
         kept = {statement.peer: statement for statement in statements}
         children: dict[int, list[tuple[int, HostStatement]]] = {}
         for statement in kept.values():
             for line in statement.stated:
-                children.setdefault(line.coordinate, []).append((line.epoch, statement))
-        before = self._known.get(prefix)
+                if plausible(line.epoch):
+                    children.setdefault(line.coordinate, []).append((line.epoch, statement))
         self._known[prefix] = _Known(asked_s, kept, children)
-        if before is None or before.statements != kept:
-            self.changes += 1
 
     def doubt(self, peer: PeerID) -> None:
         """It does not answer."""
@@ -103,17 +120,18 @@ class PrefixView:
             if peer in known.statements
         ]
         newest_s = max(issued, default=self._doubted.get(peer, 0.0))
-        if self._doubted.get(peer) != newest_s:
-            self._doubted[peer] = newest_s
-            self.changes += 1
+        self._doubted[peer] = newest_s
 
     def own(self, me: PeerID, experts: Mapping[ExpertUID, int]) -> None:
         """Say what this node hosts, with epochs: known at once, without the directory."""
-        if self._own != experts or self._me != me:
-            self._me, self._own = me, dict(experts)
-            self.changes += 1
+        self._me, self._own = me, dict(experts)
 
     # --- reading ---
+
+    def asked_s(self, prefix: Prefix) -> float:
+        """Return when the look began that told what is known of a prefix."""
+        known = self._known.get(prefix)
+        return known.asked_s if known is not None else -math.inf
 
     def children(self, prefix: Prefix, now_s: float) -> Sequence[int] | None:
         """Return the next coordinates under which something is alive, in order; None when a look is needed to know."""
@@ -143,16 +161,19 @@ class PrefixView:
             for epoch, statement in lines
             if self._counts(statement, now_s)
         }
-        if self._me is not None:
-            claims = {claim for claim in claims if claim.peer != self._me}
-            if uid in self._own:
-                claims.add(Claim(self._own[uid], self._me))
+        if self._me is not None and uid in self._own:
+            claims.add(Claim(self._own[uid], self._me))
         return sorted(claims)
 
     def hosts(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
         """Return whom to ask for this expert: the hosts of its highest epoch, the rightful one first."""
         claims = self.claims(uid, now_s)
         return [claim for claim in claims if claim.epoch == claims[0].epoch]
+
+    def overtaken(self, uid: ExpertUID, epoch: int, now_s: float) -> bool:
+        """Tell whether a host of this epoch is known to have been replaced."""
+        claims = self.claims(uid, now_s)
+        return bool(claims) and claims[0].epoch > epoch
 
     def alive(self, grid: Grid, now_s: float) -> Sequence[ExpertUID]:
         """Return the experts of a layer that are known to be alive, in order."""
@@ -170,6 +191,8 @@ class PrefixView:
         return all(prefix in self._known for grid in grids for prefix in grid.prefixes())
 
     def _counts(self, statement: HostStatement, now_s: float) -> bool:
-        if statement.until_s <= now_s:
-            return False
+        if statement.until_s <= now_s or statement.peer == self._me:
+            return (
+                False  # what we host we know ourselves: a record of ours may be of an earlier life
+            )
         return statement.issued_s > self._doubted.get(statement.peer, -1.0)

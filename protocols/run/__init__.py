@@ -12,6 +12,7 @@ from protocols.run.model import (
     InstalledModelSpec,
     MlpSpec,
     ModelSpec,
+    ScriptExpertsSpec,
     ScriptModelSpec,
 )
 from protocols.run.optimizer import AdamWSpec, OptimizerSpec, SgdSpec
@@ -38,6 +39,7 @@ __all__ = [
     "OptimizerSpec",
     "RunSpec",
     "ScriptDataSpec",
+    "ScriptExpertsSpec",
     "ScriptModelSpec",
     "SgdSpec",
     "TextSpec",

@@ -67,6 +67,24 @@ class ScriptModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptExpertsSpec:
+    """Experts of any kind that scripts host and ask (`murmura.Server`, `murmura.RemoteMixtureOfExperts`)."""
+
+    kind: Literal["script-experts"]
+    width: Annotated[int, Range(1, 65536)]
+    """Of an expert's input and output: it maps (rows, width) to (rows, width)."""
+    layers: Annotated[
+        dict[
+            Annotated[str, Size(1, 32)],
+            Annotated[tuple[Annotated[int, Range(1, 65536)], ...], Size(1, 4)],
+        ],
+        Size(1, 256),
+    ]
+    """The grid of each layer; it may stay mostly empty."""
+    dtype: Dtype = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledModelSpec:
     """A model that every volunteer has installed, as an entry point of the group `murmura.models` with this name."""
 
@@ -85,7 +103,12 @@ class InstalledModelSpec:
 
 
 ModelSpec: TypeAlias = (
-    ByteTransformerSpec | MlpSpec | ConvnetSpec | ScriptModelSpec | InstalledModelSpec
+    ByteTransformerSpec
+    | MlpSpec
+    | ConvnetSpec
+    | ScriptModelSpec
+    | ScriptExpertsSpec
+    | InstalledModelSpec
 )
 
 LayeredModelSpec: TypeAlias = ByteTransformerSpec | InstalledModelSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from protocols.run import RunSpec
-from swarm.mode_info import ModeInfo, Wishes
+from swarm.mode_info import Metric, ModeInfo, Wishes
 
 MODE: Final = "gossip"
 
@@ -33,6 +33,18 @@ INFO: Final = ModeInfo(
     shown=(
         *("step", "steps", "loss", "held_out_loss", "accuracy", "neighbours_live", "pushes_taken"),
         *("averages", "scale_median", "scale_max", "models_refused", "partition", "waiting_for"),
+    ),
+    measure="swarm.learner.measure:measure",
+    metrics=(
+        Metric(key="accuracy", help="Of this peer's model on held-out data, 0 to 1."),
+        Metric(key="neighbours_live", help="Neighbours with whom models are exchanged."),
+        Metric(key="averages", counts=True, help="Averages of this model with neighbours'."),
+        Metric(key="pushes_taken", help="Models pushed that the present neighbours took."),
+        Metric(key="models_refused", help="Models of the present neighbours that were refused."),
+        Metric(key="rollbacks", counts=True, help="Returns to the last finite model."),
+        Metric(key="scale_median", help="Variance correction of a tensor, the median."),
+        Metric(key="scale_max", help="Variance correction of a tensor, the largest."),
+        Metric(key="models_held_bytes", help="Models of neighbours that wait to be averaged."),
     ),
     check_wishes=check_wishes,
     check_data=check_data,

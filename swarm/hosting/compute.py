@@ -89,6 +89,8 @@ class ComputeThread(AbstractAsyncContextManager["ComputeThread"]):
         self._changed = threading.Condition()  # guards _queue and _closed; never held during work
         self._closed = False
         self._trio: trio.lowlevel.TrioToken | None = None
+        self._began_s: float | None = None
+        """When what is in work began; written by the thread."""
         # A daemon, so that a device that hangs cannot keep the process from ending.
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
 
@@ -116,6 +118,12 @@ class ComputeThread(AbstractAsyncContextManager["ComputeThread"]):
     def waiting(self) -> int:
         """Tasks that have not begun: this node's queue, as others may see it."""
         return len(self._queue)
+
+    @property
+    def task_seconds(self) -> float:
+        """How long the batch in work has taken so far, 0 when there is none. One that never ends is a device that hangs."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.perf_counter() - began_s
 
     async def run(self, fn: Callable[..., Result], *args: Any) -> Result:
         """Call `fn(*args)` in the thread and return its result. Raises BusyError, ClosedError, and what it raises."""
@@ -187,12 +195,14 @@ class ComputeThread(AbstractAsyncContextManager["ComputeThread"]):
         if self._nice:
             # Linux gives every thread its own niceness, and new threads inherit it: torch's are started from this one.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        self._began_s = time.perf_counter()
         try:
             self._prepare()
         except Exception:
             log.exception("compute thread cannot start: name=%s", self._thread.name)
             with self._changed:
                 self._closed = True
+        self._began_s = None
         while batch := self._next():
             self._do(batch)
 
@@ -211,7 +221,7 @@ class ComputeThread(AbstractAsyncContextManager["ComputeThread"]):
             return []
 
     def _do(self, batch: list[_Job]) -> None:
-        begun_s = time.perf_counter()
+        begun_s = self._began_s = time.perf_counter()
         results: Sequence[outcome.Outcome[Any]]
         try:
             results = batch[0].work([job.item for job in batch])
@@ -219,6 +229,7 @@ class ComputeThread(AbstractAsyncContextManager["ComputeThread"]):
                 raise LocalProtocolError(f"{len(batch)} items gave {len(results)} results")
         except Exception as error:  # noqa: BLE001 - the boundary: whatever the work raises belongs to its waiters
             results = [outcome.Error(error) for _ in batch]
+        self._began_s = None
         self.stats.batches += 1
         self.stats.tasks += len(batch)
         self.stats.busy_s += time.perf_counter() - begun_s

@@ -102,12 +102,11 @@ class TorchOptimizer:
     """Any optimizer of torch.optim, e.g. `lambda vector, _: TorchOptimizer(vector, torch.optim.RMSprop, alpha=0.9)`."""
 
     def __init__(
-        self, parameters: Tensor, kind: type[torch.optim.Optimizer], **options: Any
+        self, parameters: Tensor, kind: Callable[..., torch.optim.Optimizer], **options: Any
     ) -> None:
         self._parameter = torch.nn.Parameter(parameters)  # shares the memory
         self._parameter.data = parameters
-        make: Any = kind  # each takes options of its own
-        self._optimizer: torch.optim.Optimizer = make([self._parameter], lr=0.0, **options)
+        self._optimizer = kind([self._parameter], lr=0.0, **options)
         self._parameter.grad = torch.zeros_like(parameters)
         self._optimizer.step()  # makes its state, with a rate of 0
         for vector in self.vectors().values():

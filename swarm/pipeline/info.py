@@ -10,7 +10,7 @@ from protocols.ids import PeerID
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from protocols.schema import SchemaError
-from swarm.mode_info import ModeInfo, Wishes
+from swarm.mode_info import Metric, ModeInfo, Wishes
 from swarm.pipeline.data import load_dataset
 from swarm.pipeline.forecast import forecast
 from swarm.pipeline.journal import last_record
@@ -66,6 +66,26 @@ INFO: Final = ModeInfo(
     shown=(
         *("stage", "step", "steps", "loss", "held_out_loss", "tokens_per_second"),
         *("members_by_stage", "waiting_for", "data_problem", "journal_problem"),
+    ),
+    measure="swarm.pipeline.measure:measure",
+    metrics=(
+        Metric(key="tokens_per_second", help="Tokens that the whole run trains on."),
+        Metric(
+            key="members_by_stage",
+            name="stage_members",
+            label=("stage", ""),
+            help="Members that hold a stage; without one nothing goes on.",
+        ),
+        Metric(key="leading", help="1 while this node leads the run."),
+        Metric(key="microbatches_in_flight", help="Microbatches that this node drives."),
+        Metric(key="microbatches_counted", counts=True, help="Microbatches counted here."),
+        Metric(key="calls_served", counts=True, help="Calls of trainers that were computed."),
+        Metric(key="calls_refused", counts=True, help="Calls of trainers that were turned away."),
+        Metric(key="queue", name="queue_tasks", help="Tasks that wait for the compute thread."),
+        Metric(key="compute_busy_seconds", counts=True, help="Time in which it computed."),
+        Metric(key="tensors_held_bytes", help="Activations held for microbatches in flight."),
+        Metric(key="expulsions", counts=True, help="Times that this node was put out of the run."),
+        Metric(key="state_fetched_bytes", counts=True, help="State fetched from other members."),
     ),
     check_wishes=check_wishes,
     check_data=check_data,

@@ -26,6 +26,7 @@ from protocols.life import LifeState
 from swarm.mode import Progress
 from tests.fakes.directory import MemoryDht
 from tests.fakes.host import MemoryNetwork
+from tests.node.http.client import get
 from tests.node.nodes import RUN_TOML, make_startup
 
 pytestmark = pytest.mark.trio
@@ -72,6 +73,8 @@ class Training:
     def status(self) -> dict[str, Any]:
         return {"stage": 1, "step": 41}
 
+    task_seconds = 0.0
+
     def progress(self) -> Progress:
         return Progress(in_run=True, role="stage 1", step=41)
 
@@ -91,10 +94,10 @@ async def memory_network(
 class Scene:
     """One daemon in this process, and what the test does to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **flags: Any) -> None:
         run_file = folder / "run.toml"
         run_file.write_text(RUN_TOML)
-        self.startup = make_startup(folder / "node", run=str(run_file))
+        self.startup = make_startup(folder / "node", run=str(run_file), **flags)
         self.supervisor = Recorder()
         self.training: Training | None = None
         self.left = False
@@ -216,3 +219,34 @@ def test_a_transport_that_cannot_start_is_an_error_a_person_can_read(tmp_path: P
         trio.run(main)
     assert caught.group_contains(NodeError, match="cannot listen")
     assert not scene.supervisor.is_ready.is_set()
+
+
+def test_http_is_served_from_ready_until_the_node_has_left(tmp_path: Path) -> None:
+    async def script(scene: Scene, nursery: trio.Nursery) -> None:
+        training = await scene.trained()
+        address = (await scene.ask("status"))["network"]["http"]["address"]
+        port = int(address.rpartition(":")[2])
+        assert (await get(port, "/startupz")).status == 200
+        assert (await get(port, "/readyz")).status == 503
+        training.node.life.has_state("pipeline", "has it")
+        assert (await get(port, "/readyz")).status == 200
+        assert "murmura_step 41.0" in (await get(port, "/metrics")).text
+        training.task_seconds = 999.0
+        assert (await get(port, "/healthz")).status == 503
+        await scene.ask("drain")
+        assert (await get(port, "/readyz")).status == 503
+        training.can_drain.set()
+
+    scene = Scene(tmp_path, http_listen="0")
+    scene.play(script)
+    assert scene.left
+
+
+def test_without_the_setting_nothing_of_http_is_there(tmp_path: Path) -> None:
+    async def script(scene: Scene, nursery: trio.Nursery) -> None:
+        training = await scene.trained()
+        assert (await scene.ask("status"))["network"]["http"] is None
+        training.can_drain.set()
+        await scene.ask("drain")
+
+    Scene(tmp_path).play(script)

@@ -76,6 +76,8 @@ class PlayedService:
     def status(self) -> dict[str, Any]:
         return {}
 
+    task_seconds = 0.0
+
     def progress(self) -> Progress:
         return Progress(in_run=True, step=self._step)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,24 @@ def test_errors_and_other_phrases_are_never_dropped() -> None:
 def test_times_are_utc_and_sort_as_text() -> None:
     assert utc_text(0.0) == "1970-01-01T00:00:00.000Z"
     assert utc_text(1.5) < utc_text(10.25)
+
+
+def test_the_keys_of_a_json_line_are_those_that_operators_are_told() -> None:
+    stream = io.StringIO()
+    set_up(stream=stream, style="json", journal=False, level="debug")
+    with about(step=1, microbatch=2, round=3, peer="x"):
+        log.info("said")
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            log.exception("failed")
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    _, _, after = text.partition("A line of JSON has these keys")
+    table = after.partition("\n## ")[0]
+    told = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    found = {key for line in stream.getvalue().splitlines() for key in json.loads(line)}
+    assert found == told - {"repeats_dropped"}

@@ -15,7 +15,7 @@ from typing import Final
 
 from node.limits import processor
 from tests.sim.engine.runner import tell
-from tests.sim.engine.scale import HOUR_S, Scale, Size, draw, run_alone, scale_of
+from tests.sim.engine.scale import HOUR_S, Scale, Size, draw, measure_of, run_alone, scale_of
 from tests.sim.engine.subject import DEFAULT, MODES
 
 PLOTS: Final = Path(__file__).parents[2] / "docs" / "plots"
@@ -23,6 +23,11 @@ PLOTS: Final = Path(__file__).parents[2] / "docs" / "plots"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what a large swarm costs to simulate; a broken promise ends it with the checker's words."""
+    mode, seed = _first(arguments)
+    measure = measure_of(mode)
+    if measure is not None:
+        print(json.dumps({**measure(seed), **processor()}))  # noqa: T201 - the result
+        return 0
     parser, scale = _parser(arguments)
     options = parser.parse_args(arguments)
     asked = {name: getattr(options, name) for name in scale.options}
@@ -39,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(result))  # noqa: T201 - the result
     return 0
+
+
+def _first(arguments: Sequence[str] | None) -> tuple[str, int]:
+    """Read mode and seed, which all modes have."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--mode", choices=MODES, default=DEFAULT)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_known_args(arguments)[0]
+    return options.mode, options.seed
 
 
 def _parser(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, Scale]:

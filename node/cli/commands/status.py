@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from node import exit_codes
 from node.cli.options import connect, json_option, node_options, print_json
+from node.control.client import ControlClient
 from node.light.ask import status_of
 from protocols.shown import shown
 
@@ -18,7 +20,11 @@ _WATCH_S = 1.0
 
 @click.command()
 @json_option
-@click.option("--watch", is_flag=True, help="Ask again every second until Ctrl-C.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="A live screen, until Ctrl-C; a report a second where there is no terminal.",
+)
 @click.option(
     "--peer",
     metavar="MULTIADDR",
@@ -45,23 +51,35 @@ def command(
         return _show_peer(peer, join, as_json=as_json)
     if join is not None:
         raise click.UsageError("--join goes with --peer: a node of one's own shows all anyway")
+    if watch and not as_json and sys.stdout.isatty():
+        return _watch(lambda: connect(state_dir, runtime_dir, config_file))
     with connect(state_dir, runtime_dir, config_file) as client:
         while True:
             report = client.call("status")
-            _show(report, as_json=as_json, clear=watch and not as_json)
+            _show(report, as_json=as_json)
             if not watch:
                 return exit_codes.OK if report["healthy"] else exit_codes.UNHEALTHY
             time.sleep(_WATCH_S)
 
 
-def _show(report: dict[str, Any], *, as_json: bool, clear: bool) -> None:
+def _watch(connect_to_node: Callable[[], ControlClient]) -> int:
+    """Draw until Ctrl-C. Each turn connects anew: the daemon may have been started again."""
+    from node.cli.watch import watch
+
+    def ask() -> dict[str, Any]:
+        with connect_to_node() as client:
+            report: dict[str, Any] = client.call("status")
+        return report
+
+    return watch(ask)
+
+
+def _show(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
     from node.cli.render import status_lines
 
-    if clear and sys.stdout.isatty():
-        click.clear()
     for line in status_lines(report):
         click.echo(line)
 

@@ -35,6 +35,7 @@ STATUS: dict[str, Any] = {
         "streams_refused": 0,
         "bytes_held": 0,
         "faults": 0,
+        "http": None,
     },
     "resources": {
         "memory_bytes": 200 << 20,
@@ -45,6 +46,7 @@ STATUS: dict[str, Any] = {
         "loop_lag_p99_ms": 3.2,
         "loop_lag_max_ms": 5.0,
         "loop_lag_samples": 600,
+        "task_seconds": 0.0,
     },
     "limits": {
         "threads": 3,

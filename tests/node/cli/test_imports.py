@@ -55,3 +55,17 @@ def test_local_commands_import_nothing_heavy(
     assert int(last[0]) == code
     imported = {name.partition(".")[0] for name in last[1:]}
     assert not imported & HEAVY
+
+
+def test_the_daemon_loads_nothing_of_http_before_it_is_asked_to() -> None:
+    """20 MB that most volunteers never use."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, node.daemon; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not imported & {"quart", "quart_trio", "hypercorn", "prometheus_client", "flask"}

@@ -18,6 +18,7 @@ import trio
 from node import exit_codes
 from node.clock import unix_s
 from node.identity import Identity
+from node.light.ask import Asker
 from node.p2pd.host import P2pdHost
 from node.p2pd.process import P2pdOptions
 from protocols.handshake import check_hello, protocol_of
@@ -185,3 +186,24 @@ async def babble(stream: trio.SocketStream) -> None:
     with suppress(trio.BrokenResourceError):
         async for _ in stream:
             pass
+
+
+def test_many_are_asked_at_once_and_who_does_not_answer_holds_up_nobody(tmp_path: Path) -> None:
+    async def main() -> list[list[dict[str, Any]]]:
+        async with host(tmp_path) as node:
+            await Service(node, "status", answer=answer, accept=accept).start()
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port = probe.getsockname()[1]
+            addresses = [node.addresses()[0], f"/ip4/127.0.0.1/tcp/{port}/p2p/{SOMEBODY}"]
+
+            def rounds() -> list[list[dict[str, Any]]]:
+                with Asker(addresses) as asker:
+                    return [asker.round(), asker.round()]
+
+            return await trio.to_thread.run_sync(rounds)
+
+    for up, gone in trio.run(main):
+        assert up["status"]["state"] == "serving"
+        assert up["problem"] is None
+        assert gone["status"] is None
+        assert gone["problem"].startswith("nobody answers")

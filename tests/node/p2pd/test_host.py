@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 import trio
 
 from node.errors import BusyError, ConfigError
+from node.identity import Identity
 from node.p2pd.client import ControlClient
 from node.p2pd.host import P2pdHost
 from protocols.frames import TensorSpec
@@ -26,6 +28,7 @@ from protocols.ports import PeerUnreachableError, StreamClosedError
 from protocols.replies import Hello
 from swarm.calls import Answer, Caller, CallError, Guard, GuardLimits, Incoming, Service, WireTensor
 from tests.fakes.signer import SeededSigner
+from tests.node.http.client import get
 from tests.node.p2pd.hosts import open_host, options_in, two_hosts
 
 pytestmark = pytest.mark.process
@@ -287,5 +290,27 @@ def test_a_thousand_streams_of_one_peer_leave_the_node_serving(folder: Path) -> 
             caller = Caller(a, hello=Hello())
             await call_until_answered(caller, b)
             assert guard.streams_refused > 0
+
+    run(main)
+
+
+def test_p2pd_serves_its_own_metrics_where_it_is_told_and_a_taken_port_is_said(
+    folder: Path,
+) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+            taken = dataclasses.replace(
+                options_in(folder / "a"), metrics_listen=f"127.0.0.1:{port}"
+            )
+            identity = Identity.load_or_create(taken.identity_path)
+            with pytest.raises(BusyError) as refused:
+                async with P2pdHost.open(taken, identity.peer_id):
+                    raise AssertionError("started")
+            assert "--transport-metrics-listen" in refused.value.hint
+        async with P2pdHost.open(taken, identity.peer_id):
+            metrics = await get(port, "/metrics")
+        assert metrics.status == 200
+        assert b"libp2p_" in metrics.body
 
     run(main)

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from protocols.core import DrainWanted, Tick
-from protocols.experts.messages import SnapshotOffer
-from protocols.experts.placement import (
+from protocols.experts.events import (
     Adopt,
     Announce,
     AnswerHandOver,
@@ -29,14 +28,17 @@ from protocols.experts.placement import (
     Hosted,
     HostFailed,
     Left,
+    LookAgain,
     NodesSeen,
     OffersFound,
-    Placement,
     Probed,
     ProbePeer,
+    SnapshotKept,
     Suspected,
     TakeSnapshot,
 )
+from protocols.experts.messages import SnapshotOffer
+from protocols.experts.placement import Placement
 from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
@@ -98,7 +100,13 @@ class World:
     def join(self, name: str) -> Node:
         peer = PeerID(name.encode())
         core = Placement(
-            peer, tuple(self.uids), self._room, self._keepers, 2.0, nodes_to_start=self._start
+            peer,
+            tuple(self.uids),
+            self._room,
+            self._keepers,
+            2.0,
+            random.Random(name),
+            nodes_to_start=self._start,
         )
         node = self.nodes[peer] = Node(peer, core)
         core.start(self.now_s)
@@ -190,9 +198,12 @@ class World:
             case TakeSnapshot(uid, epoch, keepers):
                 if uid in node.experts:
                     offer = self._offer(node, uid)
-                    for keeper in keepers:
-                        if self.nodes[keeper].live:
-                            self.nodes[keeper].kept[uid] = offer
+                    live = [self.nodes[keeper] for keeper in keepers if self.nodes[keeper].live]
+                    for keeper in live:
+                        keeper.kept[uid] = offer
+                    self.feed(node, SnapshotKept(self.now_s, uid, len(live)))
+            case LookAgain():
+                self._look(node)
             case HandOverTo(uid, _, peer):
                 self._hand_over(node, uid, self.nodes[peer])
             case ProbePeer(peer):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from tests.sim.engine.peer import SimPeer
 from tests.sim.engine.runner import tell
@@ -60,7 +60,15 @@ def scale_of(mode: str) -> Scale | None:
     name = f"tests.sim.{mode}.scale"
     if importlib.util.find_spec(name) is None:
         return None
-    return cast("Scale", importlib.import_module(name).SCALE)
+    return getattr(importlib.import_module(name), "SCALE", None)
+
+
+def measure_of(mode: str) -> Callable[[int], dict[str, Any]] | None:
+    """Return what a mode measures in place of one large swarm, by seed: figures of several sizes."""
+    name = f"tests.sim.{mode}.scale"
+    if importlib.util.find_spec(name) is None:
+        return None
+    return getattr(importlib.import_module(name), "measure", None)
 
 
 def run_alone(mode: str, size: Size, seed: int) -> dict[str, Any]:

@@ -83,6 +83,7 @@ k = 2
 hidden = 256
 nodes_to_start = {NODES}
 expert_steps = {NODES * steps}
+expert_rate = 0.4
 snapshot_every_s = 3
 announced_s = 30
 refresh_s = 1

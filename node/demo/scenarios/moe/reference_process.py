@@ -27,7 +27,7 @@ from swarm.data.text import read_run_text
 from swarm.learner.learner import Learner
 from swarm.learner.task import Batch, TextTask
 
-RATES: Final = (0.6, 1.2, 2.0)
+RATES: Final = (1.2, 2.0, 3.0)
 """Times the run's own rate. The best of them is compared with."""
 HELD_OUT: Final = 512
 """Sequences."""

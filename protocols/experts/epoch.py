@@ -1,0 +1,30 @@
+"""Epochs of an expert: which of its hosts, one after the other, is meant.
+
+An epoch counts in its high bits how often the expert has changed hands; its low bits are drawn by the host that takes it. So
+it grows with every change, and no two hosts ever have the same one, nor one host twice, whatever they knew of each other.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+_DRAWN_BITS: Final = 20
+CHANGES_MAX: Final = (1 << 24) - 1
+"""An expert that has changed hands more often than this was made up. Later hosts draw among the last epochs."""
+
+
+def next_epoch(epoch: int, rng: random.Random) -> int:
+    """Return an epoch for the host that takes an expert after this one; 0: nobody has had it."""
+    count = min(changes(epoch) + 1, CHANGES_MAX)
+    return count << _DRAWN_BITS | rng.getrandbits(_DRAWN_BITS)
+
+
+def changes(epoch: int) -> int:
+    """Return how often the expert has changed hands, the first host included; 0 for an epoch that a person chose."""
+    return epoch >> _DRAWN_BITS
+
+
+def plausible(epoch: int) -> bool:
+    """Tell whether an expert may ever come to this epoch."""
+    return changes(epoch) <= CHANGES_MAX

@@ -1,0 +1,40 @@
+"""Which cores the moe seeds must walk through, and which of their branches no seed can take.
+
+A branch that is excused has a unit test instead. This module imports no core: a process marks them before they are imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tests.sim.engine.subject import Measured
+
+_EXPERTS: Final = Path(__file__).parents[3] / "protocols" / "experts"
+_SHELL_ONLY: Final = ("__init__", "messages", "spec", "uid")
+"""Forms and checks of what is sent and configured, and names."""
+
+_NUMBERS: Final = "of the sizes of tensors, which there are none of here"
+_PEOPLE: Final = "for people who ask; nobody does here"
+_WATCHED: Final = "nodes of a run watch whole layers; only a script's trainer forgets prefixes"
+_EXCUSED: Final = {
+    "dispatch.absurd: for (i, size) in enumerate(sizes): yes": _NUMBERS,
+    "dispatch.absurd: for (i, size) in enumerate(sizes): no": _NUMBERS,
+    "dispatch.absurd: if not size <= NORM_FACTOR * usual: yes": _NUMBERS,
+    "dispatch.absurd: if not size <= NORM_FACTOR * usual: no": _NUMBERS,
+    "dispatch.Dispatch.percentiles_s: if len(self._recent) < 2: yes": _PEOPLE,
+    "dispatch.Dispatch.percentiles_s: if len(self._recent) < 2: no": _PEOPLE,
+    "dispatch.Dispatch.hedge_after_s: if len(hosts) < 2 or known is None: no":
+        "two hosts of one epoch are a script's own replicas; in a run no two share one",
+    "search.BeamSearch.__init__: if [len(row) for row in scores] != list(grid.sizes): yes": "a mistake of the caller's",
+    "view.PrefixView.due: for prefix in [p for p, until_s in self._wanted.items() if until_s < now_s]: yes": _WATCHED,
+    "view.PrefixView.due: for prefix in [p for p, of in self._known.items() if p not in self._wanted]: yes": _WATCHED,
+    "view.PrefixView.due: if now_s - self._known[prefix].asked_s > UNUSED_S: yes": _WATCHED,
+    "view.PrefixView.due: if now_s - self._known[prefix].asked_s > UNUSED_S: no": _WATCHED,
+}  # fmt: skip
+"""Name of a branch -> why no seed can take it."""
+
+MEASURED: Final = Measured(
+    {f"protocols.experts.{path.stem}": path for path in sorted(_EXPERTS.glob("*.py")) if path.stem not in _SHELL_ONLY},
+    _EXCUSED,
+)  # fmt: skip

@@ -1,0 +1,544 @@
+"""One simulated node of a moe run: the real cores, and a few lines in place of tensors, sockets and threads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from protocols.core import DrainWanted
+from protocols.experts.admission import judge_call, judge_gradient
+from protocols.experts.announcements import Announcements
+from protocols.experts.events import (
+    Adopt,
+    Announce,
+    AnswerHandOver,
+    ClaimsSeen,
+    Create,
+    Doubt,
+    Drop,
+    FindSnapshots,
+    HandedOver,
+    HandOverOffered,
+    HandOverTo,
+    Hosted,
+    HostFailed,
+    Left,
+    LookAgain,
+    NewerEpoch,
+    NodesSeen,
+    OffersFound,
+    Probed,
+    ProbePeer,
+    SnapshotKept,
+    Suspected,
+    TakeSnapshot,
+)
+from protocols.experts.lookups import LookUps
+from protocols.experts.messages import (
+    Alive,
+    HandOver,
+    Keep,
+    Kept,
+    Message,
+    Probe,
+    SnapshotOffer,
+    Snapshots,
+    SnapshotWanted,
+    Taken,
+)
+from protocols.experts.placement import Placement
+from protocols.experts.shelf import Shelf
+from protocols.experts.uid import ExpertUID, Prefix
+from protocols.experts.view import HostStatement, PrefixView
+from protocols.ids import PeerID
+from tests.sim.engine.compute import SimCompute
+from tests.sim.engine.peer import SimPeer
+from tests.sim.moe.asking import REFUSED, ControlCall, ExpertCall, FetchCall
+from tests.sim.moe.notes import (
+    Asked,
+    ExpertStepped,
+    Faulted,
+    HostingBegun,
+    HostingEnded,
+    LookBegun,
+    SnapshotStored,
+)
+from tests.sim.moe.records import Record
+from tests.sim.moe.state import Held, HostedExpert, State, is_signed, offer_of
+from tests.sim.moe.trainer import Search, Trainer
+
+if TYPE_CHECKING:
+    from tests.sim.moe.liar import LyingNode
+    from tests.sim.moe.world import MoeWorld
+
+FRESH_S: Final = 2.0
+_LOOK_S: Final = 0.5
+"""Between two looks whether anything is due; the daemon looks more often."""
+_NODES_S: Final = 5.0
+_FIRST_NODES_S: Final = 1.0
+_WRITE_AGAIN_S: Final = 2.0
+_PROBES: Final = 2
+_FAREWELL_S: Final = 2.0
+
+
+class MoePeer(SimPeer):
+    """A node: its cores, the experts that run here, and the snapshots that are kept here.
+
+    Args:
+      room: experts that it is willing to host.
+      trains: it sends batches to experts.
+    """
+
+    world: MoeWorld
+
+    def __init__(self, world: MoeWorld, peer_id: PeerID, *, room: int, trains: bool) -> None:
+        super().__init__(world, peer_id)
+        self.room = room
+        self.trains = trains
+        self.lies: LyingNode | None = None
+
+    # --- life ---
+
+    def boot(self, saved: None) -> None:
+        """Begin with nothing: nothing is kept on a disk."""
+        world = self.world
+        self.view = PrefixView(fresh_s=FRESH_S)
+        self.view.own(self.peer_id, {})
+        for grid in world.watched:
+            self.view.want(grid.prefixes())
+        self.looks = LookUps(self.view)
+        self.searches: list[Search] = []
+        self.announcements = Announcements()
+        self.shelf = Shelf()
+        self.compute = SimCompute(self)
+        self.experts: dict[ExpertUID, HostedExpert] = {}
+        self.own: dict[ExpertUID, Held] = {}
+        self.kept: dict[ExpertUID, State] = {}
+        self.rooms: dict[PeerID, int] = {}
+        self._handing: dict[ExpertUID, Callable[[Any], None]] = {}
+        self.core = Placement(
+            self.peer_id,
+            world.uids,
+            self.room,
+            world.keepers,
+            world.snapshot_every_s,
+            random.Random(self.rng.getrandbits(64)),
+            nodes_to_start=world.nodes_to_start,
+        )
+        self.begin(self.core)
+        self.trainer = Trainer(self) if self.trains else None
+        self._see_nodes()
+        self._look_again()
+        self._renew()
+
+    def leave_in_order(self) -> None:
+        self.feed(DrainWanted(self.now_s))
+        self.later(self.world.drain_s, self.gone)
+
+    def take(self, source: PeerID, message: Any) -> None:
+        raise TypeError("nodes of a moe run only call each other")
+
+    def crash(self) -> None:
+        for expert in self.experts.values():
+            self.note(HostingEnded(expert.uid, expert.epoch))
+        self.experts = {}
+        super().crash()
+
+    def feed(self, event: Any) -> None:
+        self.drive(self.core, event)
+
+    def note(self, what: object) -> None:
+        self.world.watch.see(self, what)
+
+    def suspect(self, peer: PeerID) -> None:
+        """A call could not reach it."""
+        if peer != self.peer_id:
+            self.feed(Suspected(self.now_s, peer))
+
+    # --- the directory ---
+
+    def _see_nodes(self) -> None:
+        """Look who takes part, again and again."""
+        directory = self.world.directory
+        if directory.available:
+            peers = self.world.peers
+            self.rooms = {
+                peer: peers[peer].room
+                for peer in directory.members()
+                if peer != self.peer_id and peer in peers
+            }
+            self.feed(NodesSeen(self.now_s, dict(self.rooms)))
+        begun = any(memory.epoch for memory in self.core._memory.values())
+        self.later(_NODES_S if begun else _FIRST_NODES_S, self._see_nodes)
+
+    def _look_again(self) -> None:
+        self.look()
+        self.later(_LOOK_S, self._look_again)
+
+    def look(self) -> None:
+        """Look up what is due or asked for."""
+        for prefix in self.looks.begin(self.now_s):
+            self.note(LookBegun(prefix))
+            self.later(self.world.look_up_s(), self._looked_up, prefix, self.now_s)
+
+    def _looked_up(self, prefix: Prefix, asked_s: float) -> None:
+        statements = None
+        if self.world.directory.available:
+            records = self.world.records.look(prefix)
+            if any(record.peer == self.peer_id for record in records):
+                self._found_own(prefix)
+            statements = [self._statement(record) for record in records]
+        over = self.looks.ended(prefix, statements, asked_s=asked_s)
+        for search in tuple(self.searches):
+            search.proceed()
+        self.look()
+        if over:
+            self.see_claims()
+
+    def _statement(self, record: Record) -> HostStatement:
+        left_s = record.expires_s - self.world.clock.now_s
+        return HostStatement(record.peer, record.stated, self.now_s + left_s, record.issued_s)
+
+    def _found_own(self, prefix: Prefix) -> None:
+        if self.announcements.found(prefix):
+            self._write()
+
+    def see_claims(self) -> None:
+        """Tell the core what the directory has said."""
+        if not self.view.complete(self.world.watched):
+            return
+        claims = {}
+        for uid in self.world.uids:
+            found = [
+                claim for claim in self.view.claims(uid, self.now_s) if claim.peer != self.peer_id
+            ]
+            if found:
+                claims[uid] = found
+        self.feed(ClaimsSeen(self.now_s, claims))
+
+    def _write(self) -> None:
+        directory, records = self.world.directory, self.world.records
+        changes = self.announcements.changes()
+        if changes and not directory.available:
+            self.later(_WRITE_AGAIN_S, self._write)
+            return
+        for prefix, value in changes:
+            records.write(self.peer_id, prefix, value)
+            self.announcements.wrote(prefix, value)
+
+    def _renew(self) -> None:
+        """Records are written again before they expire."""
+        records = self.world.records
+        if self.world.directory.available:
+            for prefix, value in self.announcements.written.items():
+                records.write(self.peer_id, prefix, value)
+        self.later(records.lifetime_s / 3, self._renew)
+
+    # --- what the core says ---
+
+    def do(self, effect: Any) -> None:
+        if isinstance(effect, Create | Adopt | Drop | HandOverTo | FindSnapshots):
+            self.world.log(f"{self.name} {effect}")
+        match effect:
+            case Create(uid, epoch, _):
+                self._host(uid, epoch, None)
+            case FindSnapshots(uid, nodes):
+                self._find_snapshots(uid, nodes)
+            case Adopt(uid, epoch, offer, donors):
+                self._adopt(uid, epoch, offer, donors)
+            case AnswerHandOver(uid):
+                self._answer_hand_over(uid, taken=False)
+            case Drop(uid, reason):
+                self._drop(uid, superseded=reason == "superseded")
+            case TakeSnapshot(uid, epoch, keepers):
+                self._snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
+            case HandOverTo(uid, _, peer):
+                self._hand_over(uid, peer)
+            case ProbePeer(peer):
+                self._probe(peer, _PROBES)
+            case LookAgain(uid):
+                self.looks.hurry(uid.prefixes[-1:], self.now_s)
+                self.look()
+            case Doubt(peer):
+                self.view.doubt(peer)
+                self.later(0.0, self.see_claims)
+            case Announce(experts):
+                self.view.own(self.peer_id, dict(experts))
+                self.announcements.announce(dict(experts))
+                self._write()
+            case Left():
+                self.later(self.world.scaled(_FAREWELL_S) * self.rng.random(), self.gone)
+            case _:
+                super().do(effect)
+
+    # --- hosting ---
+
+    def _host(self, uid: ExpertUID, epoch: int, state: State | None) -> None:
+        self.compute.submit(
+            self.world.build_s * self.slowness,
+            lambda: True,
+            partial(self._built, uid, epoch, state),
+        )
+
+    def _built(self, uid: ExpertUID, epoch: int, state: State | None, done: bool) -> None:
+        version = state.version if state is not None else 0
+        forged = state is not None and state.forged
+        self.experts[uid] = HostedExpert(uid, epoch, version, forged=forged)
+        self.note(HostingBegun(uid, epoch, state))
+        self.world.log(f"{self.name} hosts {uid} in epoch {epoch} from {state}")
+        self.feed(Hosted(self.now_s, uid, epoch))
+        self._answer_hand_over(uid, taken=uid in self.experts)
+
+    def _drop(self, uid: ExpertUID, *, superseded: bool) -> None:
+        expert = self.experts.pop(uid, None)
+        if expert is not None:
+            self.note(HostingEnded(uid, expert.epoch))
+        held = self.own.pop(uid, None)
+        if held is not None and superseded and self.shelf.put_own(uid, held.offer):
+            self.kept[uid] = held.state
+
+    def _adopt(
+        self, uid: ExpertUID, epoch: int, offer: SnapshotOffer, donors: Sequence[PeerID]
+    ) -> None:
+        kept = self.shelf.offers.get(uid)
+        if kept is not None and kept.root == offer.root:
+            self._host(uid, epoch, self.kept[uid])
+            return
+        left = [donor for donor in donors if donor != self.peer_id]
+
+        def fetched(state: State | None) -> None:
+            if state is not None and state.root == offer.root:
+                self._host(uid, epoch, state)
+            else:
+                next_one()
+
+        def next_one() -> None:
+            if left:
+                FetchCall(self, left.pop(0), uid, offer.version, fetched).begin(self.world.keep_s)
+            else:
+                self.feed(HostFailed(self.now_s, uid))
+                self._answer_hand_over(uid, taken=False)
+
+        next_one()
+
+    def snapshot_at(self, uid: ExpertUID, version: int) -> State | None:
+        """Return what the service `state` gives."""
+        if self.lies is not None and (lie := self.lies.snapshot(uid, version)) is not None:
+            return lie
+        held, kept, expert = self.own.get(uid), self.kept.get(uid), self.experts.get(uid)
+        if held is not None and held.state.version == version:
+            return held.state
+        if kept is not None and kept.version == version:
+            return kept
+        return expert.state if expert is not None and expert.version == version else None
+
+    # --- snapshots ---
+
+    def _snapshot(self, uid: ExpertUID, then: Callable[[Held | None], None]) -> None:
+        """Take the state on the compute thread, after what waits there."""
+
+        def taken(done: bool) -> None:
+            expert = self.experts.get(uid)
+            if expert is None:
+                then(None)
+                return
+            held = self.own.get(uid)
+            if held is None or held.state != expert.state:
+                held = self.own[uid] = Held(offer_of(expert.state, self.peer_id), expert.state)
+            then(held)
+
+        self.compute.submit(self.world.step_s * self.slowness, lambda: True, taken)
+
+    def _send_to_keepers(
+        self, uid: ExpertUID, epoch: int, keepers: Sequence[PeerID], held: Held | None
+    ) -> None:
+        if held is None or held.offer.epoch != epoch:
+            return
+        left, kept = list(keepers), 0
+
+        def answered(answer: Any) -> None:
+            nonlocal kept
+            kept += isinstance(answer, Kept) and answer.kept
+            next_one()
+
+        def next_one() -> None:
+            if left:
+                self._ask(left.pop(0), Keep(held.offer), self.world.keep_s, answered)
+            else:
+                self.feed(SnapshotKept(self.now_s, uid, kept))
+
+        next_one()
+
+    def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
+        offers: list[tuple[PeerID, SnapshotOffer]] = []
+        silent: list[PeerID] = []
+        left = len(nodes)
+
+        def answered(node: PeerID, answer: Any) -> None:
+            nonlocal left
+            left -= 1
+            if answer is None:
+                silent.append(node)
+            elif isinstance(answer, Snapshots) and answer.offer is not None:
+                if answer.offer.uid == str(uid) and is_signed(answer.offer):
+                    offers.append((node, answer.offer))
+                else:
+                    self.note(Faulted(node, "offered a snapshot that its host did not sign"))
+            if left == 0:
+                found()
+
+        def found() -> None:
+            if uid in self.shelf.offers:
+                offers.append((self.peer_id, self.shelf.offers[uid]))
+            self.feed(OffersFound(self.now_s, uid, tuple(offers), tuple(silent)))
+
+        for node in nodes:
+            self._ask(node, SnapshotWanted(str(uid)), self.world.ask_s, partial(answered, node))
+        if not nodes:
+            self.later(0.0, found)
+
+    # --- leaving, and who is there ---
+
+    def _hand_over(self, uid: ExpertUID, peer: PeerID) -> None:
+        expert = self.experts.get(uid)
+        if expert is None:
+            self.later(0.0, self.feed, HandedOver(self.now_s, uid, False))
+            return
+        expert.frozen = True
+
+        def answered(answer: Any) -> None:
+            expert.frozen = False
+            taken = isinstance(answer, Taken) and answer.taken
+            self.feed(HandedOver(self.now_s, uid, taken))
+
+        def snapped(held: Held | None) -> None:
+            if held is None:
+                answered(None)
+            else:
+                self._ask(peer, HandOver(held.offer), self.world.keep_s, answered)
+
+        self._snapshot(uid, snapped)
+
+    def _probe(self, peer: PeerID, tries: int) -> None:
+        def answered(answer: Any) -> None:
+            if not isinstance(answer, Alive) and tries > 1:
+                self._probe(peer, tries - 1)
+            else:
+                self.feed(Probed(self.now_s, peer, isinstance(answer, Alive)))
+
+        self._ask(peer, Probe(), self.world.probe_s, answered)
+
+    def _ask(
+        self, peer: PeerID, message: Message, deadline_s: float, done: Callable[[Any], None]
+    ) -> None:
+        def ended(answer: Any) -> None:
+            if answer is None and not isinstance(message, Probe):
+                self.suspect(peer)
+            done(answer)
+
+        self.note(Asked(peer, message))
+        ControlCall(self, peer, message, ended).begin(deadline_s)
+
+    # --- what others ask ---
+
+    def answer(self, source: PeerID, message: Message, reply: Callable[[Any], None]) -> None:
+        """Answer one message of the service `experts`."""
+        match message:
+            case Probe():
+                reply(Alive())
+            case SnapshotWanted(text):
+                kept = self.shelf.offers.get(ExpertUID.from_text(text))
+                if self.lies is not None:
+                    kept = self.lies.offer(ExpertUID.from_text(text), kept)
+                reply(Snapshots(kept))
+            case Keep(offer):
+                self._keep(source, offer, reply)
+            case HandOver(offer):
+                self._take_over(source, offer, reply)
+
+    def _offered(self, source: PeerID, offer: SnapshotOffer) -> ExpertUID | None:
+        """Check what a host says of its own expert."""
+        uid = ExpertUID.from_text(offer.uid)
+        if uid not in self.core._memory or offer.host != source or not is_signed(offer):
+            self.note(Faulted(source, "an offer of no expert of its own"))
+            return None
+        return uid
+
+    def _keep(self, source: PeerID, offer: SnapshotOffer, reply: Callable[[Any], None]) -> None:
+        uid = self._offered(source, offer)
+        if uid is None:
+            reply(REFUSED)
+            return
+        verdict = self.shelf.judge(uid, offer, self.view.hosts(uid, self.now_s))
+        if verdict != "fetch":
+            reply(REFUSED if verdict == "overtaken" else Kept(verdict == "kept"))
+            return
+
+        def fetched(state: State | None) -> None:
+            good = state is not None and state.root == offer.root
+            if state is not None and good:
+                if self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s)):
+                    self.kept[uid] = state
+                self.note(SnapshotStored(uid, state))
+            reply(Kept(good))
+
+        FetchCall(self, source, uid, offer.version, fetched).begin(self.world.keep_s)
+
+    def _take_over(
+        self, source: PeerID, offer: SnapshotOffer, reply: Callable[[Any], None]
+    ) -> None:
+        uid = self._offered(source, offer)
+        if uid is None or uid in self._handing:
+            reply(REFUSED)
+            return
+        self._handing[uid] = reply
+        self.feed(HandOverOffered(self.now_s, source, offer, uid))
+
+    def _answer_hand_over(self, uid: ExpertUID, *, taken: bool) -> None:
+        reply = self._handing.pop(uid, None)
+        if reply is not None:
+            reply(Taken(taken))
+
+    def compute_for(self, call: ExpertCall) -> None:
+        """Take a forward or backward call."""
+        expert = self.experts.get(call.uid)
+        verdict = judge_call(
+            expert.epoch if expert is not None else None,
+            call.epoch,
+            frozen=expert is not None and expert.frozen,
+        )
+        if verdict == "adopted":
+            self.feed(NewerEpoch(self.now_s, call.uid, call.epoch))
+        if verdict != "taken" or expert is None:
+            call.answer("draining" if verdict == "draining" else "not-here")
+            return
+        if call.version is not None:
+            staleness_max = self.world.staleness_max
+            verdict = judge_gradient(
+                expert.epoch, expert.version, asked_epoch=call.epoch,
+                asked_version=call.version, staleness_max=staleness_max,
+            )  # fmt: skip
+        if verdict != "taken":
+            call.answer(verdict)
+        elif self.compute.full or self.happens(self.world.busy):
+            call.answer("busy")
+        else:
+            seconds = self.world.step_s * self.slowness
+            self.compute.submit(seconds, call.wanted, partial(self._computed, call, expert))
+
+    def _computed(self, call: ExpertCall, expert: HostedExpert, done: bool) -> None:
+        if not done:
+            return
+        if self.lies is not None and self.happens(0.1):
+            call.answer("wrong")
+            return
+        if call.version is not None:
+            expert.version += 1
+            if self.experts.get(expert.uid) is expert:
+                self.note(ExpertStepped(expert.uid, expert.epoch, expert.version, call.known_epoch))
+        call.answer((expert.epoch, expert.version))
+
+    def happens(self, rate: float) -> bool:
+        return rate > 0 and self.rng.random() < rate

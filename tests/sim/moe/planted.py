@@ -1,0 +1,260 @@
+"""Mistakes in the experts' cores that a hurried change could bring in, one at a time, each with the checker that catches it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from typing import Any, Final
+
+from protocols.experts import placement
+from protocols.experts.admission import judge_call
+from protocols.experts.announcements import Announcements
+from protocols.experts.epoch import next_epoch
+from protocols.experts.events import Adopt, AnswerHandOver, Drop, Left, ProbePeer
+from protocols.experts.lookups import LookUps
+from protocols.experts.placement import Placement
+from protocols.experts.search import BeamSearch, Found
+from protocols.experts.shelf import Shelf
+from protocols.experts.view import PrefixView
+from tests.sim.engine.subject import Planted
+from tests.sim.moe import peer as shell
+from tests.sim.moe.checkers import (
+    Bounded,
+    CopiesAreClose,
+    ExpertsSettle,
+    FindsOnlyTheLiving,
+    FindsTheBest,
+    FindsWhatIsThere,
+    HandOverLosesNothing,
+    KeptIsGenuine,
+    NobodyHonestBlamed,
+    NoOlderSteps,
+    NothingIsLost,
+    OneHostPerEpoch,
+    OneHostSoon,
+    OnlyWhatAHostSigned,
+    RoomIsKept,
+    SearchIsQuick,
+    TrafficBounded,
+)
+
+# --- replacements; each is the original with one thing wrong ---
+
+
+def _count_only(epoch: int, rng: Any) -> int:
+    """An epoch counts changes of hands and is not drawn."""
+    return (epoch >> 20) + 1 << 20
+
+
+def _never_overtaken(self: PrefixView, uid: Any, epoch: int, now_s: float) -> bool:
+    """A gradient goes to the copy that it is for, though that has been replaced."""
+    return False
+
+
+def _frozen_steps(epoch: int | None, asked: int, *, frozen: bool) -> str:
+    """An expert steps on while it is handed over."""
+    return _judge_call(epoch, asked, frozen=False)
+
+
+def _keeps_it(self: Placement, uid: Any) -> Any:
+    """Nobody gives way."""
+    return ()
+
+
+def _offers_at_once(self: Placement, event: Any) -> Any:
+    """Who does not answer is taken to have no snapshot."""
+    down, self._down = self._down, set()
+    effects = _offers_found(self, dataclasses.replace(event, silent=()))
+    self._down = down
+    return effects
+
+
+def _everybody_signs(self: Any, offer: Any) -> bool:
+    """The newest offer counts, whoever signed it."""
+    return True
+
+
+def _any_hand_over(self: Placement, peer: Any, offer: Any, uid: Any) -> Any:
+    """An expert is taken from whoever offers it."""
+    if uid not in self._memory or uid in self._busy or uid in self.own or not self._has_room:
+        return [AnswerHandOver(uid)]
+    self._busy[uid] = "take over"
+    return [Adopt(uid, next_epoch(1, self.rng), offer, (peer,))]
+
+
+def _newest_wins(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
+    """A keeper takes whatever seems newer."""
+    kept = self._offers.get(uid)
+    return "fetch" if kept is None or kept.age < offer.age else "old"
+
+
+def _no_snapshot(self: Placement, uid: Any, own: Any) -> Any:
+    """Nobody keeps copies."""
+    return ()
+
+
+def _first_snapshot_only(self: Placement, now_s: float) -> Any:
+    """An expert is copied once."""
+    effects = _snapshots(self, now_s)
+    for own in self.own.values():
+        if own.snapshot_due_s > now_s:
+            own.snapshot_due_s = math.inf
+    return effects
+
+
+def _always_room(self: Placement) -> bool:
+    """A node takes more experts than it has room for."""
+    return True
+
+
+def _handed_over_anyway(self: Placement, now_s: float, uid: Any, taken: bool) -> Any:
+    """An expert whose successor did not answer is dropped."""
+    return _handed_over(self, now_s, uid, True)
+
+
+def _leaves_at_once(self: Placement, now_s: float) -> Any:
+    """Who is told to leave gives nothing away."""
+    return [Left()]
+
+
+def _one_less(self: BeamSearch, view: Any, now_s: float) -> Any:
+    """The best is left out."""
+    step = _proceed(self, view, now_s)
+    return dataclasses.replace(step, uids=step.uids[1:]) if isinstance(step, Found) else step
+
+
+def _patient(self: BeamSearch, view: Any, now_s: float) -> Any:
+    """A search waits for every look."""
+    self.until_s = math.inf
+    return _proceed(self, view, now_s)
+
+
+def _never_expires(self: PrefixView, statement: Any, now_s: float) -> bool:
+    """A record counts for ever."""
+    return bool(statement.peer != self._me)
+
+
+def _learn_and_keep(self: PrefixView, prefix: Any, statements: Any, *, asked_s: float) -> None:
+    """What is not in the directory any more is remembered, and renewed for ever."""
+    before = self._known.get(prefix)
+    fresh = {statement.peer: statement for statement in statements}
+    if before is not None:
+        for peer, statement in before.statements.items():
+            fresh.setdefault(peer, dataclasses.replace(statement, until_s=math.inf))
+    _learn(self, prefix, fresh.values(), asked_s=asked_s)
+
+
+def _never_due(self: PrefixView, now_s: float) -> Any:
+    """What is known is not looked up again: an empty prefix stays empty."""
+    return [prefix for prefix in _due(self, now_s) if prefix not in self._known]
+
+
+def _only_once(self: Announcements, experts: Any) -> None:
+    """Only the first expert under a prefix is stated."""
+    stated: dict[Any, Any] = {}
+    for uid, epoch in sorted(experts.items()):
+        stated.setdefault(uid.prefixes[-1], (uid, epoch))
+    _announce(self, dict(stated.values()))
+
+
+def _hurry_again(self: LookUps, prefixes: Any, now_s: float) -> None:
+    """What is asked for twice is looked up twice."""
+    self._hurried.extend(prefixes)
+    self._hurried.extend([*self._view.wanted] * 3)
+
+
+def _begin_all(self: LookUps, now_s: float) -> Any:
+    """A look does not wait for the one before, nor for its time."""
+    begun = [*self._hurried, *self._view.wanted]
+    self._hurried = deque()
+    return begun
+
+
+def _late_blocks(self: LookUps, now_s: float) -> Any:
+    """A look that is late holds up all others of its prefix."""
+    for prefix in self._under_way:
+        self._under_way[prefix] = now_s
+    return _begin(self, now_s)
+
+
+def _suspect_again(self: Placement, now_s: float, peer: Any) -> Any:
+    """Every failed call has its host probed."""
+    return [ProbePeer(peer)]
+
+
+def _all_at_once(self: Placement, now_s: float) -> Any:
+    """Who leaves offers an expert again as soon as it was refused."""
+    self._refused_s.clear()
+    return _hand_over_all(self, now_s)
+
+
+def _remember_all(self: Any, epoch: int, host: Any) -> None:
+    """Every former host is remembered for ever."""
+    self.hosts[host] = epoch
+    self.hosts[bytes(host) + bytes(str(epoch), "ascii")] = epoch
+
+
+def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
+    """An orphan waits for somebody else."""
+    return [] if any(memory.epoch for memory in self._memory.values()) else _take(self, now_s, orphans)  # fmt: skip
+
+
+def _dropped_without_word(self: Placement, uid: Any) -> Any:
+    """Who gives way says nothing to the directory."""
+    del self.own[uid]
+    return [Drop(uid, "superseded")]
+
+
+def _is_one_of_ours(offer: Any) -> bool:
+    """An honest keeper's offers are taken for forged ones."""
+    return bool(offer.epoch % 7)
+
+
+_judge_call = judge_call
+_offers_found = Placement._offers_found
+_snapshots = Placement._snapshots
+_handed_over = Placement._handed_over
+_hand_over_all = Placement._hand_over_all
+_take = Placement._take
+_proceed = BeamSearch.proceed
+_learn = PrefixView.learn
+_due = PrefixView.due
+_announce = Announcements.announce
+_begin = LookUps.begin
+
+SUITE: Final = (
+    Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
+    Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
+    Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
+    Planted("nobody gives way, and all wait", ExpertsSettle, ((Placement, "_give_way", _keeps_it),)),
+    Planted("an orphan is nobody's", OneHostSoon, ((Placement, "_take", _never_takes),)),
+    Planted("a record of who gave way stays", ExpertsSettle, ((Placement, "_give_way", _dropped_without_word),)),
+    Planted("a node takes more than it has room for", RoomIsKept, ((Placement, "_has_room", property(_always_room)),), first_seed=8),
+    Planted("an expert whose successor is silent is dropped", HandOverLosesNothing,
+            ((Placement, "_handed_over", _handed_over_anyway),)),
+    Planted("an expert steps while it is handed over", HandOverLosesNothing, ((shell, "judge_call", _frozen_steps),)),
+    Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),), first_seed=22),
+    Planted("who is silent is taken to have no snapshot", NothingIsLost,
+            ((Placement, "_offers_found", _offers_at_once),), first_seed=13),
+    Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
+            ((placement._Memory, "signed_by_a_host", _everybody_signs),)),
+    Planted("an expert is taken from whoever offers it", OnlyWhatAHostSigned,
+            ((Placement, "_hand_over_offered", _any_hand_over),), first_seed=3),
+    Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),)),
+    Planted("nobody keeps copies", CopiesAreClose, ((Placement, "_snapshot", _no_snapshot),)),
+    Planted("an expert is copied once", CopiesAreClose, ((Placement, "_snapshots", _first_snapshot_only),)),
+    Planted("the best is left out", FindsTheBest, ((BeamSearch, "proceed", _one_less),)),
+    Planted("a search waits for every look", SearchIsQuick, ((BeamSearch, "proceed", _patient),)),
+    Planted("a record counts for ever", FindsOnlyTheLiving,
+            ((PrefixView, "_counts", _never_expires), (PrefixView, "learn", _learn_and_keep)), first_seed=8),
+    Planted("an empty prefix stays empty", FindsWhatIsThere, ((PrefixView, "due", _never_due),)),
+    Planted("only one expert under a prefix is stated", FindsWhatIsThere, ((Announcements, "announce", _only_once),), first_seed=12),
+    Planted("a late look holds up the next ones", ExpertsSettle, ((LookUps, "begin", _late_blocks),)),
+    Planted("looks asked for pile up", Bounded, ((LookUps, "hurry", _hurry_again),)),
+    Planted("every former host is remembered", Bounded, ((placement._Memory, "seen", _remember_all),)),
+    Planted("a look does not wait for the one before", TrafficBounded, ((LookUps, "begin", _begin_all),)),
+    Planted("every failed call has its host probed", TrafficBounded, ((Placement, "_suspected", _suspect_again),)),
+    Planted("who has refused is asked again at once", TrafficBounded, ((Placement, "_hand_over_all", _all_at_once),)),
+    Planted("an honest keeper's offer is taken for forged", NobodyHonestBlamed, ((shell, "is_signed", _is_one_of_ours),)),
+)  # fmt: skip
