@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from protocols.experts.lookups import PATIENCE_S
@@ -109,7 +111,10 @@ class FindsOnlyTheLiving(TenureChecker):
 
 
 class FindsWhatIsThere(TenureChecker):
-    """Once faults have ended, an expert that has been hosted for some time is found by who searches with its score on top."""
+    """Once faults have ended, an expert that has been hosted for some time is found by who searches with its score on top.
+
+    Not one below a prefix that others push out of the beam: a beam search keeps the best prefixes, whatever is below them.
+    """
 
     promise = "finds what is there"
 
@@ -140,6 +145,8 @@ class FindsWhatIsThere(TenureChecker):
         for (uid, _), since_s in self._stated_s.items():
             if uid not in note.grid or uid in note.found or now_s - since_s < _SEEN_S:
                 continue
+            if _is_pushed_out(note, uid):
+                continue
             if len(note.found) < note.beam or _score(note, uid) > worst:
                 raise self.broken(f"{peer.name} missed {uid}, hosted for {now_s - since_s:.0f} s")
 
@@ -147,5 +154,19 @@ class FindsWhatIsThere(TenureChecker):
         return self._up_s.setdefault(life_of(peer), self.world.clock.now_s)
 
 
+def _is_pushed_out(note: SearchEnded, uid: ExpertUID) -> bool:
+    """Tell whether a prefix of it may not be among the `beam` best: so many others have higher scores."""
+    for prefix in uid.prefixes:
+        own = _score_of(note, prefix.place)
+        places = itertools.product(*map(range, note.grid.sizes[: len(prefix.place)]))
+        if sum(_score_of(note, place) > own for place in places) >= note.beam:
+            return True
+    return False
+
+
 def _score(note: SearchEnded, uid: ExpertUID) -> float:
-    return sum(note.scores[index][u] for index, u in enumerate(uid.place))
+    return _score_of(note, uid.place)
+
+
+def _score_of(note: SearchEnded, place: Sequence[int]) -> float:
+    return sum(note.scores[index][u] for index, u in enumerate(place))
