@@ -507,8 +507,11 @@ class ExpertKeeper:
     async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
         """Fetch a snapshot and keep it, in place of an older one."""
         uid = self._offer_untrusted(peer, offer)
-        verdict = self._shelf.judge(uid, offer, self._hosts(uid))
+        hosts = self._hosts(uid)
+        verdict = self._shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
+            for claim in hosts[:1]:  # it may be dead, and the directory not know it yet
+                self.suspect(claim.peer)
             raise Refusal("overtaken", "the directory names another host of that expert")
         if verdict != "fetch":
             return verdict == "kept"

@@ -471,7 +471,11 @@ class MoePeer(SimPeer):
         if uid is None:
             reply(REFUSED)
             return
-        verdict = self.shelf.judge(uid, offer, self.view.hosts(uid, self.now_s))
+        hosts = self.view.hosts(uid, self.now_s)
+        verdict = self.shelf.judge(uid, offer, hosts)
+        if verdict == "overtaken":
+            for claim in hosts[:1]:
+                self.suspect(claim.peer)
         if verdict != "fetch":
             reply(REFUSED if verdict == "overtaken" else Kept(verdict == "kept"))
             return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from protocols.experts.lookups import PATIENCE_S
-from protocols.experts.uid import ExpertUID, Prefix
+from protocols.experts.uid import ExpertUID, Place, Prefix
 from tests.sim.engine.checker import on
 from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
 from tests.sim.moe.notes import HostingEnded, SearchEnded
@@ -23,9 +23,10 @@ _SEEN_S: Final = 25.0
 
 
 class FindsTheBest(Checker):
-    """A search that got all its answers finds, of all experts that its view knows, those with the highest scores.
+    """A search that got all its answers finds what a beam search over all that its view knows finds, the best first.
 
-    So it must where its beam holds all prefixes; where it is narrower, it finds some that are alive.
+    Where the beam holds all prefixes these are the experts with the highest scores of all. A search that did without some
+    answers finds experts that its view knows.
     """
 
     promise = "finds the best"
@@ -33,15 +34,35 @@ class FindsTheBest(Checker):
     @on(SearchEnded)
     def found(self, peer: MoePeer, note: SearchEnded) -> None:
         alive = self._alive(peer, note)
-        best = sorted(alive, key=lambda uid: -_score(note, uid))[: note.beam]
-        narrow = len(note.grid) // note.grid.sizes[-1] > note.beam
-        if not note.in_time or narrow:
+        if not note.in_time:
             if not set(note.found) <= set(alive):
                 raise self.broken(f"{peer.name} found experts that its view does not know")
-        elif sorted(best) != sorted(note.found):
+            return
+        best = self._best(peer, note)
+        if best != list(note.found):
             raise self.broken(
                 f"{peer.name} found {[str(u) for u in note.found]}; the best alive are {[str(u) for u in best]}"
             )
+
+    def _best(self, peer: MoePeer, note: SearchEnded) -> list[ExpertUID]:
+        """Search all that the view knows: of each length keep the best prefixes under which something is alive."""
+        layer, sizes = note.grid.layer, note.grid.sizes
+        kept: list[Place] = [()]
+        if len(sizes) > 1:
+            first = [(u,) for u in range(sizes[0])]
+            kept = _top(note, [place for place in first if self._children(peer, note, place)])
+        for _ in sizes[1:] or sizes:
+            below = [(*place, u) for place in kept for u in self._children(peer, note, place)]
+            kept = _top(note, below)
+        return [ExpertUID(layer, place) for place in kept]
+
+    def _children(self, peer: MoePeer, note: SearchEnded, place: Place) -> list[int]:
+        layer, size = note.grid.layer, note.grid.sizes[len(place)]
+        if len(place) < len(note.grid.sizes) - 1:
+            prefix = Prefix(layer, place)
+            return [u for u in range(size) if self._listed(peer, prefix, u)]
+        uids = [ExpertUID(layer, (*place, u)) for u in range(size)]
+        return [uid.place[-1] for uid in uids if peer.view.claims(uid, peer.now_s)]
 
     def _alive(self, peer: MoePeer, note: SearchEnded) -> list[ExpertUID]:
         """Return every expert of a layer that the view has a claim for and, prefix by prefix, a way to."""
@@ -49,17 +70,20 @@ class FindsTheBest(Checker):
             uid
             for uid in note.grid.uids()
             if peer.view.claims(uid, peer.now_s)
-            and all(self._listed(peer, prefix, uid) for prefix in uid.prefixes[:-1])
+            and all(
+                self._listed(peer, prefix, uid.place[len(prefix.place)])
+                for prefix in uid.prefixes[:-1]
+            )
         ]
 
-    def _listed(self, peer: MoePeer, prefix: Prefix, uid: ExpertUID) -> bool:
+    def _listed(self, peer: MoePeer, prefix: Prefix, coordinate: int) -> bool:
         view, depth = peer.view, len(prefix.place)
         own = {(of.layer, of.place[: depth + 1]) for of in peer.core.hosting}
-        if (uid.layer, uid.place[: depth + 1]) in own:
+        if (prefix.layer, (*prefix.place, coordinate)) in own:
             return True
         known = view._known.get(prefix)
         return known is not None and any(
-            line.coordinate == uid.place[depth]
+            line.coordinate == coordinate
             for peer_id, of in known.statements.items()
             if of.until_s > peer.now_s
             and peer_id != peer.peer_id
@@ -164,9 +188,13 @@ def _is_pushed_out(note: SearchEnded, uid: ExpertUID) -> bool:
     return False
 
 
+def _top(note: SearchEnded, places: Iterable[Place]) -> list[Place]:
+    return sorted(places, key=lambda place: -_score_of(note, place))[: note.beam]
+
+
 def _score(note: SearchEnded, uid: ExpertUID) -> float:
     return _score_of(note, uid.place)
 
 
-def _score_of(note: SearchEnded, place: Sequence[int]) -> float:
+def _score_of(note: SearchEnded, place: Place) -> float:
     return sum(note.scores[index][u] for index, u in enumerate(place))
