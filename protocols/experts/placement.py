@@ -366,7 +366,9 @@ class Placement:
             default=None,
         )
         missing_s = event.now_s - memory.missing_since_s
-        unheard = event.silent or (missing_s < GIVE_UP_S and self._rooms.keys() - memory.up)
+        # A snapshot that was offered once, and could not be had, is worth the longer wait.
+        wait_s = SILENT_S if memory.failures else GIVE_UP_S
+        unheard = event.silent or (missing_s < wait_s and self._rooms.keys() - memory.up)
         silent = missing_s >= SILENT_S
         if not silent and unheard and not (best and memory.is_newest(best)):
             del self._busy[uid]  # they may have a newer one: ask again

@@ -273,6 +273,20 @@ def test_a_snapshot_that_could_not_be_fetched_is_tried_again_for_minutes() -> No
         placement.handle(HostFailed(now_s, UID))
 
 
+def test_who_is_down_is_waited_for_for_minutes_when_a_snapshot_was_offered_once() -> None:
+    placement, only = core(), ((OTHER, offer(3, 40, OTHER)),)
+    placement.handle(NodesSeen(0.0, {OTHER: 0}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    placement.handle(OffersFound(4.0, UID, only))
+    placement.handle(HostFailed(5.0, UID))
+    placement.handle(Probed(6.0, OTHER, alive=False))
+    for now_s, gives_up in ((62.0, False), (182.0, True)):
+        placement.handle(Tick(now_s))
+        assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
+
+
 def test_a_snapshot_that_takes_long_holds_up_the_next_one() -> None:
     placement = core()
     placement.handle(NodesSeen(0.0, {OTHER: 0}))
