@@ -63,7 +63,7 @@ class FetchCall(Call):
     def serve(self, target: MoePeer) -> None:
         target.later(
             target.world.fetch_s * target.slowness,
-            lambda: self.answer(target.snapshot_at(self.offer)),
+            lambda: self.answer(target.snapshot_at(self.offer, self.asker)),
         )
 
     def answered(self, what: State | None) -> None:

@@ -58,9 +58,15 @@ class LyingNode:
         ]
         return self._rng.choice(lies)
 
-    def snapshot(self, uid: ExpertUID, version: int) -> State | None:
-        """Answer who fetches one."""
-        return State(uid, 3, version, forged=True) if self._rng.random() < 0.7 else None
+    def snapshot(self, offer: SnapshotOffer, asker: MoePeer) -> State | None:
+        """Answer who fetches one: a keeper of another's with what was signed, all others mostly with something else."""
+        uid = ExpertUID.from_text(offer.uid)
+        if self._rng.random() >= 0.7:
+            return None
+        kept = asker.shelf.offers.get(uid)
+        tempted = kept is not None and kept.host != offer.host and uid not in asker.core._busy
+        epoch = offer.epoch if tempted else 3
+        return State(uid, epoch, offer.version, forged=True)
 
     # --- what nobody asked for ---
 

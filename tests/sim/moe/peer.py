@@ -323,10 +323,10 @@ class MoePeer(SimPeer):
 
         next_one()
 
-    def snapshot_at(self, offer: SnapshotOffer) -> State | None:
+    def snapshot_at(self, offer: SnapshotOffer, asker: MoePeer) -> State | None:
         """Return what the service `state` gives."""
         uid = ExpertUID.from_text(offer.uid)
-        if self.lies is not None and (lie := self.lies.snapshot(uid, offer.version)) is not None:
+        if self.lies is not None and (lie := self.lies.snapshot(offer, asker)) is not None:
             return lie
         held = self.own.get(uid)
         for state in (held.state if held is not None else None, self.kept.get(uid)):
