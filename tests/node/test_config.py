@@ -37,7 +37,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     special = {"log_level": "debug", "log_format": "json", "memory_max_mb": "512"}
     special |= {"listen": "/ip4/127.0.0.1/tcp/0"}
     special |= {"http_listen": "4002", "transport_metrics_listen": "127.0.0.1:4003"}
-    special |= {"schedule_hours": "22:00-07:00"}
+    special |= {"schedule_hours": "22:00-07:00", "notices": "gcp", "notices_address": "http://x"}
     for key in KEYS:
         text = special.get(key, samples[kind_of(key)])
         loaded = load(environ={**HOME, env_name(key): text})
