@@ -178,7 +178,7 @@ async def serve(
 
 
 async def _serve_http(node: Node, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-    # Loaded where it is wanted: 20 MB.
+    # Loaded where it is wanted: 13 MB.
     from node.http.server import open_server
 
     async with open_server(node) as server:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,30 +19,32 @@ from node.config import Effective, NodeConfig, flag_name
 from node.container import cores_available, memory_limit_bytes
 from node.errors import ConfigError, NodeError, file_error
 from node.files import write_atomically
-from node.forecast import check_fits, memory_free_bytes
+from node.finding import Finding
+from node.forecast import check_fits, forecasts, memory_free_bytes
 from node.http.address import parse_address
 from node.identity import Identity
 from node.limits import raise_descriptor_limit
 from node.membership import Membership, resolve
 from node.p2pd.addresses import check_can_listen
 from node.p2pd.process import find_p2pd
+from node.paths import Paths
 from node.reachability import (
-    Finding,
     connected_addresses,
     dials,
-    disk,
     of_running,
     running_node,
     second_time,
-    versions,
 )
 from node.runfile import check_data, check_wishes, wishes_of
+from protocols.replies import SOFTWARE_VERSION
 from protocols.run import RunSpec
 
 DESCRIPTORS_MIN: Final = 2048
 """768 streams of peers, as many towards p2pd, and room."""
 MEMORY_MIN_BYTES: Final = 1 << 30
 """An idle node takes about a third of it; training the smallest useful stage the rest."""
+DISK_FREE_MIN_BYTES: Final = 1 << 30
+_PACKAGES: Final = ("torch", "trio", "hivemind", "libp2p", "cryptography", "msgpack")
 _WRITTEN_BYTES: Final = 1 << 20
 
 
@@ -53,7 +57,7 @@ def examine(effective: Effective) -> Iterator[Finding]:
     yield _try("identity", lambda: _identity(effective))
     yield _try("transport", lambda: str(find_p2pd()))
     yield _try("torch", _torch)
-    yield versions()
+    yield _versions()
     status = running_node(paths)
     if status is not None:
         yield from of_running(status)  # its ports are taken by itself
@@ -68,7 +72,7 @@ def examine(effective: Effective) -> Iterator[Finding]:
         membership = None
         yield Finding("run", False, error.reason, error.hint)
     spec = membership.spec if membership is not None else None
-    yield disk(config, paths, spec)
+    yield _disk(config, paths, spec)
     if membership is not None:
         yield _try("run", lambda: _run(membership, config))
         yield from _of_run(spec, config)
@@ -141,6 +145,30 @@ def _peers(
                 answering.append(address)
     known_skew = status is not None and status["network"]["clock_skew_seconds"] is not None
     yield from second_time(answering, invite=config.join or None, compare_clock=not known_skew)
+
+
+def _versions() -> Finding:
+    """Name the versions that matter, and miss what is not installed."""
+    found, missing = [f"murmura {SOFTWARE_VERSION}"], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding(
+            "versions", False, f"not installed: {', '.join(missing)}", "run `make setup`"
+        )
+    return Finding("versions", True, ", ".join(found))
+
+
+def _disk(config: NodeConfig, paths: Paths, spec: RunSpec | None) -> Finding:
+    """Compare the room on the disk with what checkpoints will take: of each part one more than are kept, while writing."""
+    free = shutil.disk_usage(paths.state_dir).free
+    largest = max((part.memory_bytes for part in forecasts(spec)), default=0) if spec else 0
+    wanted = max(DISK_FREE_MIN_BYTES, (config.checkpoints_kept + 1) * largest)
+    hint = f"make room, keep fewer with `checkpoints_kept`, or use another disk with --state-dir; {wanted >> 20} MB are wanted"
+    return Finding("disk room", free >= wanted, f"{free >> 20} MB are free", hint)
 
 
 def _network(listen: Sequence[str]) -> Finding:

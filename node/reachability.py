@@ -6,62 +6,21 @@ address. Asking strangers to dial this node back is not done here.
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from node.clock import SKEW_MAX_S
-from node.config import NodeConfig
 from node.control.client import ControlClient
 from node.errors import NodeError
-from node.forecast import forecasts
+from node.finding import Finding
 from node.light.ask import status_of
 from node.paths import Paths
 from protocols.replies import SOFTWARE_VERSION
-from protocols.run import RunSpec
 
-DISK_FREE_MIN_BYTES: Final = 1 << 30
 PEERS_ASKED_MAX: Final = 3
 """Each may take 20 s when it does not answer; one that answers is enough."""
 _DIAL_S: Final = 3.0
-_PACKAGES: Final = ("torch", "trio", "hivemind", "libp2p", "cryptography", "msgpack")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
-
-
-def versions() -> Finding:
-    """Name the versions that matter, and miss what is not installed."""
-    found, missing = [f"murmura {SOFTWARE_VERSION}"], []
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        return Finding(
-            "versions", False, f"not installed: {', '.join(missing)}", "run `make setup`"
-        )
-    return Finding("versions", True, ", ".join(found))
-
-
-def disk(config: NodeConfig, paths: Paths, spec: RunSpec | None) -> Finding:
-    """Compare the room on the disk with what checkpoints will take: of each part one more than are kept, while writing."""
-    free = shutil.disk_usage(paths.state_dir).free
-    largest = max((part.memory_bytes for part in forecasts(spec)), default=0) if spec else 0
-    wanted = max(DISK_FREE_MIN_BYTES, (config.checkpoints_kept + 1) * largest)
-    hint = f"make room, keep fewer with `checkpoints_kept`, or use another disk with --state-dir; {wanted >> 20} MB are wanted"
-    return Finding("disk room", free >= wanted, f"{free >> 20} MB are free", hint)
 
 
 def running_node(paths: Paths) -> dict[str, Any] | None:

@@ -41,6 +41,8 @@ def status_lines(report: dict[str, Any]) -> Iterator[str]:
     yield _resources(report["resources"], report["limits"])
     for address in node["addresses"]:
         yield f"address    {address}"
+    if network.get("http"):
+        yield f"page       http://{network['http']['address']}/"
     yield f"version    {node['version']}, up {duration(node['uptime_seconds'])}, process {node['pid']}"
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server in the node: hypercorn on our listener, in the daemon's own nursery. Loading this module costs 20 MB.
+"""The HTTP server in the node: hypercorn on our listener, in the daemon's own nursery. Loading this module costs 13 MB.
 
 It must not be able to hurt training: connections and requests are bounded, what a request raises ends that request, and
 all answers come from memory.

@@ -13,7 +13,8 @@ import pytest
 from node.config import load
 from node.doctor import examine
 from node.errors import UnavailableError
-from node.reachability import Finding, second_time
+from node.finding import Finding
+from node.reachability import second_time
 from tests.node.cli.samples import STATUS
 from tests.node.runs import sha256_of_text, write_right_run, write_run
 
@@ -77,7 +78,7 @@ def test_room_for_checkpoints_is_compared_with_the_disk(
 ) -> None:
     assert findings(tmp_path)["disk room"].ok
     monkeypatch.setattr(
-        "node.reachability.shutil.disk_usage", lambda path: SimpleNamespace(free=100 << 20)
+        "node.doctor.shutil.disk_usage", lambda path: SimpleNamespace(free=100 << 20)
     )
     full = findings(tmp_path)["disk room"]
     assert not full.ok

@@ -58,7 +58,7 @@ def test_local_commands_import_nothing_heavy(
 
 
 def test_the_daemon_loads_nothing_of_http_before_it_is_asked_to() -> None:
-    """20 MB that most volunteers never use."""
+    """13 MB that most volunteers never use."""
     done = subprocess.run(
         [sys.executable, "-c", "import sys, node.daemon; print(*sys.modules)"],
         capture_output=True,

@@ -57,3 +57,9 @@ def test_keys_of_a_later_daemon_do_not_disturb() -> None:
 )
 def test_durations_are_said_as_people_do(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_node_that_has_a_page_says_where() -> None:
+    report = copy.deepcopy(STATUS)
+    report["network"]["http"] = {"address": "127.0.0.1:4002", "connections": 0}
+    assert "page       http://127.0.0.1:4002/" in list(status_lines(report))

@@ -17,6 +17,7 @@ from tests.node.nodes import World, invite_of, open_world
 from tests.node.runs import write_right_run
 
 NAMES = Path(__file__).parents[1] / "golden" / "metric_names.json"
+SECTIONS = NAMES.with_name("section_keys.json")
 GOSSIP_RUN = """
 name = "g"
 mode = "gossip"
@@ -79,6 +80,8 @@ def test_what_a_mode_declares_is_in_its_status(mode: str, tmp_path: Path) -> Non
         raise AssertionError("unreachable")
 
     section = trio.run(main)
+    # Adding a key: add it to the golden file. Renaming or removing one: raise SCHEMA_VERSION, and say so.
+    assert sorted(section) == json.loads(SECTIONS.read_text())[mode]
     for metric in MODES[mode].metrics:
         value = section[metric.key]
         values = value if isinstance(value, list) else [value]
