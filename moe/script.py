@@ -26,13 +26,7 @@ from moe.server import Expert
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.frames import Limits
-from protocols.run import (
-    AdamWSpec,
-    RunSpec,
-    ScriptDataSpec,
-    ScriptExpertsSpec,
-    TrainingSpec,
-)
+from protocols.run import RunSpec, ScriptExpertsSpec, run_from_plain
 from swarm.endpoints import Endpoint
 from swarm.hosting.optimizers import FlatOptimizer, MakeOptimizer, TorchOptimizer
 from swarm.mode import ExportRefusedError, Progress, RunContext
@@ -46,7 +40,6 @@ if TYPE_CHECKING:
 ROWS_MAX: Final = 1 << 16
 CLIP_NORM: Final = 1.0
 """On the gradient of each step of an expert: anybody in the run may send one."""
-_LOOK_S: Final = 0.05
 
 MakeTorchOptimizer: TypeAlias = Callable[[Any], torch.optim.Optimizer]
 """Parameters -> any optimizer of torch.optim."""
@@ -61,16 +54,22 @@ def experts_run(
       layers: the grid of each layer, such as `{"ffn": (16, 16)}`; an expert there is named `ffn.3.7`.
       width: an expert maps (rows, width) to (rows, width).
       settings: of the `[moe]` table, such as `refresh_s` and `announced_s`.
+    Raises:
+      SchemaError: names what is wrong.
     """
-    grids = {layer: tuple(sizes) for layer, sizes in layers.items()}
-    return RunSpec(
-        name=name,
-        mode=MODE,
-        data=ScriptDataSpec(kind="script"),
-        model=ScriptExpertsSpec(kind="script-experts", width=width, layers=grids),
-        optimizer=AdamWSpec(),  # of no effect: a server brings its own
-        training=TrainingSpec(evaluate_every=0),
-        table=MoeSpec(**settings),
+    return run_from_plain(
+        {
+            "name": name,
+            "mode": MODE,
+            "data": {"kind": "script"},
+            "model": {
+                "kind": "script-experts",
+                "width": width,
+                "layers": {layer: list(sizes) for layer, sizes in layers.items()},
+            },
+            "training": {"evaluate_every": 0},
+            MODE: settings,
+        }
     )
 
 

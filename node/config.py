@@ -25,6 +25,7 @@ from node.http.address import parse_address
 from node.paths import Paths, default_config_file, default_runtime_dir, default_state_dir
 from protocols.addresses import address_problem
 from protocols.invite import dial_problem
+from protocols.pausing import hours_from_text
 from protocols.schema import Range, SchemaError, Size, decode
 
 ENV_PREFIX: Final = "MURMURA_"
@@ -92,6 +93,10 @@ class NodeConfig:
     """Of each part. With fewer than 2 there is none to fall back on."""
     checkpoints_kept_days: Annotated[float, Range(0.01, 36_500.0)] = 30.0
     """Older ones are deleted, but for the newest of all."""
+    schedule_hours: Annotated[tuple[Annotated[str, Size(3, 32)], ...], Size(0, 16)] = ()
+    """Hours of this machine's clock in which the node may train, e.g. 22:00-07:00; outside of them it is paused."""
+    schedule_idle_load: Annotated[float, Range(0.0, 1024.0)] | None = None
+    """Pause while other programs keep more than so many cores busy."""
     http_listen: Annotated[str, Size(0, 64)] = ""
     """A port of loopback, or an IP address and a port: metrics, health and a page. Empty: none; it costs 13 MB."""
     http_hosts: Annotated[tuple[Annotated[str, Size(1, 255)], ...], Size(0, 16)] = ()
@@ -119,6 +124,11 @@ class NodeConfig:
                         f"must be a multiaddr like /ip4/0.0.0.0/tcp/4001: {problem}",
                     )
 
+        for index, text in enumerate(self.schedule_hours):
+            try:
+                hours_from_text(text)
+            except ValueError as error:
+                raise SchemaError(f"schedule_hours[{index}]", str(error)) from error
         for name in ("http_listen", "transport_metrics_listen"):
             _check_http_address(name, getattr(self, name))
 

@@ -10,13 +10,14 @@ looked for, and services of training begin. Leaving is nested: services drain wh
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import trio
 
@@ -43,6 +44,7 @@ from node.membership import Membership, resolve
 from node.network import Network, open_network
 from node.node import Node
 from node.paths import Paths
+from node.pausing import PausingService
 from node.public import serve_public
 from node.runfile import memory_max_bytes
 from node.services import ServiceGroup
@@ -60,6 +62,9 @@ OpenNetwork: TypeAlias = Callable[
 ]
 
 
+_OF_ONE_START: Final = frozenset({"--new-epoch", "--new-swarm"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Startup:
     """What is settled before the event loop runs."""
@@ -72,16 +77,29 @@ class Startup:
 
 
 def run_daemon(effective: Effective, *, new_epoch: bool = False) -> None:
-    """Be a node until it has left. Raises NodeError for what a person can fix; returns after a drained stop."""
+    """Be a node until it has left. Raises NodeError for what a person can fix; returns after a drained stop.
+
+    A node that has let go of everything in order to pause goes on as its own program, started anew in this process.
+    """
     config = effective.config
     logs.set_up(level=config.log_level, style=config.log_format)
     be_nice(config.nice)
     cap_library_threads(config.compute_threads)
     with prepared(effective, new_epoch=new_epoch) as startup:
         try:
-            trio.run(serve, startup)
+            pauses = trio.run(serve, startup)
         except BaseExceptionGroup as group:
             raise what_a_person_can_fix(group) from group
+    if pauses:
+        _start_again()
+
+
+def _start_again() -> NoReturn:
+    """Replace this process by the program it was started with. Flags that are for one start only are left out."""
+    sys.stdout.flush()
+    logging.shutdown()
+    arguments = [word for word in sys.orig_argv[1:] if word not in _OF_ONE_START]
+    os.execv(sys.executable, [sys.orig_argv[0], *arguments])
 
 
 @contextmanager
@@ -112,8 +130,8 @@ async def serve(
     build_services: BuildServices = build_services,
     supervisor: Supervisor | None = None,
     opened: Callable[[Node], None] | None = None,
-) -> None:
-    """Start, work, and leave.
+) -> bool:
+    """Start, work, and leave. True when this node left only to pause.
 
     Args:
       opened: told of the node before READY. Whoever embeds one gives it: then signals and standard output are left alone.
@@ -147,12 +165,14 @@ async def serve(
             if config.http_listen:
                 await infrastructure.start(_serve_http, node)
             if opened is not None:
+                node.pausing.embedded = True
                 opened(node)
             _say_ready(node, supervisor, aloud=opened is None)
             await _work(node, supervisor, build_services)
             infrastructure.cancel_scope.cancel()
     if node is not None and node.fatal is not None:
         raise node.fatal
+    return life.starts_again
 
 
 async def _serve_http(node: Node, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
@@ -190,6 +210,7 @@ def assemble(startup: Startup, life: NodeLife, network: Network, rng: random.Ran
         rng=rng,
         services=ServiceGroup(rng),
         checkpoints=Checkpoints(config, membership.folder, membership.run_id),
+        pausing=PausingService(config, startup.effective.paths.state_dir, life),
         memory=MemoryLimit(memory_max_bytes(config)),
         descriptors_max=startup.descriptors_max,
         new_epoch=startup.new_epoch,
@@ -231,12 +252,13 @@ def _say_ready(node: Node, supervisor: Supervisor, *, aloud: bool) -> None:
 async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> None:
     """Run the services until the node is asked to leave, then let them drain."""
     async with trio.open_nursery() as services:
-        for service in (*node.network.services, Joining(node), node.checkpoints):
+        for service in (*node.network.services, node.pausing, Joining(node), node.checkpoints):
             services.start_soon(node.services.keep_running, service)
         starter = TrainingStarter(node, services, build)
         services.start_soon(node.services.keep_running, starter)
         await node.life.drain_asked.wait()
-        supervisor.stopping(node.life.drain_s)
+        if not node.life.starts_again:
+            supervisor.stopping(node.life.drain_s)
         began_s = trio.current_time()
         await node.services.drain(node.life.drain_s)
         log.info("drained: after_s=%.2f", trio.current_time() - began_s)
@@ -256,7 +278,7 @@ async def _watch_signals(life: NodeLife, *, task_status: Any = trio.TASK_STATUS_
         task_status.started()
         async for number in received:
             name = signal.Signals(number).name
-            if not life.drain_asked.is_set():
+            if not life.drain_asked.is_set() or life.starts_again:
                 life.drain(name)
             elif number != signal.SIGHUP:
                 life.leave(f"{name} again")

@@ -179,6 +179,7 @@ class Joining:
         return node.run_known.is_set() and node.life.snapshot.state in (
             LifeState.SYNCING,
             LifeState.SERVING,
+            LifeState.PAUSED,
         )
 
     async def _dial(self, address: str, limiter: trio.CapacityLimiter) -> None:

@@ -21,8 +21,10 @@ from protocols.life import (
     Life,
     LifeSnapshot,
     LifeState,
+    Paused,
     PeersCounted,
     Redial,
+    Resumed,
     Started,
     Synced,
 )
@@ -52,6 +54,8 @@ class NodeLife:
         self.drain_asked = trio.Event()
         self.drain_s = drain_s
         """Seconds the drain may take; a `drain` command may have set another number than the settings."""
+        self.starts_again = False
+        """It drains only to pause: the process goes on as a new one, unless it is asked to leave meanwhile."""
         self.leave_asked = trio.Event()
         self.redial = trio.Event()
         """Set when everybody we know should be dialled at once; the joining service replaces it by a new one."""
@@ -93,10 +97,24 @@ class NodeLife:
         """How many live connections there are; reported regularly, since isolation is an absence."""
         self._handle(PeersCounted(trio.current_time(), count))
 
+    def paused(self, reason: str) -> None:
+        """The owner has the machine. Reported again and again, also when nothing changes."""
+        self._handle(Paused(trio.current_time(), reason))
+
+    def resumed(self, reason: str) -> None:
+        """The owner gives the machine again; says nothing to a node that was not paused."""
+        self._handle(Resumed(trio.current_time(), reason))
+
     def drain(self, reason: str, deadline_s: float | None = None) -> None:
-        """Leave in good order. Asked twice, nothing changes: only `leave` is quicker."""
+        """Leave in good order. Asked twice, nothing changes: only `leave` is quicker. One that drains to pause leaves."""
+        self.starts_again = False
         seconds = self.drain_s if deadline_s is None else deadline_s
         self._handle(DrainAsked(trio.current_time(), reason, seconds))
+
+    def drain_to_pause(self, reason: str, deadline_s: float) -> None:
+        """Let go of everything in good order, to start again as a node that rests."""
+        self._handle(DrainAsked(trio.current_time(), f"to pause: {reason}", deadline_s))
+        self.starts_again = True
 
     def drained(self) -> None:
         """Every service has let go."""
@@ -104,6 +122,7 @@ class NodeLife:
 
     def leave(self, reason: str) -> None:
         """Leave at once."""
+        self.starts_again = False
         self._handle(LeaveAsked(trio.current_time(), reason))
 
     def _handle(self, event: Event) -> None:

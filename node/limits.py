@@ -87,6 +87,13 @@ def usage() -> Usage:
     return Usage(processes, pages * _PAGE_BYTES, ticks / _TICKS_PER_S)
 
 
+def cores_busy() -> float:
+    """Return the processor seconds that this machine has spent on anything since it was started, over all cores."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    ticks = [int(field) for field in fields[:8]]  # user nice system idle iowait irq softirq steal
+    return (sum(ticks) - ticks[3] - ticks[4]) / _TICKS_PER_S
+
+
 def family(pid: int) -> Iterator[int]:
     """Yield `pid` and its living descendants."""
     yield pid

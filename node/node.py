@@ -19,6 +19,7 @@ from node.limits import MemoryLimit, Usage
 from node.membership import Membership
 from node.network import Network
 from node.paths import Paths
+from node.pausing import PausingService
 from node.services import ServiceGroup, Trains
 from node.twin import TwinWatch
 from protocols.health import Health
@@ -63,6 +64,7 @@ class Node:
     rng: random.Random
     services: ServiceGroup
     checkpoints: Checkpoints
+    pausing: PausingService
     memory: MemoryLimit
     descriptors_max: int
     started_unix_s: float

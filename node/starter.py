@@ -35,6 +35,8 @@ class TrainingStarter:
         task_status.started()
         node = self._node
         await node.run_known.wait()
+        await node.pausing.may_train.wait()
+        node.pausing.training_begun = True
         node.life.needs_state(node.run.mode, "loading torch")
         # In a thread: importing torch takes seconds. A node asked to leave meanwhile does not wait for it.
         # trio-typing, which comes with libp2p, still knows the old name of the argument.

@@ -4,6 +4,8 @@
                       ^             |              |
                       +--------- isolated <--------+        (any state but left may drain or leave)
 
+                   paused: in place of joining, syncing and isolated while the owner has the machine
+
 Rules of this file:
 - A state changes only as `TABLE` says. An event the table does not list for the state changes nothing but the reason:
   late and repeated reports are normal.
@@ -34,6 +36,8 @@ class LifeState(enum.StrEnum):
     """Does its work in the run."""
     ISOLATED = "isolated"
     """Had or wanted peers and has seen none for a while; re-dials."""
+    PAUSED = "paused"
+    """Its owner has the machine: it is in the network, holds nothing and does nothing. All is well."""
     DRAINING = "draining"
     """Takes nothing new, finishes what is in flight, then leaves."""
     LEFT = "left"
@@ -83,6 +87,22 @@ class PeersCounted:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The owner wants the machine, before training has begun; a node that trains drains first."""
+
+    now_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The owner gives the machine again."""
+
+    now_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainAsked:
     """Somebody wants us to leave in good order: a signal, the command line, a shutdown notice."""
 
@@ -108,7 +128,16 @@ class LeaveAsked:
 
 
 Event: TypeAlias = (
-    Started | Joined | Synced | FellBehind | PeersCounted | DrainAsked | Drained | LeaveAsked
+    Started
+    | Joined
+    | Synced
+    | FellBehind
+    | PeersCounted
+    | Paused
+    | Resumed
+    | DrainAsked
+    | Drained
+    | LeaveAsked
 )
 
 
@@ -149,10 +178,26 @@ _S = LifeState
 
 TABLE: Final[dict[LifeState, dict[type[Event], LifeState]]] = {
     _S.STARTING: {Started: _S.JOINING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
-    _S.JOINING: {Joined: _S.SYNCING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
-    _S.SYNCING: {Synced: _S.SERVING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
+    _S.JOINING: {
+        Joined: _S.SYNCING,
+        Paused: _S.PAUSED,
+        DrainAsked: _S.DRAINING,
+        LeaveAsked: _S.LEFT,
+    },
+    _S.SYNCING: {
+        Synced: _S.SERVING,
+        Paused: _S.PAUSED,
+        DrainAsked: _S.DRAINING,
+        LeaveAsked: _S.LEFT,
+    },
     _S.SERVING: {FellBehind: _S.SYNCING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
-    _S.ISOLATED: {Joined: _S.SYNCING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
+    _S.ISOLATED: {
+        Joined: _S.SYNCING,
+        Paused: _S.PAUSED,
+        DrainAsked: _S.DRAINING,
+        LeaveAsked: _S.LEFT,
+    },
+    _S.PAUSED: {Resumed: _S.JOINING, DrainAsked: _S.DRAINING, LeaveAsked: _S.LEFT},
     _S.DRAINING: {Drained: _S.LEFT, LeaveAsked: _S.LEFT},
     _S.LEFT: {},
 }
@@ -189,6 +234,7 @@ class Life:
         self._lonely_since_s = now_s
         self._first = first
         self._peers = 0
+        self._joined: Joined | None = None
         self._synced: Synced | None = None
 
     @property
@@ -204,6 +250,7 @@ class Life:
                 self._lonely_since_s = now_s
                 return self._step(event, "looking for peers")
             case Joined(now_s, reason):
+                self._joined = event
                 effects = self._step(event, reason)
                 # What we held before is still held: do not wait for a second report of it.
                 if self._synced and self._state is LifeState.SYNCING:
@@ -217,6 +264,14 @@ class Life:
                 return self._step(event, reason)
             case PeersCounted():
                 return self._count_peers(event)
+            case Paused(_, reason):
+                return self._step(event, reason)
+            case Resumed(now_s, reason):
+                self._lonely_since_s = now_s
+                effects = self._step(event, reason)
+                if effects and self._joined is not None:
+                    effects += self._step(Joined(now_s, self._joined.reason), self._joined.reason)
+                return effects
             case DrainAsked(_, reason, deadline_s):
                 return self._step(event, reason, Drain(deadline_s))
             case Drained():

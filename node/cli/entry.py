@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "id": "Print this node's PeerID and addresses.",
     "invite": "Print one line with which others can join the run.",
     "drain": "Finish what is in flight, hand over, and stop the node.",
+    "pause": "Give the machine back for a while: hand over, free memory, keep the identity.",
+    "resume": "End a pause.",
     "export": "Write the trained model as one safetensors file.",
     "checkpoints": "List, verify or export the checkpoints on this machine.",
     "config": "Show or check the settings.",

@@ -15,6 +15,7 @@ from node.services import Trains
 from node.status import SCHEMA_VERSION, build_status
 
 PROTOCOL_VERSION: Final = 1
+PAUSE_S_MAX: Final = 366 * 86_400.0
 
 
 def command_table(node: Node) -> dict[str, Handler]:
@@ -27,6 +28,8 @@ def command_table(node: Node) -> dict[str, Handler]:
         "id": commands.id,
         "invite": commands.invite,
         "drain": commands.drain,
+        "pause": commands.pause,
+        "resume": commands.resume,
         "export": commands.export,
     }
 
@@ -89,6 +92,17 @@ class _Commands:
             raise ControlError("bad-params", "deadline_s must be 0 to 3600 seconds")
         self._node.life.drain("asked by `murmura drain`", float(deadline_s))
         return {"deadline_seconds": float(deadline_s)}
+
+    async def pause(self, params: Params) -> dict[str, Any]:
+        for_s: Any = params.get("for_s")
+        if for_s is not None and (isinstance(for_s, bool) or not isinstance(for_s, int | float)):
+            raise ControlError("bad-params", "for_s must be a number of seconds")
+        if for_s is not None and not 0 < for_s <= PAUSE_S_MAX:
+            raise ControlError("bad-params", f"for_s must be at most {PAUSE_S_MAX:.0f} seconds")
+        return {"schema_version": SCHEMA_VERSION, **self._node.pausing.pause(for_s)}
+
+    async def resume(self, params: Params) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **self._node.pausing.resume()}
 
     async def export(self, params: Params) -> dict[str, Any]:
         path = Path(str(params.get("path", "")))

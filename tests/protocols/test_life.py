@@ -23,8 +23,10 @@ from protocols.life import (
     LeaveAsked,
     Life,
     LifeState,
+    Paused,
     PeersCounted,
     Redial,
+    Resumed,
     Started,
     Synced,
 )
@@ -36,6 +38,7 @@ PATHS: dict[LifeState, list[Event]] = {
     LifeState.SYNCING: [Started(1), Joined(2, "a peer answered")],
     LifeState.SERVING: [Started(1), Joined(2, "a peer answered"), Synced(3, "step 7")],
     LifeState.ISOLATED: [Started(1), PeersCounted(40, 0)],
+    LifeState.PAUSED: [Started(1), Paused(2, "asked")],
     LifeState.DRAINING: [Started(1), DrainAsked(2, "SIGTERM", 20)],
     LifeState.LEFT: [LeaveAsked(1, "SIGTERM again")],
 }
@@ -45,6 +48,8 @@ EVENTS: list[Event] = [
     Joined(50, "joined"),
     Synced(50, "synced"),
     FellBehind(50, "behind"),
+    Paused(50, "paused"),
+    Resumed(50, "resumed"),
     DrainAsked(50, "drain", 20),
     Drained(50),
     LeaveAsked(50, "leave"),
@@ -175,3 +180,16 @@ def _event(kind: type[Event], now_s: float) -> Event:
     if kind in (Started, Drained):
         return kind(now_s)
     return kind(now_s, "because")  # type: ignore[call-arg, arg-type]
+
+
+def test_a_node_that_joined_while_it_was_paused_goes_on_to_sync_when_it_resumes() -> None:
+    life = life_in(LifeState.PAUSED)
+    assert life.handle(Joined(3, "a peer answered")) == []
+    assert states_of(life.handle(Resumed(9, "the owner"))) == [LifeState.JOINING, LifeState.SYNCING]
+
+
+def test_a_paused_node_is_never_isolated() -> None:
+    life = life_in(LifeState.PAUSED)
+    assert life.handle(PeersCounted(500, 0)) == []
+    life.handle(Resumed(1000, "the owner"))
+    assert life.handle(PeersCounted(1001, 0)) == []

@@ -41,6 +41,8 @@ _HELP = {
     "checkpoint_every_steps": "Steps between checkpoints, instead of seconds; the same at all nodes.",
     "checkpoints_kept": "Checkpoints kept of each part.",
     "checkpoints_kept_days": "Days after which old checkpoints are deleted.",
+    "schedule_hours": "Train in these hours only, like 22:00-07:00; may be repeated.",
+    "schedule_idle_load": "Pause while other programs keep more cores than that busy.",
     "http_listen": "Serve metrics, health and a page: a port of loopback, or IP:PORT.",
     "http_hosts": "A name under which the page may be asked for; may be repeated.",
     "transport_metrics_listen": "Serve the transport's own metrics, on loopback: a port.",
@@ -49,6 +51,10 @@ _HELP = {
     "log_level": "debug, info, warning or error.",
     "log_format": "text or json.",
 }
+
+
+_METAVARS = {"data_folders": "DIR", "http_hosts": "NAME", "schedule_hours": "HH:MM-HH:MM"}
+"""Of flags that may be repeated, where it is no address."""
 
 
 def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,7 +68,7 @@ def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
         if kind is bool:
             option = click.option(f"{name}/--no-{name[2:]}", key, **common)
         elif kind is tuple:
-            metavar = {"data_folders": "DIR", "http_hosts": "NAME"}.get(key, "MULTIADDR")
+            metavar = _METAVARS.get(key, "MULTIADDR")
             option = click.option(name, key, multiple=True, metavar=metavar, **common)
         else:
             option = click.option(name, key, type=kind, metavar=kind.__name__.upper(), **common)
