@@ -177,6 +177,37 @@ def test_without_a_majority_the_reason_names_the_way_out() -> None:
     assert "--new-epoch" in world.cores[IDS[1]].waiting_because
 
 
+def all_left(*, let_go: int) -> Record:
+    """The last record of a run that its nodes have left in good order, the last of them together."""
+    return dataclasses.replace(record(index=131), members=(), let_go=tuple(IDS[:let_go]))
+
+
+def test_a_run_that_all_have_left_goes_on_when_those_who_left_last_are_back() -> None:
+    world = World()
+    for peer in IDS[:2]:
+        world.disks[peer] = dataclasses.replace(world.disks[peer], newest=all_left(let_go=2))
+    world.back(2, 3)  # they left before, when nobody had let go of the run yet
+    world.pass_time(5.0)
+    world.gone(2, 3)
+    world.back(0)
+    world.pass_time(20.0)
+    assert not world.begun
+    world.back(1)
+    world.pass_time(20.0)
+    assert (world.the_record().epoch, world.the_record().step) == (1, 120)
+    assert set(world.begun) == set(IDS[:2])
+
+
+def test_who_left_alone_goes_on_alone() -> None:
+    world = World()
+    settings = dataclasses.replace(SETTINGS, stages=1)
+    disk = Disk(newest=all_left(let_go=1), claims=(claim(0, 120),))
+    core = Restart(IDS[0], 1, settings, disk, random.Random(1), now_s=0.0)
+    world.cores[IDS[0]], world.disks[IDS[0]] = core, disk
+    world.pass_time(10.0)
+    assert world.the_record().step == 120
+
+
 def test_an_operator_may_go_on_without_a_majority() -> None:
     world = World()
     world.back(2)
