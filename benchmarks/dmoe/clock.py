@@ -22,6 +22,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self._free_s = 0.0
+        """When the machine has done what was asked of it so far."""
         self._heap: list[tuple[float, int, threading.Lock | _Action]] = []
         self._order = itertools.count()
         self._mine = threading.local()
@@ -64,8 +66,9 @@ class Clock:
             self._push(seconds, action)
 
     def compute(self, seconds: float) -> None:
-        """Keep the one machine busy: nobody else runs meanwhile."""
-        self.now_s += seconds
+        """Wait for a turn on the one machine that all compute on, and for the turn to end."""
+        self._free_s = max(self._free_s, self.now_s) + seconds
+        self.sleep(self._free_s - self.now_s)
 
     def _push(self, seconds: float, what: threading.Lock | _Action) -> None:
         heapq.heappush(self._heap, (self.now_s + seconds, next(self._order), what))

@@ -41,12 +41,13 @@ class Sizes:
     width: int = 32
     """Of a mixture's rows; its experts are width -> 4 width -> width."""
     k: int = 4
-    trainers: int = 64
+    trainers: int = 16
     batch: int = 8
-    samples: int = 16_000
+    samples: int = 8_000
     """That each run trains on, all trainers together."""
-    compute_s: float = 0.064
-    """Virtual time of one batch on the one machine: as long as 64 trainers take turns over 4 calls of a second each."""
+    compute_s: float = 0.25
+    """Virtual time of one batch on the one machine: with calls of a second each, of which a batch of two layers makes four, it is
+    busy all the time, and with shorter ones fewer batches are under way at once."""
     looks: int = 8
     """At the test accuracy."""
 
@@ -239,7 +240,8 @@ class Run:
             self._begun += len(batch)
             if self._begun * sizes.looks // sizes.samples > len(self._outcome.samples) - 1:
                 self._look(self._begun)
-            self._clock.compute(sizes.compute_s)
+            if self._condition.latency_ms:
+                self._clock.compute(sizes.compute_s)
             x, y = self._split.train.x[batch], self._split.train.y[batch]
             if mine.network is None:
                 self._train_dense(mine, weather, x, y)
@@ -248,7 +250,7 @@ class Run:
             weather.settle()
 
     def _train_mixture(self, mine: _Copy, x: Tensor, y: Tensor) -> None:
-        version = self._copy_shared(mine)
+        (version,) = self._copy_shared(mine)
         loss = F.cross_entropy(mine.logits(x), y)
         model: Any = mine.trunk.module
         (gradient,) = _gradients(loss + BALANCE * model.balance(), mine)
@@ -256,7 +258,7 @@ class Run:
 
     def _train_dense(self, mine: _Copy, weather: Weather, x: Tensor, y: Tensor) -> None:
         """Compute the gradient at once, let it travel as long as a mixture's calls, and apply it stale."""
-        version = self._copy_shared(mine)
+        of_trunk, of_body = self._copy_shared(mine)
         answered = torch.tensor([not weather.fails() for _ in range(len(y))])
         if bool(answered.any()):
             trunk, body = _gradients(F.cross_entropy(mine.logits(x[answered]), y[answered]), mine)
@@ -264,15 +266,15 @@ class Run:
             weather.call()
         if bool(answered.any()):
             assert self._shared.body is not None
-            self._apply(self._shared.trunk, trunk, version, self._trunk_seen)
-            apply = functools.partial(self._apply, self._shared.body, body, version, self._seen)
+            self._apply(self._shared.trunk, trunk, of_trunk, self._trunk_seen)
+            apply = functools.partial(self._apply, self._shared.body, body, of_body, self._seen)
             self._clock.later(weather.debt_s, apply)
 
-    def _copy_shared(self, mine: _Copy) -> int:
-        """Read the shared parameters, and return how many steps they have behind them."""
+    def _copy_shared(self, mine: _Copy) -> list[int]:
+        """Read the shared parameters, and return how many steps each part has behind it."""
         for ours, shared in zip(mine.parts(), self._shared.parts(), strict=True):
             ours.flat.detach().copy_(shared.flat.detach())
-        return self._shared.parts()[-1].version
+        return [shared.version for shared in self._shared.parts()]
 
     def _apply(self, part: HostedModule, gradient: Tensor, version: int, seen: Seen) -> None:
         seen.add(part.version - version)
