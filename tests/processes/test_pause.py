@@ -43,3 +43,38 @@ def test_a_paused_node_frees_its_memory_stays_paused_over_a_restart_and_goes_on_
         again.wait_until(lambda s: (s["services"].get("pipeline", {}).get("step") or 0) > step)
         assert again.ask("status")["life"]["state"] == "serving"
         assert again.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.soak
+def test_the_last_holder_of_a_stage_hands_it_over_before_it_pauses(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("last")
+    run_file = write_run_file(folder, replicas=1, stages=2)
+    with daemons() as started:
+        first = Daemon(folder / "n0", "--run", str(run_file), *FLAGS)
+        started.append(first)
+        first.wait_ready()
+        invite = first.ask("invite")["invite"]
+        for number in (1, 2):
+            node = Daemon(
+                folder / f"n{number}", "--join", invite, "--data", str(folder / "text"), *FLAGS
+            )
+            started.append(node)
+            node.wait_ready()
+        first.wait_until(
+            lambda s: sum(s["services"].get("pipeline", {}).get("members_by_stage", [0])) == 3
+        )
+        for node in started:
+            node.wait_until(lambda s: s["services"].get("pipeline", {}).get("synced"))
+        at = first.ask("status")["services"]["pipeline"]["members_by_stage"]
+        alone = at.index(1)
+        holder = next(
+            node for node in started if node.ask("status")["services"]["pipeline"]["stage"] == alone
+        )
+        paused = holder.command("pause")
+        assert "paused after" in paused.stdout, paused.stderr
+        other = next(node for node in started if node is not holder)
+        step = other.ask("status")["services"]["pipeline"]["step"]
+        other.wait_until(lambda s: s["services"]["pipeline"]["step"] > step + 3)
+        assert other.ask("status")["services"]["pipeline"]["members_by_stage"] == [1, 1]
