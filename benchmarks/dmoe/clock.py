@@ -79,7 +79,7 @@ class Clock:
             wake_s, _, what = heapq.heappop(self._heap)
             self.now_s = max(self.now_s, wake_s)
             if callable(what):
-                what()
+                self._do(what)
             else:
                 what.release()
                 return
@@ -89,14 +89,18 @@ class Clock:
         torch.set_num_threads(1)
         self._mine.baton = baton
         baton.acquire()
+        if self._failed is None:
+            self._do(trainer)
+        self._pass_on()
+
+    def _do(self, action: _Action) -> None:
+        """Do something, and remember the first failure: whoever runs the clock raises it."""
         try:
-            if self._failed is None:
-                trainer()
+            action()
         except _StoppedError:
             pass
-        except BaseException as error:  # noqa: BLE001 - whoever runs the clock raises it
-            self._failed = error
-        self._pass_on()
+        except BaseException as error:  # noqa: BLE001 - none may be lost with its thread
+            self._failed = self._failed or error
 
 
 def _taken() -> threading.Lock:

@@ -55,6 +55,16 @@ def test_what_one_trainer_raises_ends_all() -> None:
         clock.run([lambda: clock.sleep(5.0), fails])
 
 
+def test_what_fails_later_than_all_trainers_end_is_raised() -> None:
+    clock = Clock()
+
+    def wrong() -> None:
+        raise KeyError("wrong")
+
+    with pytest.raises(KeyError):
+        clock.run([lambda: clock.later(1.0, wrong)])
+
+
 @pytest.mark.parametrize("experts", [0, 16])
 def test_a_seed_gives_one_result(digits: Split, experts: int) -> None:
     first, again = (trained(digits, experts, STORM) for _ in range(2))
