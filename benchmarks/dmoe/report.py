@@ -130,6 +130,7 @@ def _rows(runs: Runs) -> list[dict[str, Any]]:
                 "rate": next(iter(found)).rate,
                 "staleness": statistics.fmean(o.staleness for o in found.values()),
                 "staleness_trunk": statistics.fmean(o.staleness_trunk for o in found.values()),
+                "batches_lost": sum(o.batches_lost for o in found.values()),
                 "curve": mean_curve(list(found.values())),
             }
         rows.append(row)

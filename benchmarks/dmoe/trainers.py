@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.dmoe.clock import Clock
 from benchmarks.dmoe.network import EmulatedExperts, Seen, Weather
+from moe.errors import TooFewExpertsError
 from moe.layer import RemoteMixtureOfExperts
 from moe.server import Expert, build_expert
 from protocols.experts.uid import ExpertUID, Grid
@@ -78,6 +79,8 @@ class Outcome:
     staleness: float = 0.0
     """Mean over the gradients of what is remote: experts, or the dense network's blocks."""
     staleness_trunk: float = 0.0
+    batches_lost: int = 0
+    """Of a mixture: some row got no answer at all."""
 
 
 def block(width: int) -> nn.Module:
@@ -251,7 +254,11 @@ class Run:
 
     def _train_mixture(self, mine: _Copy, x: Tensor, y: Tensor) -> None:
         (version,) = self._copy_shared(mine)
-        loss = F.cross_entropy(mine.logits(x), y)
+        try:
+            loss = F.cross_entropy(mine.logits(x), y)
+        except TooFewExpertsError:  # all that a row could choose failed: the batch is given up
+            self._outcome.batches_lost += 1
+            return
         model: Any = mine.trunk.module
         (gradient,) = _gradients(loss + BALANCE * model.balance(), mine)
         self._apply(self._shared.trunk, gradient, version, self._trunk_seen)

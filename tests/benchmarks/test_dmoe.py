@@ -95,6 +95,12 @@ def test_a_model_learns_without_latency(digits: Split, experts: int) -> None:
     assert trained(digits, experts, STILL, sizes=sizes).accuracy[-1] > 75
 
 
+def test_a_batch_that_nobody_answers_is_lost_and_training_goes_on(digits: Split) -> None:
+    outcome = trained(digits, 16, Condition(latency_ms=200, failures=0.7))
+    assert 0 < outcome.batches_lost < FEW.samples / FEW.batch
+    assert outcome.samples[-1] == FEW.samples
+
+
 def test_choices_fail_as_often_as_said_and_the_layer_goes_on_without_them() -> None:
     grid = Grid("ffn0", (4, 4))
     experts = {u: build_expert(u, block(8), ADAM, row=(8,), epoch=1) for u in grid.uids()}
