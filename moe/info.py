@@ -32,13 +32,13 @@ def waits_for(section: Mapping[str, Any]) -> str:
     return f"{hosted} experts are still to be handed over" if hosted else ""
 
 
-def _quantiles(what: str, text: str) -> tuple[Metric, ...]:
+def _percentiles(what: str, text: str) -> tuple[Metric, ...]:
     return tuple(
         Metric(
             key=f"{what}_p{percent}_ms",
             name=f"{what}_seconds",
             scale=0.001,
-            label=("quantile", str(percent / 100)),
+            label=("percentile", str(percent)),
             help=text,
         )
         for percent in (50, 95)
@@ -74,8 +74,8 @@ INFO: Final = ModeInfo(
         Metric(key="calls", counts=True, help="Calls of experts."),
         Metric(key="calls_absent", counts=True, help="Calls that nobody answered."),
         Metric(key="calls_hedged", counts=True, help="Calls asked a second time, to be quicker."),
-        *_quantiles("call", "Time of a call of an expert."),
-        *_quantiles("search", "Time of a beam search for experts."),
+        *_percentiles("call", "Time of a call of an expert."),
+        *_percentiles("search", "Time of a beam search for experts."),
         Metric(key="staleness", help="Steps an expert made while a batch was away, the mean."),
         Metric(key="stale_refused", counts=True, help="Gradients refused as too old."),
         Metric(key="averages", counts=True, help="Averages of the trunk with other trainers'."),

@@ -46,13 +46,19 @@ MakeTorchOptimizer: TypeAlias = Callable[[Any], torch.optim.Optimizer]
 
 
 def experts_run(
-    name: str, layers: Mapping[str, Sequence[int]], *, width: int, **settings: Any
+    name: str,
+    layers: Mapping[str, Sequence[int]],
+    *,
+    width: int,
+    floor_s: float = 2.0,
+    **settings: Any,
 ) -> RunSpec:
     """Return a run for scripts that host and ask experts.
 
     Args:
       layers: the grid of each layer, such as `{"ffn": (16, 16)}`; an expert there is named `ffn.3.7`.
       width: an expert maps (rows, width) to (rows, width).
+      floor_s: no call has less time than this, however quick a host has been.
       settings: of the `[moe]` table, such as `refresh_s` and `announced_s`.
     Raises:
       SchemaError: names what is wrong.
@@ -68,6 +74,7 @@ def experts_run(
                 "layers": {layer: list(sizes) for layer, sizes in layers.items()},
             },
             "training": {"evaluate_every": 0},
+            "deadlines": {"floor_s": floor_s},
             MODE: settings,
         }
     )

@@ -83,6 +83,10 @@ class NodeConfig:
     """Seconds without a peer before the node calls itself isolated and dials everybody it knows."""
     drain_s: Annotated[float, Range(1.0, 3600.0)] = 20.0
     """Spot machines and Kubernetes give 25 to 30 s in all; 5 s stay for saving and leaving."""
+    notices: Literal["auto", "off", "aws", "gcp", "azure"] = "auto"
+    """Whose notices of a machine's end to ask for: auto asks the cloud that the firmware names, if any."""
+    notices_address: Annotated[str, Size(0, 256)] = ""
+    """Where to ask. Empty: the metadata server of clouds, http://169.254.169.254."""
     checkpoints: bool = True
     """Write what this node holds to disk, and go on from it after a restart."""
     checkpoint_every_s: Annotated[float, Range(0.1, 86_400.0)] = 60.0
@@ -124,6 +128,8 @@ class NodeConfig:
                         f"must be a multiaddr like /ip4/0.0.0.0/tcp/4001: {problem}",
                     )
 
+        if self.notices_address and not self.notices_address.startswith("http://"):
+            raise SchemaError("notices_address", "must be like http://169.254.169.254")
         for index, text in enumerate(self.schedule_hours):
             try:
                 hours_from_text(text)

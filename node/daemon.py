@@ -43,6 +43,7 @@ from node.limits import (
 from node.membership import Membership, resolve
 from node.network import Network, open_network
 from node.node import Node
+from node.notices import Notices, cloud_of
 from node.paths import Paths
 from node.pausing import PausingService
 from node.public import serve_public
@@ -51,6 +52,7 @@ from node.services import ServiceGroup
 from node.starter import BuildServices, TrainingStarter
 from node.systemd import Supervisor
 from node.training import build_services
+from protocols.notices import ADDRESS
 from protocols.replies import Hello
 from protocols.run import RunSpec
 from swarm.calls import Caller, Guard, Rates
@@ -254,6 +256,11 @@ async def _work(node: Node, supervisor: Supervisor, build: BuildServices) -> Non
     async with trio.open_nursery() as services:
         for service in (*node.network.services, node.pausing, Joining(node), node.checkpoints):
             services.start_soon(node.services.keep_running, service)
+        if (cloud := cloud_of(node.config)) is not None and not node.pausing.embedded:
+            address = node.config.notices_address or ADDRESS
+            services.start_soon(
+                node.services.keep_running, Notices(cloud, node.life, address=address)
+            )
         starter = TrainingStarter(node, services, build)
         services.start_soon(node.services.keep_running, starter)
         await node.life.drain_asked.wait()

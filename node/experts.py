@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from moe.script import (
 )
 from node.embedded import Swarm
 from node.errors import ConfigError, NodeError
+from protocols.experts.uid import Grid
 from protocols.run import RunSpec, ScriptExpertsSpec
 
 WAIT_S: Final = 60.0
@@ -97,7 +98,8 @@ class RemoteMixtureOfExperts(moe_layer.RemoteMixtureOfExperts):
       swarm: entered already.
       name: of the layer.
       k: experts for each row.
-      wait_s: how long to wait for the first `k_min` experts.
+      wait_for: experts to wait for before the first batch; a layer begins with those that it has found.
+      wait_s: how long to wait for them.
       others: as for `moe.layer.RemoteMixtureOfExperts`.
     Raises:
       NodeError: the run has no such layer, or nobody hosts an expert of it.
@@ -114,6 +116,7 @@ class RemoteMixtureOfExperts(moe_layer.RemoteMixtureOfExperts):
         scores: Literal["product", "cosine"] = "product",
         noise: float = 0.0,
         generator: torch.Generator | None = None,
+        wait_for: int = 1,
         wait_s: float = WAIT_S,
     ) -> None:
         run = _run_of(swarm)
@@ -125,7 +128,7 @@ class RemoteMixtureOfExperts(moe_layer.RemoteMixtureOfExperts):
         part = _part_of(swarm)
         try:
             network = part.network(grid, wait_s=wait_s)
-            _wait_for_experts(part, grid, k_min, wait_s)
+            _wait_for_experts(part, grid, max(k_min, wait_for), wait_s)
         except RuntimeError as error:
             raise NodeError(str(error)) from error
         super().__init__(
@@ -153,12 +156,12 @@ def _part_of(swarm: Swarm) -> ScriptExperts:
     return swarm.part(ScriptExperts, make)
 
 
-def _wait_for_experts(part: ScriptExperts, grid: Any, k_min: int, wait_s: float) -> None:
+def _wait_for_experts(part: ScriptExperts, grid: Grid, count: int, wait_s: float) -> None:
     until_s = time.monotonic() + wait_s
-    while len(part.alive(grid)) < k_min:
+    while len(part.alive(grid)) < count:
         if time.monotonic() > until_s:
             raise RuntimeError(
-                f"nobody hosts {k_min} experts of the layer {grid.layer}, as far as could be found in {wait_s:.0f} s"
+                f"nobody hosts {count} experts of the layer {grid.layer}, as far as could be found in {wait_s:.0f} s"
             )
         time.sleep(_LOOK_S)
 

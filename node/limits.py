@@ -72,9 +72,14 @@ def cap_library_threads(threads: int, environ: MutableMapping[str, str] | None =
 
 
 def usage() -> Usage:
-    """Add up what we and our descendants take. A process that ends meanwhile is left out."""
+    """Add up what we and our descendants take."""
+    return usage_of(os.getpid())
+
+
+def usage_of(root: int) -> Usage:
+    """Add up what a process and its descendants take. One that ends meanwhile is left out."""
     processes, pages, ticks = 0, 0, 0
-    for pid in family(os.getpid()):
+    for pid in family(root):
         try:
             process_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             # Fields after the command name, which may itself hold spaces: state is the first.

@@ -37,6 +37,7 @@ KNOWS_MODES = {
     "protocols/run/tables.py": "the registry: which shape a mode's table has",
     "node/modes.py": "the registry: one line per mode",
     "node/demo/main.py": "the registry of scenarios",
+    "node/experts.py": "servers and layers of the Python API are a mode's",
     "node/optimizer.py": "a strategy of the Python API is a mode's table",
     "protocols/state_calls.py": "names parts of several modes in its documentation",
 }

@@ -154,10 +154,11 @@ def _figures(figures: Iterable[_Figure], data: Status) -> Iterator[Family]:
 
 def _loop_lag(status: Status) -> Iterator[Family]:
     family = GaugeMetricFamily(
-        "murmura_loop_lag_seconds", "How late the event loop is.", labels=["quantile"]
+        "murmura_loop_lag_seconds", "How late the event loop is.", labels=["percentile"]
     )
-    for quantile, key in (("0.5", "p50"), ("0.99", "p99"), ("1", "max")):
-        family.add_metric([quantile], status["resources"][f"loop_lag_{key}_ms"] / 1000)
+    # Not `quantile`: Prometheus keeps that word for its own summaries.
+    for percentile, key in (("50", "p50"), ("99", "p99"), ("100", "max")):
+        family.add_metric([percentile], status["resources"][f"loop_lag_{key}_ms"] / 1000)
     yield family
 
 

@@ -9,6 +9,7 @@ Rules of this file:
     sent (`WriteVote`), so a node that loses power again cannot take it back.
   - The acceptors are the members of the newest record. A quorum of them that is back from the disk means that no quorum
     of the old epoch lives; so the old epoch decides nothing any more.
+  - A run that all have left in good order ends with a record that names nobody: those it lets go decide.
   - A first record whose members have gone again, before anybody went on from it, is still the newest record: its own
     members decide the epoch after it.
   - A checkpoint counts if it is of the newest record's history: of its epoch, or of a step at or before its beginning.
@@ -230,7 +231,7 @@ class Restart:
     @property
     def members(self) -> View:
         """Who decides how the run goes on."""
-        return self._newest.view
+        return _voters(self._newest)
 
     def handle(self, event: Event) -> list[Effect]:
         """Take one event; return what to do, in order."""
@@ -271,7 +272,10 @@ class Restart:
     def _back(self, now_s: float, peer: PeerID, back: Back) -> list[Effect]:
         if shape_problem(back.newest, stages=self._settings.stages) is not None:
             return []
-        if peer not in self._backs:
+        known = self._backs.get(peer)
+        if known is not None and known[1].incarnation > back.incarnation:
+            return []  # late, from a life that is over
+        if known is None or known[1].incarnation != back.incarnation:
             self._settled_at_s = now_s + _SETTLE_SILENCES * self._settings.silence_s
         self._backs[peer] = now_s, back
         if _order(back.newest) > _order(self._newest):
@@ -281,7 +285,9 @@ class Restart:
     def _learn(self, newest: Record, began_at: int) -> None:
         """There is a newer record: its members decide, and what was tried before is void."""
         self._newest, self._began_at = newest, began_at
-        self._backs = {peer: found for peer, found in self._backs.items() if peer in newest.view}
+        self._backs = {
+            peer: found for peer, found in self._backs.items() if peer in _voters(newest)
+        }
         self._try = None
 
     def _running(self, now_s: float, record: Record) -> list[Effect]:
@@ -562,6 +568,13 @@ class Restart:
                 f"no step is complete: of step {newest[1]} nobody who is back has stages {absent}"
             )
         return None
+
+
+def _voters(record: Record) -> View:
+    """Return who decides what follows on a record: its members, else those who left last, by this very record."""
+    if record.members:
+        return record.view
+    return View(tuple(Member(peer, 0, 0, record.index) for peer in sorted(record.let_go)))
 
 
 def _order(record: Record) -> tuple[int, int]:

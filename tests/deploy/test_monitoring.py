@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from node.http.metrics import metric_names
+from node.http.metrics import Metrics, metric_names
+from node.modes import MODES
+from tests.node.http.test_metrics import full_status
 
 yaml = pytest.importorskip("yaml")
 
@@ -42,6 +45,23 @@ def test_only_metrics_that_exist_are_asked_for() -> None:
         assert asked, f"asks for nothing: {expression}"
         assert asked <= known, f"{asked - known} in: {expression}"
         assert len(asked) == len(set(re.findall(r"murmura_\w+", expression)) | (asked & {"up"}))
+
+
+def test_only_labels_that_a_node_gives_are_selected_or_grouped_by() -> None:
+    given: set[str] = {"job", "instance"}
+    for mode in MODES:
+        text = Metrics(lambda mode=mode: full_status(mode)).text("")[0].decode()  # type: ignore[misc]
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                given |= sample.labels.keys()
+    for expression in _expressions():
+        selected = set(re.findall(r"(\w+)\s*=~?\s*\"", expression))
+        grouped = {
+            name.strip()
+            for names in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
+            for name in names.split(",")
+        }
+        assert selected | grouped <= given, expression
 
 
 def test_every_alert_says_what_a_person_should_do() -> None:

@@ -37,6 +37,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     special = {"log_level": "debug", "log_format": "json", "memory_max_mb": "512"}
     special |= {"listen": "/ip4/127.0.0.1/tcp/0"}
     special |= {"http_listen": "4002", "transport_metrics_listen": "127.0.0.1:4003"}
+    special |= {"schedule_hours": "22:00-07:00", "notices": "gcp", "notices_address": "http://x"}
     for key in KEYS:
         text = special.get(key, samples[kind_of(key)])
         loaded = load(environ={**HOME, env_name(key): text})
@@ -56,6 +57,7 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ("threads = 0", "threads: must be 1 to 1024, not 0"),
         ("drain_s = -1", "drain_s: must be 1.0 to 3600.0"),
         ("log_format = 'xml'", "'text' or 'json'"),
+        ("schedule_hours = ['9-25']", "schedule_hours[0]: must be hours like 22:00-07:00"),
         ("listen = ['0.0.0.0:4001']", "listen[0]: must be a multiaddr"),
         ("listen = ['/ip4/0.0.0.0/tcp/80000']", "is no port"),
         ("announce = ['/ip4/0.0.0.300/tcp/80']", "no IPv4 address"),

@@ -36,6 +36,8 @@ _HELP = {
     "download_mbit_s": "Bound on what is received, in Mbit/s.",
     "isolated_after_s": "Seconds without a peer before everybody known is dialled again.",
     "drain_s": "Seconds that leaving may take.",
+    "notices": "Whose notices that the machine ends to ask for: auto, off, aws, gcp or azure.",
+    "notices_address": "Where to ask for notices, when not at 169.254.169.254.",
     "checkpoints": "Write checkpoints, and go on from them after a restart.",
     "checkpoint_every_s": "Seconds between checkpoints, at least.",
     "checkpoint_every_steps": "Steps between checkpoints, instead of seconds; the same at all nodes.",

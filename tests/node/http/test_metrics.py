@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -48,7 +50,7 @@ def test_figures_of_the_node_and_of_its_mode_are_read_from_the_status() -> None:
     assert found["murmura_service_restarts_total", ("pipeline",)] == 2
     assert found["murmura_step", ()] == 41
     assert found["murmura_loss", ()] == 2.34567891
-    assert found["murmura_loop_lag_seconds", ("0.99",)] == 0.0032
+    assert found["murmura_loop_lag_seconds", ("99",)] == 0.0032
     assert [found["murmura_pipeline_stage_members", (str(stage),)] for stage in range(3)] == [
         2,
         2,
@@ -67,6 +69,16 @@ def test_all_names_of_a_mode_are_declared_and_come_out(mode: str) -> None:
     names = {name for name, _ in samples(full_status(mode))}
     others = {f"murmura_{other}_" for other in MODES if other != mode}
     assert names == {name for name in metric_names() if not name.startswith(tuple(others))}
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_prometheus_finds_nothing_odd_about_them(mode: str) -> None:
+    text, _ = Metrics(lambda: full_status(mode)).text("")
+    command = ["promtool", "check", "metrics"]
+    checked = subprocess.run(command, input=text, capture_output=True, timeout=30, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_a_name_with_quotes_and_line_breaks_stays_a_label() -> None:

@@ -177,6 +177,37 @@ def test_without_a_majority_the_reason_names_the_way_out() -> None:
     assert "--new-epoch" in world.cores[IDS[1]].waiting_because
 
 
+def all_left(*, let_go: int) -> Record:
+    """The last record of a run that its nodes have left in good order, the last of them together."""
+    return dataclasses.replace(record(index=131), members=(), let_go=tuple(IDS[:let_go]))
+
+
+def test_a_run_that_all_have_left_goes_on_when_those_who_left_last_are_back() -> None:
+    world = World()
+    for peer in IDS[:2]:
+        world.disks[peer] = dataclasses.replace(world.disks[peer], newest=all_left(let_go=2))
+    world.back(2, 3)  # they left before, when nobody had let go of the run yet
+    world.pass_time(5.0)
+    world.gone(2, 3)
+    world.back(0)
+    world.pass_time(20.0)
+    assert not world.begun
+    world.back(1)
+    world.pass_time(20.0)
+    assert (world.the_record().epoch, world.the_record().step) == (1, 120)
+    assert set(world.begun) == set(IDS[:2])
+
+
+def test_who_left_alone_goes_on_alone() -> None:
+    world = World()
+    settings = dataclasses.replace(SETTINGS, stages=1)
+    disk = Disk(newest=all_left(let_go=1), claims=(claim(0, 120),))
+    core = Restart(IDS[0], 1, settings, disk, random.Random(1), now_s=0.0)
+    world.cores[IDS[0]], world.disks[IDS[0]] = core, disk
+    world.pass_time(10.0)
+    assert world.the_record().step == 120
+
+
 def test_an_operator_may_go_on_without_a_majority() -> None:
     world = World()
     world.back(2)
@@ -325,3 +356,14 @@ def test_a_promise_is_kept_over_a_loss_of_power() -> None:
     kept = world.disks[IDS[1]].vote
     assert kept is not None
     assert kept.promised >= vote.promised
+
+
+def test_a_late_word_from_an_earlier_life_does_not_replace_a_newer_one() -> None:
+    world = World()
+    world.back(0, 1, 2)
+    world.pass_time(0.5)
+    core = world.cores[IDS[0]]
+    _, back = core._backs[IDS[2]]
+    old = dataclasses.replace(back, incarnation=back.incarnation - 1)
+    core.handle(Heard(world.now_s, IDS[2], old))
+    assert core._backs[IDS[2]][1] == back
