@@ -115,8 +115,13 @@ class _Offered:
 
 
 def part_name(uid: ExpertUID) -> str:
-    """Name an expert's state as the service `state` knows it."""
+    """Name an expert's state as it is now, as the service `state` knows it."""
     return f"expert/{uid}"
+
+
+def snapshot_name(uid: ExpertUID, epoch: int) -> str:
+    """Name an expert's snapshots: two of its copies may count the same version, and never have the same epoch."""
+    return f"{part_name(uid)}@{epoch}"
 
 
 class ExpertKeeper:
@@ -358,12 +363,11 @@ class ExpertKeeper:
     async def _fetched(
         self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
     ) -> FetchedState:
-        fetch = Fetch(
-            self._caller, self._codec, self.expected, part=part_name(uid), version=offer.version
-        )
+        name = snapshot_name(uid, offer.epoch)
+        fetch = Fetch(self._caller, self._codec, self.expected, part=name, version=offer.version)
         state = await fetch.run(donors)
         if state.root != offer.root:
-            # Nobody's fault that could be told: of two snapshots of one version it may have sent the other.
+            # Nobody's fault that could be told: who signed may have signed for something else.
             raise FetchError("it is another state than the one that a host signed for")
         return state
 
@@ -379,7 +383,9 @@ class ExpertKeeper:
             return held
         version, tensors = await self._compute.run_own(part_of(expert).snapshot)
         snapshot = await self._codec.run_own(
-            functools.partial(Snapshot.of, tensors, part=part_name(uid), version=version)
+            functools.partial(
+                Snapshot.of, tensors, part=snapshot_name(uid, expert.epoch), version=version
+            )
         )
         me, root = self._context.me, snapshot.manifest.root
         unsigned = SnapshotOffer(str(uid), expert.epoch, version, root, me, bytes(64))
@@ -501,8 +507,11 @@ class ExpertKeeper:
     async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
         """Fetch a snapshot and keep it, in place of an older one."""
         uid = self._offer_untrusted(peer, offer)
-        verdict = self._shelf.judge(uid, offer, self._hosts(uid))
+        hosts = self._hosts(uid)
+        verdict = self._shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
+            for claim in hosts[:1]:  # it may be dead, and the directory not know it yet
+                self.suspect(claim.peer)
             raise Refusal("overtaken", "the directory names another host of that expert")
         if verdict != "fetch":
             return verdict == "kept"
@@ -513,7 +522,10 @@ class ExpertKeeper:
             return False
         snapshot = await self._codec.run_own(
             functools.partial(
-                Snapshot.of, state.tensors, part=part_name(uid), version=offer.version
+                Snapshot.of,
+                state.tensors,
+                part=snapshot_name(uid, offer.epoch),
+                version=offer.version,
             )
         )
         if snapshot.manifest.root != offer.root:  # cut in chunks of another size than ours

@@ -36,7 +36,7 @@ class ExpertSearch:
     Args:
       unix_s: wall clock, by which records expire.
       faulty: told of hosts whose records are no statements.
-      looked: called whenever no look is under way any more.
+      looked: called again and again, when what is known is to be told.
       found: told of every host that has a record under a prefix.
     """
 
@@ -120,12 +120,13 @@ class ExpertSearch:
                 self._found(record.peer, prefix)
             statements = [of for record in records if (of := self._statement_untrusted(record))]
         finally:
-            over = self._look_ups.ended(prefix, statements, asked_s=asked_s)
-        self._looks.append(trio.current_time() - asked_s)
+            now_s = trio.current_time()
+            tell = self._look_ups.ended(prefix, statements, asked_s=asked_s, now_s=now_s)
+        self._looks.append(now_s - asked_s)
         self._learned.set()
         self._learned = trio.Event()
         self._hurry.set()
-        if over:
+        if tell:
             self._looked()
 
     def _statement_untrusted(self, record: DirectoryRecord) -> HostStatement | None:

@@ -15,6 +15,8 @@ PATIENCE_S: Final = 1.0
 """A search does without what has not been answered by then."""
 LATE_S: Final = 5.0
 """A look that has not been answered by then holds up no other one; its answer still counts, unless a later one has come."""
+TOLD_S: Final = 1.0
+"""So often is told what is known, though some look is always under way: so it is where many prefixes are watched."""
 AGAIN_S: Final = 0.5
 """A prefix is not looked up again sooner, however many calls fail."""
 TICK_S: Final = 0.1
@@ -31,6 +33,7 @@ class LookUps:
         """With when it began."""
         self._failed_s: dict[Prefix, float] = {}
         """When a look began that failed, until one succeeds."""
+        self._told_s = -math.inf
 
     def hurry(self, prefixes: Iterable[Prefix], now_s: float) -> None:
         """Look these up before others: a search waits for them, or what is known of them has shown to be wrong."""
@@ -58,9 +61,17 @@ class LookUps:
         return begun
 
     def ended(
-        self, prefix: Prefix, statements: Iterable[HostStatement] | None, *, asked_s: float
+        self,
+        prefix: Prefix,
+        statements: Iterable[HostStatement] | None,
+        *,
+        asked_s: float,
+        now_s: float,
     ) -> bool:
-        """Take what the directory had; None: it failed. Returns whether no look is under way any more."""
+        """Take what the directory had; None: it failed.
+
+        Returns whether it is time to tell what is known: when no look is under way any more, and every TOLD_S.
+        """
         if self._under_way.get(prefix, math.inf) <= asked_s:
             del self._under_way[prefix]
         if statements is None:
@@ -68,4 +79,7 @@ class LookUps:
         else:
             self._failed_s.pop(prefix, None)
             self._view.learn(prefix, statements, asked_s=asked_s)
-        return not self._under_way
+        if self._under_way and now_s - self._told_s < TOLD_S:
+            return False
+        self._told_s = now_s
+        return True

@@ -14,8 +14,9 @@ Rules:
   looks there at once when a caller knows a newer epoch. A caller's word alone takes nothing from anybody.
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
 - A snapshot counts when a host signed it that we saw having the expert, the newest first; offers of others come last.
-- Who does not answer, or is down, may have a snapshot: an expert begins anew only when all nodes have answered, or after
-  minutes (GIVE_UP_S, SILENT_S). Its epoch is a first one then: whoever still has what it had learned has the better claim.
+- Who does not answer, or was down when all were asked, may have a snapshot, and one that could not be fetched may be had
+  yet: an expert begins anew only when all nodes have answered that they have none, or after minutes (GIVE_UP_S, SILENT_S).
+  Its epoch is a first one then: whoever still has what it had learned has the better claim.
 - A handed-over expert is taken only from the host that the directory names.
 """
 
@@ -80,7 +81,8 @@ ASKED_MAX: Final = 32
 GIVE_UP_S: Final = 60.0
 """So long an expert is missing before nobody waits for nodes that are down."""
 SILENT_S: Final = 180.0
-"""And so long before nobody waits for those that are there and do not answer: each time another answer may be lost."""
+"""And so long before nobody waits for those that are there and do not answer, or do not give what they offer: each time
+another message may be lost."""
 HOSTS_MAX: Final = 8
 """Former hosts of one expert that are remembered."""
 
@@ -89,6 +91,8 @@ HOSTS_MAX: Final = 8
 class _Own:
     epoch: int
     snapshot_due_s: float
+    copying: bool = False
+    """A snapshot is under way: on a slow node, or to a slow keeper, it may take longer than the pause between two."""
     moving: bool = False
     final: bool = False
     """We leave, and nobody has room for it: a last snapshot was asked for."""
@@ -106,6 +110,8 @@ class _Memory:
     missing_since_s: float | None = None
     failed: int = 0
     """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""
+    up: frozenset[PeerID] = frozenset()
+    """Who was in the run, and not down, when all were last asked for a snapshot."""
     tried: bytes = b""
     """Root of the snapshot that we fetch, or fetched last."""
     failures: set[bytes] = field(default_factory=set)
@@ -335,18 +341,18 @@ class Placement:
                 continue
             turn = int(waited_s / self.patience_s) + memory.failed
             if order[turn % len(order)] == self.me and self._has_room:
-                self._busy[uid] = "find"
-                effects.append(FindSnapshots(uid, self._to_ask(uid)))
+                effects.append(self._find(uid))
         return effects
 
     @property
     def _has_room(self) -> bool:
         return len(self.own) + len(self._busy) < self.room
 
-    def _to_ask(self, uid: ExpertUID) -> tuple[PeerID, ...]:
-        """Its keepers come first in its own order, whoever its host was."""
-        nodes = [node for node in self._rooms if node not in self._down]
-        return tuple(preference(uid, nodes)[:ASKED_MAX])
+    def _find(self, uid: ExpertUID) -> FindSnapshots:
+        """Ask for a snapshot. Its keepers come first in its own order, whoever its host was."""
+        self._busy[uid] = "find"
+        up = self._memory[uid].up = frozenset(self._rooms.keys() - self._down)
+        return FindSnapshots(uid, tuple(preference(uid, up)[:ASKED_MAX]))
 
     def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
         uid, memory = event.uid, self._memory[event.uid]
@@ -360,14 +366,14 @@ class Placement:
             default=None,
         )
         missing_s = event.now_s - memory.missing_since_s
-        given_up = missing_s >= GIVE_UP_S
-        unheard = event.silent or (not given_up and self._down & self._rooms.keys())
-        if missing_s < SILENT_S and unheard and not (best and memory.is_newest(best)):
-            del self._busy[
-                uid
-            ]  # they may have a newer one: ask again, unless they are found to be down
+        # A snapshot that was offered once, and could not be had, is worth the longer wait.
+        wait_s = SILENT_S if memory.failures else GIVE_UP_S
+        unheard = event.silent or (missing_s < wait_s and self._rooms.keys() - memory.up)
+        silent = missing_s >= SILENT_S
+        if not silent and unheard and not (best and memory.is_newest(best)):
+            del self._busy[uid]  # they may have a newer one: ask again
             return ()
-        if best is None or (given_up and best.root in memory.failures):
+        if best is None or (silent and best.root in memory.failures):
             self._busy[uid] = "create"
             return [Create(uid, next_epoch(0, self.rng), lost=memory.epoch > 0)]
         memory.tried = best.root
@@ -405,7 +411,7 @@ class Placement:
     def _snapshots(self, now_s: float) -> Sequence[Effect]:
         effects: list[Effect] = []
         for uid, own in self.own.items():
-            if own.snapshot_due_s <= now_s and not own.moving:
+            if own.snapshot_due_s <= now_s and not own.moving and not own.copying:
                 own.snapshot_due_s = now_s + self.snapshot_every_s
                 effects += self._snapshot(uid, own)
         return effects
@@ -413,12 +419,14 @@ class Placement:
     def _snapshot(self, uid: ExpertUID, own: _Own) -> Sequence[Effect]:
         nodes = [node for node in self._rooms if node not in self._down]
         keepers = tuple(preference(uid, nodes)[: self.keepers])
+        own.copying = bool(keepers)
         return [TakeSnapshot(uid, own.epoch, keepers)] if keepers else ()
 
     def _snapshot_kept(self, now_s: float, uid: ExpertUID, keepers: int) -> Sequence[Effect]:
         own = self.own.get(uid)
         if own is None:
             return ()
+        own.copying = False
         own.safe = keepers > 0 and own.final
         if keepers < self.keepers:
             own.snapshot_due_s = min(own.snapshot_due_s, now_s + SNAPSHOT_AGAIN_S)
@@ -464,7 +472,9 @@ class Placement:
     def _last_snapshots(self, now_s: float) -> Sequence[Effect]:
         effects: list[Effect] = []
         for uid, own in self.own.items():
-            if own.moving or (own.final and (own.safe or now_s < own.snapshot_due_s)):
+            if own.moving or own.copying:  # one that is under way knows less than the last
+                continue
+            if own.final and (own.safe or now_s < own.snapshot_due_s):
                 continue
             wanted = self._snapshot(uid, own)
             own.final, own.safe = True, not wanted  # nobody is there to keep it

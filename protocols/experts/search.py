@@ -83,12 +83,9 @@ class BeamSearch:
                     if now_s < self.until_s:
                         unknown.append(prefix)
                     continue
-                alive += bool(children)
-                below += [
-                    (score + scores[depth][u], (*place, u))
-                    for u in children
-                    if u < len(scores[depth])
-                ]
+                inside = [u for u in children if u < len(scores[depth])]  # others are made up
+                alive += bool(inside)
+                below += [(score + scores[depth][u], (*place, u)) for u in inside]
             if unknown:
                 return self._ask(unknown)
             places = heapq.nlargest(self._beam, below)

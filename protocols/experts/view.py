@@ -92,9 +92,8 @@ class PrefixView:
         """Return the wanted prefixes that were not looked up for `fresh_s`, the longest ago first. Forget the unused."""
         for prefix in [p for p, until_s in self._wanted.items() if until_s < now_s]:
             del self._wanted[prefix]
-        for prefix in [p for p, of in self._known.items() if p not in self._wanted]:
-            if now_s - self._known[prefix].asked_s > UNUSED_S:
-                del self._known[prefix]
+        for prefix in self._known.keys() - self._wanted.keys():
+            del self._known[prefix]
         asked = {prefix: self.asked_s(prefix) for prefix in self._wanted}
         late = [prefix for prefix, at_s in asked.items() if now_s - at_s >= self._fresh_s]
         return sorted(late, key=lambda prefix: (asked[prefix], prefix))

@@ -272,7 +272,10 @@ class Restart:
     def _back(self, now_s: float, peer: PeerID, back: Back) -> list[Effect]:
         if shape_problem(back.newest, stages=self._settings.stages) is not None:
             return []
-        if peer not in self._backs:
+        known = self._backs.get(peer)
+        if known is not None and known[1].incarnation > back.incarnation:
+            return []  # late, from a life that is over
+        if known is None or known[1].incarnation != back.incarnation:
             self._settled_at_s = now_s + _SETTLE_SILENCES * self._settings.silence_s
         self._backs[peer] = now_s, back
         if _order(back.newest) > _order(self._newest):

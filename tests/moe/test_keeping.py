@@ -248,3 +248,33 @@ def test_a_snapshot_of_a_host_that_was_replaced_is_not_kept() -> None:
             assert not old.node.guard.faults().get(PeerID(bytes(old.node.me)))
 
     trio.run(main)
+
+
+def test_two_copies_of_one_expert_may_count_the_same_version_and_each_is_fetched_by_its_epoch() -> (
+    None
+):
+    async def main() -> None:
+        async with keepers() as (_, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            uid = min(host.hosted)
+            await train(host, uid, 2)
+            others = [one for one in found if one is not host]
+            await until(
+                lambda: any(
+                    uid in one.keeper.kept and one.keeper.kept[uid].version == 2 for one in others
+                )
+            )
+            keeper = next(one for one in others if uid in one.keeper.kept)
+            third = next(one for one in others if one is not keeper)
+            kept = keeper.keeper.kept[uid]
+            keeper.node.peer.server.put(keeper.keeper._build(uid, kept.epoch + 1, None))
+            await train(keeper, uid, 2)
+            held = await keeper.keeper._snapshot(uid)
+            assert held is not None
+            assert held.offer.version == kept.version
+            assert held.offer.root != kept.root
+            for offer in (kept, held.offer):
+                assert await third.keeper._state_of(uid, offer, [keeper.node.me])
+
+    trio.run(main)

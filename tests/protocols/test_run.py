@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import msgpack
 import pytest
@@ -117,7 +118,7 @@ def test_the_kind_of_a_model_decides_its_keys() -> None:
         run_from_plain({**plain, "model": {"kind": "mlp", "layers": 4}})
 
 
-START = {"run": "a" * 64, "step": 6, "sha256": "b" * 64}
+START: dict[str, Any] = {"run": "a" * 64, "step": 6, "sha256": "b" * 64}
 
 
 def test_a_run_that_starts_from_a_checkpoint_is_another_run_and_survives_being_sent() -> None:

@@ -4,7 +4,7 @@ import random
 
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import CHANGES_MAX, next_epoch, plausible
-from protocols.experts.lookups import LATE_S, LOOKS_AT_ONCE, LookUps
+from protocols.experts.lookups import LATE_S, LOOKS_AT_ONCE, TOLD_S, LookUps
 from protocols.experts.messages import Stated
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.experts.view import UNUSED_S, Claim, HostStatement, PrefixView
@@ -25,7 +25,7 @@ def test_what_a_search_waits_for_comes_before_what_is_due_and_few_are_under_way_
     assert begun[0] == PREFIXES[30]
     assert len(begun) == LOOKS_AT_ONCE == len(set(begun))
     assert looks.begin(0.0) == []
-    assert not looks.ended(begun[1], [], asked_s=0.0)
+    looks.ended(begun[1], [], asked_s=0.0, now_s=0.0)
     assert looks.begin(0.0) == [PREFIXES[15]]
 
 
@@ -36,9 +36,9 @@ def test_a_look_that_is_late_holds_up_no_other_and_its_answer_does_not_overtake(
     assert looks.begin(0.0) == [prefix]
     assert looks.begin(LATE_S - 0.1) == []
     assert looks.begin(LATE_S) == [prefix]
-    assert not looks.ended(prefix, [], asked_s=0.0)
-    assert looks.ended(prefix, [statement(HOST, 1)], asked_s=LATE_S)
-    looks.ended(prefix, [], asked_s=1.0)
+    looks.ended(prefix, [], asked_s=0.0, now_s=LATE_S)
+    looks.ended(prefix, [statement(HOST, 1)], asked_s=LATE_S, now_s=LATE_S)
+    looks.ended(prefix, [], asked_s=1.0, now_s=LATE_S)
     assert view.hosts(uid, LATE_S) == [Claim(1, HOST)]
 
 
@@ -47,9 +47,19 @@ def test_a_failed_look_is_made_again_after_a_pause() -> None:
     looks = LookUps(view)
     view.want(PREFIXES[:1])
     assert looks.begin(0.0) == PREFIXES[:1]
-    assert looks.ended(PREFIXES[0], None, asked_s=0.0)
+    looks.ended(PREFIXES[0], None, asked_s=0.0, now_s=0.1)
     assert looks.begin(0.1) == []
     assert looks.begin(0.5) == PREFIXES[:1]
+
+
+def test_what_is_known_is_told_though_some_look_is_always_under_way() -> None:
+    looks = LookUps(PrefixView(fresh_s=2.0))
+    looks.hurry(PREFIXES[:4], 0.0)
+    a, b, c, d = looks.begin(0.0)
+    assert looks.ended(a, [], asked_s=0.0, now_s=0.1)
+    assert not looks.ended(b, [], asked_s=0.0, now_s=TOLD_S)
+    assert looks.ended(c, [], asked_s=0.0, now_s=0.1 + TOLD_S)
+    assert looks.ended(d, [], asked_s=0.0, now_s=0.2 + TOLD_S), "none is under way any more"
 
 
 def test_a_prefix_that_no_search_wants_any_more_is_forgotten() -> None:

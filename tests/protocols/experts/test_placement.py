@@ -239,6 +239,78 @@ def test_who_is_down_may_have_a_snapshot_for_a_minute() -> None:
         assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
 
 
+def test_who_was_down_when_all_were_asked_and_is_back_may_have_a_snapshot() -> None:
+    placement = core()
+    placement.handle(NodesSeen(0.0, {OTHER: 0}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, PeerID(b"gone"))]}))
+    placement.handle(Probed(1.0, OTHER, alive=False))
+    placement.handle(ClaimsSeen(1.0, {}))
+    assert FindSnapshots(UID, ()) in placement.handle(Tick(4.0))
+    placement.handle(Probed(4.1, OTHER, alive=True))
+    assert placement.handle(OffersFound(4.2, UID, ())) == ()
+    assert FindSnapshots(UID, (OTHER,)) in placement.handle(Tick(4.5))
+    (create,) = placement.handle(OffersFound(5.0, UID, ()))
+    assert isinstance(create, Create)
+
+
+def test_a_newcomer_that_was_not_asked_may_have_a_snapshot() -> None:
+    placement = core()
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, PeerID(b"gone"))]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    assert FindSnapshots(UID, ()) in placement.handle(Tick(4.0))
+    placement.handle(NodesSeen(4.1, {OTHER: 0}))
+    assert placement.handle(OffersFound(4.2, UID, ())) == ()
+
+
+def test_a_snapshot_that_could_not_be_fetched_is_tried_again_for_minutes() -> None:
+    placement, only = core(), ((PeerID(b"keeper"), offer(3, 40, OTHER)),)
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    for now_s, expected in ((4.0, Adopt), (62.0, Adopt), (182.0, Create)):
+        placement.handle(Tick(now_s))
+        (effect,) = placement.handle(OffersFound(now_s, UID, only))
+        assert isinstance(effect, expected)
+        placement.handle(HostFailed(now_s, UID))
+
+
+def test_who_is_down_is_waited_for_for_minutes_when_a_snapshot_was_offered_once() -> None:
+    placement, only = core(), ((OTHER, offer(3, 40, OTHER)),)
+    placement.handle(NodesSeen(0.0, {OTHER: 0}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    placement.handle(OffersFound(4.0, UID, only))
+    placement.handle(HostFailed(5.0, UID))
+    placement.handle(Probed(6.0, OTHER, alive=False))
+    for now_s, gives_up in ((62.0, False), (182.0, True)):
+        placement.handle(Tick(now_s))
+        assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
+
+
+def test_a_snapshot_that_takes_long_holds_up_the_next_one() -> None:
+    placement = core()
+    placement.handle(NodesSeen(0.0, {OTHER: 0}))
+    placement.handle(Hosted(0.0, UID, 2))
+    take = TakeSnapshot(UID, 2, (OTHER,))
+    assert take in placement.handle(Tick(10.0))
+    assert take not in placement.handle(Tick(20.0))
+    placement.handle(SnapshotKept(20.1, UID, 1))
+    assert take in placement.handle(Tick(20.5))
+
+
+def test_who_leaves_waits_for_a_snapshot_that_is_under_way_and_has_the_last_one_kept() -> None:
+    placement = core()
+    placement.handle(NodesSeen(0.0, {OTHER: 0}))
+    placement.handle(Hosted(0.0, UID, 2))
+    take = TakeSnapshot(UID, 2, (OTHER,))
+    assert take in placement.handle(Tick(10.0))
+    assert placement.handle(DrainWanted(10.1)) == []
+    placement.handle(SnapshotKept(10.2, UID, 1))
+    assert placement.handle(Tick(10.5)) == [take]
+    placement.handle(SnapshotKept(10.6, UID, 1))
+    assert placement.handle(Tick(11.0)) == [Left()]
+
+
 def test_what_could_not_be_fetched_comes_after_what_can() -> None:
     placement = core()
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER)]}))

@@ -127,6 +127,16 @@ def test_coordinates_outside_the_grid_are_left_out() -> None:
     assert view.alive(grid, 0.0) == [ExpertUID("f", (0, 1))]
 
 
+def test_a_prefix_with_nothing_but_coordinates_outside_the_grid_takes_no_place_in_the_beam() -> (
+    None
+):
+    grid, view, directory = Grid("f", (3, 2)), PrefixView(fresh_s=1.0), Directory()
+    directory.host(A, ExpertUID("f", (0, 500)))
+    directory.host(B, ExpertUID("f", (1, 0)))
+    found = search(directory, view, grid, [[2.0, 1.0, 0.0], [0.0, 0.0]], beam=1)
+    assert found.uids == (ExpertUID("f", (1, 0)),)
+
+
 def test_only_hosts_of_the_highest_epoch_are_asked() -> None:
     view, directory, uid = PrefixView(fresh_s=1.0), Directory(), ExpertUID("f", (0, 1))
     directory.host(A, uid, epoch=1)

@@ -356,3 +356,14 @@ def test_a_promise_is_kept_over_a_loss_of_power() -> None:
     kept = world.disks[IDS[1]].vote
     assert kept is not None
     assert kept.promised >= vote.promised
+
+
+def test_a_late_word_from_an_earlier_life_does_not_replace_a_newer_one() -> None:
+    world = World()
+    world.back(0, 1, 2)
+    world.pass_time(0.5)
+    core = world.cores[IDS[0]]
+    _, back = core._backs[IDS[2]]
+    old = dataclasses.replace(back, incarnation=back.incarnation - 1)
+    core.handle(Heard(world.now_s, IDS[2], old))
+    assert core._backs[IDS[2]][1] == back

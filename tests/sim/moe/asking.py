@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from protocols.experts.messages import Message
+from protocols.experts.messages import Message, SnapshotOffer
 from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
 from tests.sim.engine.call import Call
@@ -44,27 +44,26 @@ class ControlCall(Call):
 
 
 class FetchCall(Call):
-    """A snapshot by part and version, as the service `state` gives it. `done` gets it, or None."""
+    """A snapshot by expert, epoch and version, as the service `state` gives it. `done` gets it, or None."""
 
-    __slots__ = ("_done", "uid", "version")
+    __slots__ = ("_done", "offer")
     asker: MoePeer
 
     def __init__(
         self,
         asker: MoePeer,
         target: PeerID,
-        uid: ExpertUID,
-        version: int,
+        offer: SnapshotOffer,
         done: Callable[[State | None], None],
     ) -> None:
         super().__init__(asker.world, asker, target)
-        self.uid, self.version = uid, version
+        self.offer = offer
         self._done = done
 
     def serve(self, target: MoePeer) -> None:
         target.later(
             target.world.fetch_s * target.slowness,
-            lambda: self.answer(target.snapshot_at(self.uid, self.version)),
+            lambda: self.answer(target.snapshot_at(self.offer)),
         )
 
     def answered(self, what: State | None) -> None:

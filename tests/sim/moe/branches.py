@@ -16,7 +16,6 @@ _SHELL_ONLY: Final = ("__init__", "messages", "spec", "uid")
 
 _NUMBERS: Final = "of the sizes of tensors, which there are none of here"
 _PEOPLE: Final = "for people who ask; nobody does here"
-_WATCHED: Final = "nodes of a run watch whole layers; only a script's trainer forgets prefixes"
 _EXCUSED: Final = {
     "dispatch.absurd: for (i, size) in enumerate(sizes): yes": _NUMBERS,
     "dispatch.absurd: for (i, size) in enumerate(sizes): no": _NUMBERS,
@@ -27,10 +26,6 @@ _EXCUSED: Final = {
     "dispatch.Dispatch.hedge_after_s: if len(hosts) < 2 or known is None: no":
         "two hosts of one epoch are a script's own replicas; in a run no two share one",
     "search.BeamSearch.__init__: if [len(row) for row in scores] != list(grid.sizes): yes": "a mistake of the caller's",
-    "view.PrefixView.due: for prefix in [p for p, until_s in self._wanted.items() if until_s < now_s]: yes": _WATCHED,
-    "view.PrefixView.due: for prefix in [p for p, of in self._known.items() if p not in self._wanted]: yes": _WATCHED,
-    "view.PrefixView.due: if now_s - self._known[prefix].asked_s > UNUSED_S: yes": _WATCHED,
-    "view.PrefixView.due: if now_s - self._known[prefix].asked_s > UNUSED_S: no": _WATCHED,
 }  # fmt: skip
 """Name of a branch -> why no seed can take it."""
 

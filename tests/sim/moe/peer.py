@@ -190,11 +190,11 @@ class MoePeer(SimPeer):
             if any(record.peer == self.peer_id for record in records):
                 self._found_own(prefix)
             statements = [self._statement(record) for record in records]
-        over = self.looks.ended(prefix, statements, asked_s=asked_s)
+        tell = self.looks.ended(prefix, statements, asked_s=asked_s, now_s=self.now_s)
         for search in tuple(self.searches):
             search.proceed()
         self.look()
-        if over:
+        if tell:
             self.see_claims()
 
     def _statement(self, record: Record) -> HostStatement:
@@ -316,23 +316,23 @@ class MoePeer(SimPeer):
 
         def next_one() -> None:
             if left:
-                FetchCall(self, left.pop(0), uid, offer.version, fetched).begin(self.world.keep_s)
+                FetchCall(self, left.pop(0), offer, fetched).begin(self.world.keep_s)
             else:
                 self.feed(HostFailed(self.now_s, uid))
                 self._answer_hand_over(uid, taken=False)
 
         next_one()
 
-    def snapshot_at(self, uid: ExpertUID, version: int) -> State | None:
+    def snapshot_at(self, offer: SnapshotOffer) -> State | None:
         """Return what the service `state` gives."""
-        if self.lies is not None and (lie := self.lies.snapshot(uid, version)) is not None:
+        uid = ExpertUID.from_text(offer.uid)
+        if self.lies is not None and (lie := self.lies.snapshot(uid, offer.version)) is not None:
             return lie
-        held, kept, expert = self.own.get(uid), self.kept.get(uid), self.experts.get(uid)
-        if held is not None and held.state.version == version:
-            return held.state
-        if kept is not None and kept.version == version:
-            return kept
-        return expert.state if expert is not None and expert.version == version else None
+        held = self.own.get(uid)
+        for state in (held.state if held is not None else None, self.kept.get(uid)):
+            if state is not None and (state.epoch, state.version) == offer.age:
+                return state
+        return None
 
     # --- snapshots ---
 
@@ -471,7 +471,11 @@ class MoePeer(SimPeer):
         if uid is None:
             reply(REFUSED)
             return
-        verdict = self.shelf.judge(uid, offer, self.view.hosts(uid, self.now_s))
+        hosts = self.view.hosts(uid, self.now_s)
+        verdict = self.shelf.judge(uid, offer, hosts)
+        if verdict == "overtaken":
+            for claim in hosts[:1]:
+                self.suspect(claim.peer)
         if verdict != "fetch":
             reply(REFUSED if verdict == "overtaken" else Kept(verdict == "kept"))
             return
@@ -484,7 +488,7 @@ class MoePeer(SimPeer):
                 self.note(SnapshotStored(uid, state))
             reply(Kept(good))
 
-        FetchCall(self, source, uid, offer.version, fetched).begin(self.world.keep_s)
+        FetchCall(self, source, offer, fetched).begin(self.world.keep_s)
 
     def _take_over(
         self, source: PeerID, offer: SnapshotOffer, reply: Callable[[Any], None]

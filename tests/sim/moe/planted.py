@@ -11,7 +11,7 @@ from protocols.experts import placement
 from protocols.experts.admission import judge_call
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import next_epoch
-from protocols.experts.events import Adopt, AnswerHandOver, Drop, Left, ProbePeer
+from protocols.experts.events import Adopt, AnswerHandOver, Left, ProbePeer
 from protocols.experts.lookups import LookUps
 from protocols.experts.placement import Placement
 from protocols.experts.search import BeamSearch, Found
@@ -200,10 +200,10 @@ def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
     return [] if any(memory.epoch for memory in self._memory.values()) else _take(self, now_s, orphans)  # fmt: skip
 
 
-def _dropped_without_word(self: Placement, uid: Any) -> Any:
-    """Who gives way says nothing to the directory."""
-    del self.own[uid]
-    return [Drop(uid, "superseded")]
+def _states_for_ever(self: Announcements, experts: Any) -> None:
+    """What a node has hosted once it states for ever."""
+    self._ever = {**getattr(self, "_ever", {}), **experts}  # type: ignore[attr-defined]
+    _announce(self, self._ever)  # type: ignore[attr-defined]
 
 
 def _is_one_of_ours(offer: Any) -> bool:
@@ -229,7 +229,7 @@ SUITE: Final = (
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
     Planted("nobody gives way, and all wait", ExpertsSettle, ((Placement, "_give_way", _keeps_it),)),
     Planted("an orphan is nobody's", OneHostSoon, ((Placement, "_take", _never_takes),)),
-    Planted("a record of who gave way stays", ExpertsSettle, ((Placement, "_give_way", _dropped_without_word),)),
+    Planted("a record of who gave way stays", ExpertsSettle, ((Announcements, "announce", _states_for_ever),)),
     Planted("a node takes more than it has room for", RoomIsKept, ((Placement, "_has_room", property(_always_room)),), first_seed=8),
     Planted("an expert whose successor is silent is dropped", HandOverLosesNothing,
             ((Placement, "_handed_over", _handed_over_anyway),)),

@@ -203,7 +203,7 @@ class Searcher:
         bench.looks_s.append(now_s - asked_s)
         by_host = bench.records.get(prefix, [])
         statements = [HostStatement(host, (line,), now_s + 60, asked_s) for host, line in by_host]
-        self._looks.ended(prefix, statements, asked_s=asked_s)
+        self._looks.ended(prefix, statements, asked_s=asked_s, now_s=now_s)
         self._proceed()
         self.look()
 

@@ -17,7 +17,6 @@ from tests.sim.moe.notes import Faulted, SearchEnded
 if TYPE_CHECKING:
     from tests.sim.moe.peer import MoePeer
 
-BEAM: Final = 8
 _K: Final = 3
 _BEGIN_S: Final = 15.0
 _EPS_S: Final = 1e-3
@@ -35,7 +34,7 @@ class Search:
     ) -> None:
         self._peer, self._grid, self._scores, self._done = peer, grid, scores, done
         self._began_s = peer.now_s
-        self._core = BeamSearch(grid, scores, beam=BEAM, until_s=peer.now_s + PATIENCE_S)
+        self._core = BeamSearch(grid, scores, beam=peer.world.beam, until_s=peer.now_s + PATIENCE_S)
         self._over = False
         peer.searches.append(self)
         peer.later(PATIENCE_S + _EPS_S + PATIENCE_S * 0.03, self.proceed)  # clocks differ by 2 %
@@ -55,7 +54,7 @@ class Search:
         in_time = peer.now_s < self._core.until_s
         seconds = peer.now_s - self._began_s
         peer.note(
-            SearchEnded(self._grid, self._scores, BEAM, step.uids, seconds, in_time)
+            SearchEnded(self._grid, self._scores, peer.world.beam, step.uids, seconds, in_time)
         )  # fmt: skip
         self._done(step.uids)
 

@@ -28,6 +28,7 @@ class MoeWorld(World[MoePeer]):
       grids: of the layers.
       room: experts that each node is willing to host.
       trainers: share of the nodes that send batches.
+      beam: of their searches.
       announced_s: how long the directory names a host that went silently.
     """
 
@@ -45,6 +46,7 @@ class MoeWorld(World[MoePeer]):
         keepers: int = 1,
         nodes_to_start: int = 1,
         trainers: float = 0.7,
+        beam: int = 8,
         scale: float = 1.0,
         delay_s: float = 0.01,
         batch_s: float = 1.0,
@@ -66,7 +68,7 @@ class MoeWorld(World[MoePeer]):
         self.grids = self.watched = tuple(grids)
         self.uids: tuple[ExpertUID, ...] = tuple(uid for grid in grids for uid in grid.uids())
         self.room, self.keepers, self.nodes_to_start = room, keepers, nodes_to_start
-        self.trainers = trainers
+        self.trainers, self.beam = trainers, beam
         self.snapshot_every_s = snapshot_every_s
         self.staleness_max = staleness_max
         self.batch_s = batch_s * scale
@@ -181,6 +183,7 @@ def draw_world(
         announced_s=rng.choice((10.0, 20.0, 40.0)),
         snapshot_every_s=rng.choice((2.0, 5.0, 10.0)),
         staleness_max=rng.choice((4, 64)),
+        beam=rng.choice((3, 8)),
         detailed=detailed,
         checkers=checkers,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from protocols.experts.lookups import PATIENCE_S
-from protocols.experts.uid import ExpertUID, Prefix
+from protocols.experts.uid import ExpertUID, Place, Prefix
 from tests.sim.engine.checker import on
 from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
 from tests.sim.moe.notes import HostingEnded, SearchEnded
@@ -21,9 +23,10 @@ _SEEN_S: Final = 25.0
 
 
 class FindsTheBest(Checker):
-    """A search that got all its answers finds, of all experts that its view knows, those with the highest scores.
+    """A search that got all its answers finds what a beam search over all that its view knows finds, the best first.
 
-    So it must where its beam holds all prefixes; where it is narrower, it finds some that are alive.
+    Where the beam holds all prefixes these are the experts with the highest scores of all. A search that did without some
+    answers finds experts that its view knows.
     """
 
     promise = "finds the best"
@@ -31,15 +34,35 @@ class FindsTheBest(Checker):
     @on(SearchEnded)
     def found(self, peer: MoePeer, note: SearchEnded) -> None:
         alive = self._alive(peer, note)
-        best = sorted(alive, key=lambda uid: -_score(note, uid))[: note.beam]
-        narrow = len(note.grid) // note.grid.sizes[-1] > note.beam
-        if not note.in_time or narrow:
+        if not note.in_time:
             if not set(note.found) <= set(alive):
                 raise self.broken(f"{peer.name} found experts that its view does not know")
-        elif sorted(best) != sorted(note.found):
+            return
+        best = self._best(peer, note)
+        if best != list(note.found):
             raise self.broken(
                 f"{peer.name} found {[str(u) for u in note.found]}; the best alive are {[str(u) for u in best]}"
             )
+
+    def _best(self, peer: MoePeer, note: SearchEnded) -> list[ExpertUID]:
+        """Search all that the view knows: of each length keep the best prefixes under which something is alive."""
+        layer, sizes = note.grid.layer, note.grid.sizes
+        kept: list[Place] = [()]
+        if len(sizes) > 1:
+            first = [(u,) for u in range(sizes[0])]
+            kept = _top(note, [place for place in first if self._children(peer, note, place)])
+        for _ in sizes[1:] or sizes:
+            below = [(*place, u) for place in kept for u in self._children(peer, note, place)]
+            kept = _top(note, below)
+        return [ExpertUID(layer, place) for place in kept]
+
+    def _children(self, peer: MoePeer, note: SearchEnded, place: Place) -> list[int]:
+        layer, size = note.grid.layer, note.grid.sizes[len(place)]
+        if len(place) < len(note.grid.sizes) - 1:
+            prefix = Prefix(layer, place)
+            return [u for u in range(size) if self._listed(peer, prefix, u)]
+        uids = [ExpertUID(layer, (*place, u)) for u in range(size)]
+        return [uid.place[-1] for uid in uids if peer.view.claims(uid, peer.now_s)]
 
     def _alive(self, peer: MoePeer, note: SearchEnded) -> list[ExpertUID]:
         """Return every expert of a layer that the view has a claim for and, prefix by prefix, a way to."""
@@ -47,17 +70,20 @@ class FindsTheBest(Checker):
             uid
             for uid in note.grid.uids()
             if peer.view.claims(uid, peer.now_s)
-            and all(self._listed(peer, prefix, uid) for prefix in uid.prefixes[:-1])
+            and all(
+                self._listed(peer, prefix, uid.place[len(prefix.place)])
+                for prefix in uid.prefixes[:-1]
+            )
         ]
 
-    def _listed(self, peer: MoePeer, prefix: Prefix, uid: ExpertUID) -> bool:
+    def _listed(self, peer: MoePeer, prefix: Prefix, coordinate: int) -> bool:
         view, depth = peer.view, len(prefix.place)
         own = {(of.layer, of.place[: depth + 1]) for of in peer.core.hosting}
-        if (uid.layer, uid.place[: depth + 1]) in own:
+        if (prefix.layer, (*prefix.place, coordinate)) in own:
             return True
         known = view._known.get(prefix)
         return known is not None and any(
-            line.coordinate == uid.place[depth]
+            line.coordinate == coordinate
             for peer_id, of in known.statements.items()
             if of.until_s > peer.now_s
             and peer_id != peer.peer_id
@@ -109,7 +135,10 @@ class FindsOnlyTheLiving(TenureChecker):
 
 
 class FindsWhatIsThere(TenureChecker):
-    """Once faults have ended, an expert that has been hosted for some time is found by who searches with its score on top."""
+    """Once faults have ended, an expert that has been hosted for some time is found by who searches with its score on top.
+
+    Not one below a prefix that others push out of the beam: a beam search keeps the best prefixes, whatever is below them.
+    """
 
     promise = "finds what is there"
 
@@ -140,6 +169,8 @@ class FindsWhatIsThere(TenureChecker):
         for (uid, _), since_s in self._stated_s.items():
             if uid not in note.grid or uid in note.found or now_s - since_s < _SEEN_S:
                 continue
+            if _is_pushed_out(note, uid):
+                continue
             if len(note.found) < note.beam or _score(note, uid) > worst:
                 raise self.broken(f"{peer.name} missed {uid}, hosted for {now_s - since_s:.0f} s")
 
@@ -147,5 +178,23 @@ class FindsWhatIsThere(TenureChecker):
         return self._up_s.setdefault(life_of(peer), self.world.clock.now_s)
 
 
+def _is_pushed_out(note: SearchEnded, uid: ExpertUID) -> bool:
+    """Tell whether a prefix of it may not be among the `beam` best: so many others have higher scores."""
+    for prefix in uid.prefixes:
+        own = _score_of(note, prefix.place)
+        places = itertools.product(*map(range, note.grid.sizes[: len(prefix.place)]))
+        if sum(_score_of(note, place) > own for place in places) >= note.beam:
+            return True
+    return False
+
+
+def _top(note: SearchEnded, places: Iterable[Place]) -> list[Place]:
+    return sorted(places, key=lambda place: -_score_of(note, place))[: note.beam]
+
+
 def _score(note: SearchEnded, uid: ExpertUID) -> float:
-    return sum(note.scores[index][u] for index, u in enumerate(uid.place))
+    return _score_of(note, uid.place)
+
+
+def _score_of(note: SearchEnded, place: Place) -> float:
+    return sum(note.scores[index][u] for index, u in enumerate(place))

@@ -1,0 +1,1 @@
+"""Coming back from the disk, in the simulator. See README.md."""

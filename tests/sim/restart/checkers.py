@@ -1,0 +1,141 @@
+"""What coming back from the disk promises, each watched by one checker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocols.ledger.restart import Begin, NoteEpoch, Tell
+from protocols.ledger.restart_messages import RestartAccepted, RestartPromise
+from tests.sim.engine.checker import Checker, Progress, on
+from tests.sim.restart.disk import holders
+from tests.sim.restart.notes import Decided
+from tests.sim.restart.peer import RestartPeer
+from tests.sim.restart.world import RestartWorld
+
+
+class RestartChecker(Checker):
+    world: RestartWorld
+
+
+class OneHistory(RestartChecker):
+    """Up to an operator's word: who is told to begin without a majority cannot know whether others have."""
+
+    promise = "one history"
+
+    def __init__(self, world: Any) -> None:
+        super().__init__(world)
+        self._first: dict[int, bytes] = {}
+        self._decided: set[bytes] = set()
+
+    @on(Decided)
+    def decided(self, peer: RestartPeer, note: Decided) -> None:
+        self._decided.add(note.record.digest())
+
+    @on(Begin)
+    def begins(self, peer: RestartPeer, begin: Begin) -> None:
+        self._look(peer, begin)
+
+    @on(NoteEpoch)
+    def notes(self, peer: RestartPeer, note: NoteEpoch) -> None:
+        self._look(peer, note)
+
+    def _look(self, peer: RestartPeer, what: Begin | NoteEpoch) -> None:
+        epoch, digest = what.record.epoch, what.record.digest()
+        if digest in self._decided or self.world.operator_spoke:
+            return  # by the epoch's own members, later
+        if self._first.setdefault(epoch, digest) != digest:
+            raise self.broken(f"{peer.name} learns of a second record that begins epoch {epoch}")
+
+
+class OldIsOver(RestartChecker):
+    promise = "the old is over"
+
+    @on(Decided)
+    def decided(self, peer: RestartPeer, note: Decided) -> None:
+        newest = max(self.world.heads)
+        if self.world.operator_spoke:
+            return
+        if note.record.epoch < newest:
+            raise self.broken(
+                f"record {note.record.index} of epoch {note.record.epoch} decided in epoch {newest}"
+            )
+
+
+class VoteBeforeWord(RestartChecker):
+    promise = "vote before word"
+
+    @on(Tell)
+    def tells(self, peer: RestartPeer, tell: Tell) -> None:
+        message, vote = tell.message, peer.disk.vote
+        if not isinstance(message, RestartPromise | RestartAccepted):
+            return
+        if vote is None or vote.epoch < message.epoch:
+            raise self.broken(f"{peer.name} votes for epoch {message.epoch}, not yet on its disk")
+        if vote.epoch > message.epoch:
+            return
+        if vote.promised < message.ballot:
+            raise self.broken(f"{peer.name} says a ballot that is not on its disk")
+        if isinstance(message, RestartAccepted) and (
+            vote.accepted_at is None or vote.accepted_at < message.ballot
+        ):
+            raise self.broken(f"{peer.name} accepts what is not on its disk")
+
+
+class OfThisHistory(RestartChecker):
+    promise = "of this history"
+
+    @on(Begin)
+    def begins(self, peer: RestartPeer, begin: Begin) -> None:
+        world, claim = self.world, begin.claim
+        if claim not in peer.disk.claims:
+            raise self.broken(f"{peer.name} begins with a checkpoint that it has not got")
+        if begin.record.epoch in world.heads:
+            return  # the run may have stepped on meanwhile
+        known = {record.digest(): record for record in world.history}
+        record = known.get(claim.lineage)
+        if record is None or record.step != begin.record.step:
+            raise self.broken(f"{peer.name} goes on from step {claim.step} of another history")
+        if any(world.peers[m.peer].incarnation != m.incarnation for m in begin.record.members):
+            return  # one has gone since, perhaps with its disk
+        disks = {m.peer: world.peers[m.peer].disk for m in begin.record.members}
+        if len(holders(disks, record)) != world.stages:
+            raise self.broken(f"step {record.step} is not complete among the members")
+
+
+class EqualReplicas(RestartChecker):
+    promise = "equal replicas"
+
+    def __init__(self, world: Any) -> None:
+        super().__init__(world)
+        self._roots: dict[tuple[int, int, bytes], bytes] = {}
+
+    @on(Begin)
+    def begins(self, peer: RestartPeer, begin: Begin) -> None:
+        key = begin.record.epoch, begin.claim.stage, begin.record.digest()
+        if self._roots.setdefault(key, begin.claim.root) != begin.claim.root:
+            raise self.broken(f"{peer.name} begins stage {key[1]} with another file")
+
+
+class ThisLife(RestartChecker):
+    promise = "this life"
+
+    @on(Begin)
+    def begins(self, peer: RestartPeer, begin: Begin) -> None:
+        member = begin.record.view.find(peer.peer_id)
+        if member is None or member.incarnation != peer.incarnation:
+            raise self.broken(f"{peer.name} begins as one that it is not, or was before")
+
+
+class GoesOn(Progress):
+    promise = "goes on"
+
+
+ALL = (
+    OneHistory,
+    OldIsOver,
+    VoteBeforeWord,
+    OfThisHistory,
+    EqualReplicas,
+    ThisLife,
+    GoesOn,
+)

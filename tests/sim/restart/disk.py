@@ -1,0 +1,67 @@
+"""A node's disk: the journal, checkpoints and votes, and what power that goes takes along."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+
+from protocols.ids import PeerID
+from protocols.ledger.restart import Disk, Vote
+from protocols.ledger.restart_messages import Claim
+from protocols.ledger.view import Record
+
+CLAIMS_KEPT = 3
+
+
+def root_of(record: Record, stage: int, damage: str = "") -> bytes:
+    """Return the hash of a stage's file at the step that a record committed."""
+    return hashlib.sha256(repr((record.digest(), stage, damage)).encode()).digest()
+
+
+@dataclass(slots=True)
+class SimDisk:
+    """What is durable, and what is being written."""
+
+    newest: Record | None = None
+    began_at: int = 0
+    claims: deque[Claim] = field(default_factory=lambda: deque(maxlen=CLAIMS_KEPT))
+    """Newest first."""
+    vote: Vote | None = None
+
+    def note(self, record: Record) -> None:
+        """Keep a record, and where its epoch began."""
+        before = self.newest
+        if before is not None and (record.epoch, record.index) <= (before.epoch, before.index):
+            return
+        if before is None:
+            self.began_at = 0
+        elif record.epoch != before.epoch:
+            self.began_at = record.step
+        self.newest = record
+
+    def keep(self, record: Record, stage: int, damage: str = "") -> None:
+        """A checkpoint is whole on the disk."""
+        root = root_of(record, stage, damage)
+        self.claims.appendleft(Claim(stage, record.step, record.epoch, record.digest(), root))
+
+    def found(self) -> Disk | None:
+        """Return what a process finds that starts now; None when there is nothing to go on from."""
+        if self.newest is None or not self.claims:
+            return None
+        return Disk(
+            newest=self.newest,
+            began_at=self.began_at,
+            claims=tuple(self.claims),
+            vote=self.vote,
+        )
+
+
+def holders(disks: dict[PeerID, SimDisk], record: Record) -> dict[int, set[PeerID]]:
+    """Return who has a checkpoint of the step that this record committed, by stage."""
+    found: dict[int, set[PeerID]] = {}
+    for peer, disk in disks.items():
+        for claim in disk.claims:
+            if claim.lineage == record.digest():
+                found.setdefault(claim.stage, set()).add(peer)
+    return found

@@ -1,0 +1,94 @@
+"""The faults that only coming back has: power that goes everywhere, evenings on which all leave, disks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.sim.engine.faults import Faults, Injector, count, never, share
+
+if TYPE_CHECKING:
+    from tests.sim.engine.peer import SimPeer
+    from tests.sim.restart.peer import RestartPeer
+    from tests.sim.restart.world import RestartWorld
+
+_OUT_S = 12.0
+"""Who lost power is back within so long, in any order."""
+_TOGETHER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartFaults(Faults):
+    """How much of each kind this run has."""
+
+    restarts_without_state: int = count(1)
+    topic_loss: float = never(0.0)
+    topic_repeats: float = never(0.0)
+    stale_directory: bool = never(False)
+    unavailable_directory: bool = never(False)
+    """Nothing is published, and members are known from the disk."""
+    power_losses: int = count(3)
+    """All nodes at once."""
+    half_losses: int = count(3)
+    """Half of them within ten seconds; they come back."""
+    evenings: int = count(1)
+    """All leave in good order, and come back."""
+    damage: float = share(0.2)
+    """Share of the checkpoints that are another file than the other replicas'."""
+    full_disk: float = share(0.3)
+    """Share of the votes that cannot be written."""
+    slow_disk: float = share(1.0)
+    """Seconds that a vote takes to be written, at most."""
+
+
+class RestartInjector(Injector):
+    """Plans the faults of one run between 0 and `until_s`."""
+
+    def __init__(self, world: RestartWorld, until_s: float) -> None:
+        super().__init__(world, until_s)
+        self._swarm = world
+
+    def plan(self) -> None:
+        super().plan()
+        faults = self._swarm.faults
+        for _ in range(faults.power_losses):
+            self._some_time(self._power_loss, 1.0)
+        for _ in range(faults.half_losses):
+            self._some_time(self._power_loss, 0.5)
+        for _ in range(faults.evenings):
+            self._some_time(self._evening)
+
+    def _power_loss(self, part: float) -> None:
+        world = self._swarm
+        peers = sorted(world.peers.values(), key=lambda peer: peer.peer_id)
+        chosen = self._rng.sample(peers, max(1, int(part * len(peers))))
+        world.log(f"power goes: {','.join(peer.name for peer in chosen)}")
+        spread_s = 0.0 if part == 1.0 else world.scaled(_TOGETHER_S)
+        for peer in chosen:
+            world.clock.after(spread_s * self._rng.random(), self._out, peer)
+
+    def _out(self, peer: RestartPeer) -> None:
+        if self._swarm.healed_s is not None:
+            return
+        self._crash(peer)
+        back_s = self._swarm.scaled(_OUT_S * self._rng.random())
+        self._swarm.clock.after(back_s, self._restart_peer, peer)
+
+    def _restart_peer(self, peer: RestartPeer) -> None:
+        if not peer.up and not peer.left:
+            self._swarm.log(f"restart {peer.name} with its state")
+            peer.restart(keeps_state=True)
+
+    def _evening(self) -> None:
+        world = self._swarm
+        world.log("evening: all leave")
+        for peer in list(world.peers.values()):
+            if peer.up and not peer.draining:
+                peer.comes_back = True
+                world.clock.after(world.scaled(3.0 * self._rng.random()), self._leave, peer)
+                back_s = world.scaled(15.0 + _OUT_S * self._rng.random())
+                world.clock.after(back_s, self._restart_peer, peer)
+
+    def _leave(self, peer: SimPeer) -> None:
+        if self._swarm.healed_s is None:  # else it was told to leave when all was well again
+            super()._leave(peer)
