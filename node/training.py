@@ -19,6 +19,7 @@ from node.forecast import check_fits, forecasts
 from node.identity import verify_signature
 from node.modes import build_mode, info_of
 from node.node import Node
+from node.run_start import start_lines
 from node.runfile import check_wishes, refused_pattern, wishes_of
 from node.services import Service
 from protocols.run import ScriptExpertsSpec
@@ -43,6 +44,8 @@ def build_services(node: Node) -> Iterable[Service]:
             f"the experts of the run {node.run.name} live in scripts, and a daemon has no code for them",
             "a script takes part with murmura.join(invite), see docs/tutorial-moe.md",
         )
+    for line in start_lines(node.run, node.membership.folder.parent):
+        log.info("start: %s", line)
     return (TrainingService(node, build_mode(context_of(node))),)
 
 

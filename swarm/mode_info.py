@@ -90,5 +90,10 @@ class ModeInfo:
     """With whom this node was in the run when it last left it, from what the mode keeps in the run's folder."""
     waits_for: Callable[[Mapping[str, Any]], str] = lambda section: ""
     """What a draining node waits for, from its section of the status; empty when for nothing that others decide."""
+    checkpoint_parts: Callable[[RunSpec], tuple[str, ...]] = lambda run: ()
+    """The parts of a whole checkpoint, which `[start]` can name; () in a mode that does not know it."""
+    check_start: str = ""
+    """`package.module:function`, which loads torch: (run, checkpoints) -> None. Raises ValueError, with a sentence, when
+    the run cannot begin from these files."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What `murmura export` takes in this mode besides a path: name -> help."""

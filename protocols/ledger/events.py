@@ -29,6 +29,8 @@ class LedgerSettings:
     stages: int
     microbatches: int
     steps: int
+    first_step: int = 0
+    """What the run begins at: its initial state, which nobody needs to fetch from a member, counts as that of this step."""
     replicas_to_start: int = 1
     evaluate_every: int = 0
     evaluation_microbatches: int = 0

@@ -292,7 +292,7 @@ class Lead:
 
     def _replicas_needed(self) -> int:
         """Per stage. The wish to begin with several is over once work has been done."""
-        begun = self._record.step > 0 or self._coverage.begun
+        begun = self._record.step > self.settings.first_step or self._coverage.begun
         return 1 if begun else self.settings.replicas_to_start
 
     def _evaluating(self) -> bool:
@@ -413,6 +413,7 @@ class Lead:
             stages=self.settings.stages,
             step=self._record.step,
             epoch=self._record.epoch,
+            first_step=self.settings.first_step,
         )
         disputed = self._coverage.disputed
         self._coverage = Coverage(self.settings.stages, self.full)
@@ -552,7 +553,11 @@ class Lead:
         leaving = any(report.leaving for report in self._reports.values())
         replicas = self._replicas_needed()
         unstaffed = not self._view.staffed(self.settings.stages, replicas)
-        if not (leaving or (unstaffed and self._record.step == 0)) or gone or self._newcomers:
+        if (
+            not (leaving or (unstaffed and self._record.step == self.settings.first_step))
+            or gone
+            or self._newcomers
+        ):
             return {}
         if len(self._reports) < len(self._view):
             return {}

@@ -168,7 +168,10 @@ class Ledger:
         if founder:
             self.synced = True
             genesis = Record(
-                index=0, step=0, lead=me, members=(Member(me, incarnation, stage or 0, 0),)
+                index=0,
+                step=settings.first_step,
+                lead=me,
+                members=(Member(me, incarnation, stage or 0, 0),),
             )
             self._startup = self._learn(now_s, genesis)
         elif begins_with is not None:
@@ -492,7 +495,7 @@ class Ledger:
         effects += self._open_tally(record, member, admitted=admitted)
         joined = self.view.newcomers(member.stage, record.index)
         newcomers = tuple(peer for peer in joined if peer != self.me)
-        if newcomers and record.step > 0 and self.synced and not admitted:
+        if newcomers and record.step > self.settings.first_step and self.synced and not admitted:
             effects.append(OfferState(record.step, newcomers))
         if record.lead == self.me:
             return effects + self._go_on_leading(now_s, record)
@@ -542,7 +545,7 @@ class Ledger:
         self.tally.frozen = False
         if admitted and record.index > 0:
             present = HeldState(member.stage, record.step, record.epoch)
-            self.synced = record.step == 0 or self.holds == present
+            self.synced = record.step == self.settings.first_step or self.holds == present
             self.holds = None  # from here on the state we had is the stage's, or is given up
         if (admitted and record.index > 0) or (fenced and not self.synced):
             replicas = self.view.replicas(member.stage)

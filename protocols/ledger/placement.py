@@ -35,16 +35,24 @@ class Staffing:
     """The members by stage. Kept up to date member by member: a lead asks it at every report.
 
     Args:
-      epoch, step: of the last record; at step 0 every node can build the state of every stage by itself.
+      epoch, step: of the last record.
+      first_step: at this step every node can build the state of every stage by itself.
     """
 
-    __slots__ = ("_leaving", "_staying", "epoch", "stages", "step")
+    __slots__ = ("_first_step", "_leaving", "_staying", "epoch", "stages", "step")
 
     def __init__(
-        self, standings: Iterable[Standing], *, stages: int, step: int, epoch: int = 0
+        self,
+        standings: Iterable[Standing],
+        *,
+        stages: int,
+        step: int,
+        epoch: int = 0,
+        first_step: int = 0,
     ) -> None:
         self.stages = stages
         self.step = step
+        self._first_step = first_step
         self.epoch = epoch
         self._staying: list[dict[PeerID, Standing]] = [{} for _ in range(stages)]
         self._leaving: list[dict[PeerID, Standing]] = [{} for _ in range(stages)]
@@ -63,7 +71,17 @@ class Staffing:
     def of(self, members: Iterable[Member], *, step: int) -> Staffing:
         """Return the staffing by these members; one that has been marked anew since has counted nothing, and holds nothing."""
         standings = (self._find(member) or unknown(member) for member in members)
-        return Staffing(standings, stages=self.stages, step=step, epoch=self.epoch)
+        return Staffing(
+            standings,
+            stages=self.stages,
+            step=step,
+            epoch=self.epoch,
+            first_step=self._first_step,
+        )
+
+    @property
+    def _is_initial(self) -> bool:
+        return self.step == self._first_step
 
     def _find(self, member: Member) -> Standing | None:
         found = self._staying[member.stage].get(member.peer)
@@ -84,7 +102,7 @@ class Staffing:
 
     def may_leave(self, leaver: Standing) -> bool:
         """Tell whether nothing is lost with a leaving member: its stage's state is held by one that stays."""
-        if not leaver.synced or self.step == 0 or not any(self._staying):
+        if not leaver.synced or self._is_initial or not any(self._staying):
             return True
         return any(standing.synced for standing in self._staying[leaver.member.stage].values())
 
@@ -104,7 +122,7 @@ class Staffing:
           replicas: how many each stage must have; more than one only before the run has begun.
         """
         for stage in range(self.stages):
-            has_donor = self.step == 0 or any(s.synced for s in self._leaving[stage].values())
+            has_donor = self._is_initial or any(s.synced for s in self._leaving[stage].values())
             if has_donor and len(self._staying[stage]) < replicas:
                 peer = self._spare(keep=replicas)
                 return (peer, stage) if peer is not None else None

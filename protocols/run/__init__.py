@@ -22,6 +22,7 @@ from protocols.run.spec import (
     run_from_canonical_bytes_untrusted,
     run_from_plain,
 )
+from protocols.run.start import StartSpec, start_digest
 from protocols.run.training import DeadlineSpec, TrainingSpec
 
 __all__ = [
@@ -42,8 +43,10 @@ __all__ = [
     "ScriptExpertsSpec",
     "ScriptModelSpec",
     "SgdSpec",
+    "StartSpec",
     "TextSpec",
     "TrainingSpec",
     "run_from_canonical_bytes_untrusted",
     "run_from_plain",
+    "start_digest",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from protocols.run.data import TextSpec
 from protocols.run.model import LayeredModelSpec
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
     """The table as it is written. What follows from it and from `[training]` is a `Pipeline`."""
+
+    CAN_START: ClassVar[bool] = True
 
     stages: Annotated[int, Range(1, 1024)] = 3
     microbatches: Annotated[int, Range(1, 65536)] = 16

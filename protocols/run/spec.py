@@ -16,6 +16,7 @@ from protocols.run.data import DataSpec
 from protocols.run.model import ByteTransformerSpec, ModelSpec
 from protocols.run.optimizer import AdamWSpec, OptimizerSpec
 from protocols.run.pipeline import PipelineSpec
+from protocols.run.start import StartSpec
 from protocols.run.tables import TABLES, ChecksRun
 from protocols.run.training import DeadlineSpec, TrainingSpec
 from protocols.schema import Natural, SchemaError, Size, decode, encode, unknown_key
@@ -40,6 +41,8 @@ class _Common:
     optimizer: OptimizerSpec = field(default_factory=AdamWSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)
     deadlines: DeadlineSpec = field(default_factory=DeadlineSpec)
+    start: StartSpec | None = None
+    """Not hashed when there is none, so that runs from before this table are what they were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,24 @@ class RunSpec(_Common):
             raise SchemaError(self.mode, f"must be a {shape.__name__}")
         if isinstance(self.table, ChecksRun):
             self.table.check_run(self)
+        if self.start is not None:
+            self._check_start(self.start)
+
+    def _check_start(self, start: StartSpec) -> None:
+        if not getattr(self.table, "CAN_START", False):
+            raise SchemaError(
+                "start", f"a run of mode {self.mode} cannot begin from a checkpoint of another run"
+            )
+        if start.step >= self.training.steps:
+            raise SchemaError(
+                "training.steps",
+                f"must be above start.step ({start.step}): steps count on from there",
+            )
+
+    @property
+    def first_step(self) -> int:
+        """What the run begins at: 0, or the step of the checkpoint that it goes on from."""
+        return self.start.step if self.start is not None else 0
 
     def settings(self, shape: type[TableT]) -> TableT:
         """Return the mode's table. Raises TypeError when the run has another mode: that is a bug of the caller."""
@@ -75,6 +96,8 @@ class RunSpec(_Common):
         """
         plain = encode(self)
         plain[self.mode] = plain.pop("table")
+        if self.start is None:
+            del plain["start"]
         return bytes(msgpack.packb(plain))
 
 

@@ -47,6 +47,11 @@ def last_members(folder: Path) -> frozenset[PeerID]:
     )
 
 
+def checkpoint_parts(run: RunSpec) -> tuple[str, ...]:
+    """Name all stages."""
+    return tuple(f"stage/{stage}" for stage in range(pipeline_of(run).stages))
+
+
 def waits_for(section: Mapping[str, Any]) -> str:
     """Say what a draining member waits for."""
     if not section.get("member"):
@@ -92,4 +97,6 @@ INFO: Final = ModeInfo(
     forecast=forecast,
     last_members=last_members,
     waits_for=waits_for,
+    checkpoint_parts=checkpoint_parts,
+    check_start="swarm.pipeline.start:check_start",
 )

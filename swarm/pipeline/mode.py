@@ -31,6 +31,7 @@ from swarm.pipeline.journal import Journal
 from swarm.pipeline.peer import PipelinePeer, RestartOptions
 from swarm.pipeline.restarting import read_disk
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
+from swarm.pipeline.start import InitialState
 from swarm.presence import Presence
 from swarm.resources import Resources
 from swarm.state.part import Part, PartFacts
@@ -79,6 +80,7 @@ class PipelineMode:
         self._journal_problem = ""
         self._journal = Journal(context.folder / JOURNAL)
         self._begun = False
+        self._initial: InitialState | None = None
 
     @property
     def limits(self) -> Limits:
@@ -101,6 +103,7 @@ class PipelineMode:
             observer=not wishes.host,
             restart=restart,
             stage=wishes.stage,
+            initial=self._initial_state(resources),
         )
         rng = random.Random(context.rng.getrandbits(64))
         async with (
@@ -156,7 +159,12 @@ class PipelineMode:
             peers=len(ledger.view) if ledger is not None else 0,
             waiting_for=self._waiting_for(ledger) if ledger is not None else None,
             resting=ledger is not None and self._waits_to_begin(ledger),
-            problems=tuple(filter(None, (diverged, self._data_problem, self._journal_problem))),
+            problems=tuple(
+                filter(
+                    None,
+                    (diverged, self._start_problem, self._data_problem, self._journal_problem),
+                )
+            ),
         )
 
     def detail(self) -> dict[str, Any]:
@@ -232,9 +240,14 @@ class PipelineMode:
             return peer.restarting.core.waiting_because
         return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
 
+    @property
+    def _start_problem(self) -> str:
+        problem = self._initial.problem if self._initial is not None else ""
+        return problem and f"the checkpoint that the run begins from: {problem}"
+
     def _waits_to_begin(self, ledger: Ledger) -> bool:
         """Tell whether the run has not begun because it wants more peers for that."""
-        begun = self._last is None or self._last.step > 0 or ledger.tally.counted
+        begun = self._last is None or self._last.step > self._run.first_step or ledger.tally.counted
         return not begun and not ledger.view.staffed(
             self._spec.stages, self._spec.replicas_to_start
         )
@@ -273,6 +286,14 @@ class PipelineMode:
 
         log.info("back with checkpoints: newest_step=%d", found.disk.claims[0].step)
         return RestartOptions(found=found, folder=folder, load=load, new_epoch=wishes.new_epoch)
+
+    def _initial_state(self, resources: Resources) -> InitialState | None:
+        start = self._run.start
+        if start is None:
+            return None
+        folder = self._context.folder
+        self._initial = InitialState(self._run, start, folder, resources.caller, resources.codec)
+        return self._initial
 
     async def _stepped(self, part: Part) -> None:
         if self._resources is not None:

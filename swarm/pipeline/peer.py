@@ -106,6 +106,7 @@ from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailed
 from swarm.pipeline.restarting import RESTART_SERVICE, FromDisk, Restarting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
+from swarm.pipeline.start import PREFIX, InitialState
 from swarm.pipeline.trainer_shell import TrainerShell
 from swarm.state.transfer import Snapshots
 
@@ -133,6 +134,7 @@ def ledger_settings(run: RunSpec) -> LedgerSettings:
         stages=pipeline.stages,
         microbatches=pipeline.microbatches,
         steps=pipeline.steps,
+        first_step=run.first_step,
         replicas_to_start=pipeline.replicas_to_start,
         evaluate_every=pipeline.evaluate_every,
         evaluation_microbatches=pipeline.evaluation_microbatches,
@@ -160,6 +162,7 @@ class PipelinePeer:
       observer: host nothing; only train.
       stage: the stage we would like to host; None leaves it to the lead.
       in_flight: microbatches our trainer works on at once.
+      initial: of a run that goes on from the checkpoint of another.
       sign: with our identity: the leases that we deal as the lead.
     """
 
@@ -181,6 +184,7 @@ class PipelinePeer:
         stage: int | None = None,
         in_flight: int = 4,
         restart: RestartOptions | None = None,
+        initial: InitialState | None = None,
     ) -> None:
         self.run_spec = run
         self.me = me
@@ -241,7 +245,12 @@ class PipelinePeer:
             ),
             hooks=hooks,
             rng=random.Random(rng.getrandbits(64)),
+            initial=initial.tensors if initial is not None else None,
         )
+        self.initial = initial
+        if initial is not None:
+            initial.members = self._other_members
+            initial.syncing = hooks.syncing
         self.reduction = Reduction(
             me,
             caller,
@@ -337,6 +346,20 @@ class PipelinePeer:
         if self.host is None:
             raise Refusal("not-here", "this node hosts no stage yet", 0.25)
         return await self.host.answer(incoming)
+
+    async def answer_state(self, incoming: Incoming) -> Answer:
+        """Answer one call of the `state` service: of our stage, or of the checkpoint that the run begins from."""
+        message = incoming.message
+        part = message.get("part") if isinstance(message, dict) else None
+        if self.initial is not None and isinstance(part, str) and part.startswith(PREFIX):
+            return await self.initial.snapshots.answer(incoming)
+        return await self.snapshots.answer(incoming)
+
+    async def answer_start(self, incoming: Incoming) -> Answer:
+        """Answer one call of the `start` service."""
+        if self.initial is None:
+            raise Refusal("not-here", "this run begins at step 0")
+        return await self.initial.answer(incoming)
 
     def knows(self, peer: PeerID) -> bool:
         """Tell whether records are to be expected from this peer."""
@@ -509,10 +532,19 @@ class PipelinePeer:
 
     async def _found(self) -> None:
         """Begin the run. Whoever knocks before it has begun is not heard, and knocks again."""
-        await self.state.found(self._wanted_stage or 0)
+        if self.initial is None:
+            await self.state.found(self._wanted_stage or 0)
         self._founder = False
         for effect in self.ledger.start():
             self._do(effect)
+        if self.initial is not None:
+            # Like any other first member: others may be needed for what is not on this disk.
+            record = self.ledger.record
+            assert record is not None
+            self.state.admitted(Admitted(record, self._wanted_stage or 0, (), synced=True))
+
+    def _other_members(self) -> list[PeerID]:
+        return [peer for peer in self.ledger.view if peer != self.me]
 
     def _learned(self, record: Record) -> None:
         before = self._last.members if self._last is not None else ()

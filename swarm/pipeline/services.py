@@ -24,8 +24,10 @@ from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer, RestartOptions
 from swarm.pipeline.reduction import REDUCE_SERVICE
 from swarm.pipeline.restarting import RESTART_SERVICE
 from swarm.pipeline.rumours import Rumours
+from swarm.pipeline.start import InitialState
 from swarm.pipeline.trainer_shell import STAGE_SERVICE
 from swarm.resources import Resources
+from swarm.state.start_calls import START_SERVICE
 
 JOINED_MICROBATCHES: Final = 4
 """Computed in one go when they wait; more would make the first of them wait too long."""
@@ -43,6 +45,8 @@ class PeerOptions:
     """Host nothing; only train."""
     stage: int | None = None
     """The stage we would like to host; None leaves it to the lead."""
+    initial: InitialState | None = None
+    """What the run begins from, when it goes on from the checkpoint of another."""
     restart: RestartOptions | None = None
     """What this node has of the run on its disk."""
     in_flight: int = 4
@@ -80,6 +84,7 @@ async def open_peer(
             stage=options.stage,
             in_flight=options.in_flight,
             restart=options.restart,
+            initial=options.initial,
         )
         guard.counts_on = peer.counts_on
         try:
@@ -93,7 +98,7 @@ async def open_peer(
 
 
 def wire_of(peer: PipelinePeer) -> Mapping[str, Endpoint]:
-    """Return the services `ledger`, `restart`, `stage`, `reduce` and `state`, answered by this peer.
+    """Return the services `ledger`, `restart`, `stage`, `reduce`, `state` and `start`, answered by this peer.
 
     What a peer may send is bounded: tensors come with work only, long headers are records, from who decides them.
     """
@@ -112,7 +117,8 @@ def wire_of(peer: PipelinePeer) -> Mapping[str, Endpoint]:
         RESTART_SERVICE: Endpoint(peer.answer_restart, of_ledger),
         STAGE_SERVICE: Endpoint(peer.answer_stage, lambda sender: work),
         REDUCE_SERVICE: Endpoint(peer.reduction.answer, short),
-        STATE_SERVICE: Endpoint(peer.snapshots.answer, short),
+        STATE_SERVICE: Endpoint(peer.answer_state, short),
+        START_SERVICE: Endpoint(peer.answer_start, short),
     }
 
 

@@ -133,6 +133,10 @@ class StateOwner:
     load_failed: Callable[[], None]
 
 
+InitialTensors: TypeAlias = Callable[[Mapping[str, TensorSpec]], Awaitable[Mapping[str, Tensor]]]
+"""Gives the state that a stage begins with, in a run that goes on from a checkpoint."""
+
+
 class StageState:
     """The hosted stage of one node over time. Used from the event loop; `run` does the jobs."""
 
@@ -146,6 +150,7 @@ class StageState:
         owner: StateOwner,
         hooks: PeerHooks,
         rng: random.Random,
+        initial: InitialTensors | None = None,
     ) -> None:
         self.host: StageHost | None = None
         self.stage: int | None = None
@@ -157,6 +162,7 @@ class StageState:
         self.snapshots = Snapshots(self._part, compute, codec)
         self._run_spec = run
         self._steps = pipeline_of(run).steps
+        self._initial = initial
         self._caller = caller
         self._compute = compute
         self._codec = codec
@@ -348,10 +354,19 @@ class StageState:
                 self._built.set()
                 return True
             host.loaded = False
-        if admitted.synced and admitted.record.step:
+        if admitted.synced and admitted.record.step != self._run_spec.first_step:
             raise LocalProtocolError("the ledger says that we hold a state which we do not")
         await self._build(admitted.stage)
+        if admitted.synced and self._initial is not None:
+            await self._begin_from(self._initial)
         return admitted.synced or await self._fetch(loading)
+
+    async def _begin_from(self, initial: InitialTensors) -> None:
+        """Put the state of the checkpoint that the run goes on from in the place of the run's own initial one."""
+        assert self.host is not None
+        hosted = self.host.stage
+        tensors = await initial(await self._compute.run_own(stage_specs, hosted))
+        await self._compute.run_own(hosted.load, tensors)
 
     async def _catch_up(self, loading: _Loading) -> bool:
         """Apply the steps that were committed meanwhile; False when one is missing."""

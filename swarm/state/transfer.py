@@ -62,6 +62,7 @@ class Snapshots:
     Args:
       find: returns a part by its name, while its state is complete and here.
       kept: returns a snapshot, by part and version, that somebody else keeps account of.
+      asked_max: how many stay in memory of those that nobody was promised.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class Snapshots:
         codec: ComputeThread,
         *,
         kept: Callable[[str, int], Snapshot | None] = lambda name, version: None,
+        asked_max: int = 1,
     ) -> None:
         self._find_part = find
         self._kept = kept
         self._compute = compute
         self._codec = codec
         self._offered: deque[Snapshot] = deque(maxlen=_OFFERED_MAX)
-        self._asked: deque[Snapshot] = deque(maxlen=1)
+        self._asked: deque[Snapshot] = deque(maxlen=asked_max)
         """Apart from those offered, so that whoever reads the model cannot push a newcomer's away."""
         self._lock = trio.Lock()
 

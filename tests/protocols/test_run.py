@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import msgpack
 import pytest
@@ -18,10 +19,12 @@ from protocols.run import (
     ByteTransformerSpec,
     DeadlineSpec,
     RunSpec,
+    StartSpec,
     TextSpec,
     TrainingSpec,
     run_from_canonical_bytes_untrusted,
     run_from_plain,
+    start_digest,
 )
 from protocols.run.pipeline import PipelineSpec
 from protocols.schema import SchemaError
@@ -113,3 +116,45 @@ def test_the_kind_of_a_model_decides_its_keys() -> None:
         run_from_plain({**plain, "model": {"kind": "mlp", "heads": 4}})
     with pytest.raises(SchemaError, match=r"model\.kind: a pipeline cannot cut 'mlp'"):
         run_from_plain({**plain, "model": {"kind": "mlp", "layers": 4}})
+
+
+START: dict[str, Any] = {"run": "a" * 64, "step": 6, "sha256": "b" * 64}
+
+
+def test_a_run_that_starts_from_a_checkpoint_is_another_run_and_survives_being_sent() -> None:
+    spec = dataclasses.replace(SPEC, start=StartSpec(**START))
+    assert spec.run_id != SPEC.run_id
+    assert run_from_canonical_bytes_untrusted(spec.canonical_bytes(), spec.run_id) == spec
+    assert (SPEC.first_step, spec.first_step) == (0, 6)
+    assert "start" not in msgpack.unpackb(SPEC.canonical_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"step": 120}, r"training\.steps: must be above start\.step \(120\)"),
+        ({"step": 0}, r"start\.step"),
+        ({"run": "A" * 64}, r"start\.run: must be 64 digits of lower-case hex"),
+        ({"sha256": "b" * 63}, r"start\.sha256"),
+        ({"part": "stage/0"}, r"start\.part: unknown key"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(change: dict[str, object], problem: str) -> None:
+    plain = {"name": "try", "data": {"pattern": "t", "sha256": "0" * 64}}
+    with pytest.raises(SchemaError, match=problem):
+        run_from_plain({**plain, "start": {**START, **change}})
+
+
+def test_a_mode_that_cannot_start_from_a_checkpoint_says_so() -> None:
+    plain = {"name": "try", "mode": "moe", "data": {"pattern": "t", "sha256": "0" * 64}}
+    with pytest.raises(
+        SchemaError, match="start: a run of mode moe cannot begin from a checkpoint"
+    ):
+        run_from_plain({**plain, "start": START})
+
+
+def test_the_hash_of_a_checkpoint_names_each_part_and_its_file() -> None:
+    files = {"stage/0": "1" * 64, "stage/1": "2" * 64}
+    assert start_digest(files) == start_digest(dict(reversed(files.items())))
+    swapped = {"stage/0": "2" * 64, "stage/1": "1" * 64}
+    assert len({start_digest(f) for f in (files, swapped, {"stage/0": "1" * 64})}) == 3

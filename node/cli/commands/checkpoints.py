@@ -15,10 +15,13 @@ from node.cli.render import duration
 from node.clock import unix_s
 from node.config import load
 from node.errors import NodeError
+from node.modes import info_of
 from protocols.errors import RemoteProtocolError
 from protocols.ids import RunID
-from protocols.run import RunSpec, run_from_canonical_bytes_untrusted
+from protocols.run import RunSpec, StartSpec, run_from_canonical_bytes_untrusted
+from protocols.schema import encode
 from swarm.state.checkpoint import FOLDER, Checkpoint, CheckpointRefusedError, Refused, scan, verify
+from swarm.state.start import whole_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +40,41 @@ def command() -> None:
     """List, verify and export the checkpoints on this machine."""
 
 
+_also_option = click.option(
+    "--also",
+    "folders",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The state folder of another node of the run, for the stages that are not here.",
+)
+
+
 @command.command("list")
+@_also_option
 @json_option
 @node_options
 def list_command(
-    *, as_json: bool, state_dir: str | None, runtime_dir: str | None, config_file: str | None
+    *,
+    folders: tuple[Path, ...],
+    as_json: bool,
+    state_dir: str | None,
+    runtime_dir: str | None,
+    config_file: str | None,
 ) -> None:
-    """List the checkpoints of every run, newest first. `verify` reads the files themselves."""
+    """List the checkpoints of every run, newest first. `verify` reads the files themselves.
+
+    Then, of each run, the `[start]` of the newest step that is whole among them: put into a run file, it lets another run
+    go on from there.
+    """
     runs = list(_runs(state_dir, runtime_dir, config_file))
+    runs += [run for folder in folders for run in _runs(str(folder), None, config_file)]
+    starts = _starts(runs)
     rows = [_row(run, checkpoint) for run in runs for checkpoint in run.checkpoints]
     refused = [_refused_row(item) for run in runs for item in run.refused]
     if as_json:
-        print_json({"schema_version": 1, "checkpoints": rows, "refused": refused})
+        listed = [encode(start) for start in starts]
+        print_json({"schema_version": 1, "checkpoints": rows, "starts": listed, "refused": refused})
         return
     for row in rows:
         click.echo(
@@ -59,6 +85,25 @@ def list_command(
         click.echo(f"refused: {row['path']}: {row['reason']}", err=True)
     if not rows:
         click.echo("no checkpoints here", err=True)
+    told: set[str] = set()
+    for start in starts:
+        if start.run not in told:
+            click.echo(
+                f'\n[start]\nrun = "{start.run}"\nstep = {start.step}\nsha256 = "{start.sha256}"'
+            )
+        told.add(start.run)
+
+
+def _starts(runs: list[_RunHere]) -> list[StartSpec]:
+    """Return, of each run, the steps that another run can begin from, newest first."""
+    starts: list[StartSpec] = []
+    for run_id in dict.fromkeys(run.run_id for run in runs):
+        same = [run for run in runs if run.run_id == run_id]
+        spec = next((run.spec for run in same if run.spec is not None), None)
+        parts = info_of(spec.mode).checkpoint_parts(spec) if spec is not None else ()
+        found = [c for run in same for c in run.checkpoints]
+        starts += whole_starts(run_id, found, parts) if parts else []
+    return starts
 
 
 @command.command("verify")
@@ -96,14 +141,7 @@ def verify_command(
 @click.option(
     "--step", type=click.IntRange(0), help="Which step; the newest that is whole if not given."
 )
-@click.option(
-    "--also",
-    "folders",
-    multiple=True,
-    metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The state folder of another node of the run, for the stages that are not here.",
-)
+@_also_option
 @json_option
 @node_options
 def export_command(

@@ -50,6 +50,7 @@ def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
     report: dict[str, Any] = {"schema_version": 1, "ok": True}
     if chosen := run_file or loaded.config.run:
         from node.forecast import check_fits, forecast_lines, forecasts
+        from node.run_start import start_lines
         from node.runfile import check_data, check_wishes, read_run_file, wishes_of
 
         spec = read_run_file(Path(chosen).expanduser())
@@ -57,7 +58,9 @@ def check(*, run_file: str | None, as_json: bool, **which: str | None) -> None:
         check_fits(spec, loaded.config)
         check_data(spec, loaded.config.data)
         report |= {"run_name": spec.name, "run_id": str(spec.run_id), "mode": spec.mode}
-        lines = forecast_lines(spec, loaded.config)
+        began = start_lines(spec, loaded.paths.state_dir / "runs")
+        lines = [*began, *forecast_lines(spec, loaded.config)]
+        report["start"] = began
         report["forecast"] = [asdict(part) for part in forecasts(spec)]
     if loaded.config.join:
         _check_invite(loaded.config.join)

@@ -10,6 +10,7 @@ import dataclasses
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -28,6 +29,7 @@ from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.peer import PipelinePeer
 from swarm.pipeline.reference import parameter_difference, train_reference
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
+from swarm.pipeline.start import InitialState
 from swarm.resources import Resources, open_resources
 from tests.fakes.host import MemoryHost, MemoryNetwork
 from tests.fakes.signer import SeededSigner
@@ -96,6 +98,7 @@ class SwarmNode:
         self.opened: PipelinePeer | None = None
         self.resources: Resources | None = None
         self.left = trio.Event()
+        self.start_folder = swarm.start_folders.pop(0) if swarm.start_folders else None
         self.serving = trio.Event()
         self.journal: list[Record] = []
         self.reasons: list[str] = []
@@ -134,7 +137,7 @@ class SwarmNode:
                             self.host,
                             self.guard,
                             self.resources,
-                            options,
+                            self._with_start(options, self.resources),
                             signer=self.signer,
                             verify=verify_signature,
                             rng=rng,
@@ -149,6 +152,13 @@ class SwarmNode:
                         await self._look_for_contacts()
                 options = dataclasses.replace(options, founder=False)
                 task_status = trio.TASK_STATUS_IGNORED
+
+    def _with_start(self, options: PeerOptions, resources: Resources) -> PeerOptions:
+        start, folder = self.swarm.run.start, self.start_folder
+        if start is None or folder is None:
+            return options
+        initial = InitialState(self.swarm.run, start, folder, resources.caller, resources.codec)
+        return dataclasses.replace(options, initial=initial)
 
     async def _look_for_contacts(self) -> None:
         while True:
@@ -225,6 +235,8 @@ class SmallSwarm:
         self.nursery = nursery
         self.nodes: list[SwarmNode] = []
         self.directory_is_out = False
+        self.start_folders: list[Path] = []
+        """The run's folder on each node's disk, in a run that goes on from a checkpoint; one is used up per node."""
         self.records: dict[int, Record] = {}
         self._news = trio.Event()
         self._seeds = 0
