@@ -30,6 +30,7 @@ def start(home: Path, example: str, *arguments: str) -> subprocess.Popen[str]:
         )
 
 
+@pytest.mark.soak
 def test_a_trainer_learns_with_experts_that_live_in_two_other_scripts(tmp_path: Path) -> None:
     server = start(tmp_path / "a", "moe_server.py")
     scripts = [server]

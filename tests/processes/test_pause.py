@@ -15,6 +15,7 @@ pytestmark = pytest.mark.process
 FLAGS = ("--threads", "1", "--nice", "0", "--checkpoint-every-s", "0.2")
 
 
+@pytest.mark.soak
 def test_a_paused_node_frees_its_memory_stays_paused_over_a_restart_and_goes_on_when_resumed(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
