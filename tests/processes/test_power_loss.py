@@ -58,6 +58,7 @@ def test_all_nodes_lose_power_and_go_on_from_the_newest_whole_step(
         assert begins == 1, "it was begun once, and not anew"
 
 
+@pytest.mark.soak
 def test_a_torn_checkpoint_is_refused_and_its_node_joins_or_goes_back(
     links: Links, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
