@@ -27,6 +27,7 @@ from moe.info import MODE
 from moe.keeping import ExpertKeeper, part_name, part_of
 from moe.model import build_feed_forward, expert_parameter, mixtures
 from moe.peer import ExpertPeer, PeerSettings
+from moe.server import ROWS_MAX
 from moe.table import expert_rows, host_rows
 from moe.task import MoeTask
 from protocols.experts.spec import MoeSpec
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROWS_MAX: Final = 1 << 16
-"""Rows of several requests that the compute thread may join."""
 _LATELY: Final = 50
 _BEGIN_S: Final = 60.0
 """A node begins to train without some of the experts when they have not come by then."""

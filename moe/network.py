@@ -228,9 +228,8 @@ class RemoteExperts:
     async def _backward(self, answered: Answered, x: Tensor, grad_y: Tensor) -> Tensor | None:
         uid, output = answered.uid, answered.output
         if self._search.view.overtaken(uid, output.epoch, trio.current_time()):
-            self.absent += (
-                1  # its host has been replaced, and would step a copy that nobody asks any more
-            )
+            # Its host has been replaced, and would step a copy that nobody asks any more.
+            self.absent += 1
             return None
         if answered.peer == self._me and self._local is not None:
             local = self._local

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from moe.info import MODE
 from moe.network import Answered, ExpertNetwork
 from moe.peer import ExpertPeer, PeerSettings
-from moe.server import Expert
+from moe.server import ROWS_MAX, Expert
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.frames import Limits
@@ -37,7 +37,6 @@ from swarm.state.part import Part
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
-ROWS_MAX: Final = 1 << 16
 CLIP_NORM: Final = 1.0
 """On the gradient of each step of an expert: anybody in the run may send one."""
 
@@ -139,6 +138,9 @@ class ScriptExperts:
         self._ended = threading.Event()
         self.reason = ""
         """Why the node has ended."""
+        self.width = 0
+        self.epoch = 0
+        """Of what is hosted; both are the mode's to say before it serves."""
 
     # --- the script's threads ---
 
@@ -151,7 +153,7 @@ class ScriptExperts:
     def network(self, grid: Grid, *, wait_s: float) -> ExpertNetwork:
         """Return what a layer asks. Raises RuntimeError when the network is not up in time."""
         peer = self._wait_for_peer(wait_s)
-        trio.from_thread.run_sync(peer.watch, [grid], trio_token=self._token)
+        self._in_loop(lambda: peer.watch([grid]))
         return _Network(self)
 
     def alive(self, grid: Grid) -> Sequence[ExpertUID]:
@@ -222,9 +224,6 @@ class ScriptExperts:
                 epoch=self.epoch,
                 device=hosting.device,
             )
-
-    width = 0
-    epoch = 0
 
 
 class _Network:

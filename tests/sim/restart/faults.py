@@ -72,12 +72,7 @@ class RestartInjector(Injector):
             return
         self._crash(peer)
         back_s = self._swarm.scaled(_OUT_S * self._rng.random())
-        self._swarm.clock.after(back_s, self._restart_peer, peer)
-
-    def _restart_peer(self, peer: RestartPeer) -> None:
-        if not peer.up and not peer.left:
-            self._swarm.log(f"restart {peer.name} with its state")
-            peer.restart(keeps_state=True)
+        self._swarm.clock.after(back_s, self._restart, peer, True)
 
     def _evening(self) -> None:
         world = self._swarm
@@ -87,7 +82,7 @@ class RestartInjector(Injector):
                 peer.comes_back = True
                 world.clock.after(world.scaled(3.0 * self._rng.random()), self._leave, peer)
                 back_s = world.scaled(15.0 + _OUT_S * self._rng.random())
-                world.clock.after(back_s, self._restart_peer, peer)
+                world.clock.after(back_s, self._restart, peer, True)
 
     def _leave(self, peer: SimPeer) -> None:
         if self._swarm.healed_s is None:  # else it was told to leave when all was well again
