@@ -28,7 +28,7 @@ from moe.keeping import ExpertKeeper, part_name, part_of
 from moe.model import build_feed_forward, expert_parameter, mixtures
 from moe.peer import ExpertPeer, PeerSettings
 from moe.server import ROWS_MAX
-from moe.table import expert_rows, host_rows
+from moe.table import call_figures, expert_rows, host_rows
 from moe.task import MoeTask
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID
@@ -184,14 +184,7 @@ class MoeMode:
             compute=resources.compute,
             unix_s=self._context.unix_s,
             rate=rate,
-            settings=PeerSettings(
-                announced_s=spec.announced_s,
-                refresh_s=spec.refresh_s,
-                floor_s=run.deadlines.floor_s,
-                ceiling_s=run.deadlines.ceiling_s,
-                clip_norm=run.optimizer.clip_norm,
-                staleness_max=spec.staleness_max,
-            ),
+            settings=PeerSettings.of_run(run, clip_norm=run.optimizer.clip_norm),
             failed=self._host_failed,
             newer=self._newer_epoch,
             looked=self._looked,
@@ -404,8 +397,7 @@ class MoeMode:
         if peer is None or keeper is None:
             return status
         now_s = trio.current_time()
-        core, network = keeper.core, peer.network
-        cuts = peer.dispatch.percentiles_s()
+        core = keeper.core
         stats = [expert.stats for expert in peer.server.experts.values()]
         learner = self._models.learner if self._models is not None else None
         layers = [mixture.stats for mixture in mixtures(learner.hosted.module)] if learner else []
@@ -424,12 +416,7 @@ class MoeMode:
             "steps_failed": self.steps_failed,
             "experts_missing": sum(layer.experts_missing for layer in layers),
             "gradients_missing": sum(layer.gradients_missing for layer in layers),
-            "calls": network.asked,
-            "calls_absent": network.absent,
-            "calls_hedged": network.hedged,
-            "call_p50_ms": round(1000 * cuts[0], 2) if cuts else None,
-            "call_p95_ms": round(1000 * cuts[1], 2) if cuts else None,
-            **peer.search.percentiles_s(),
+            **call_figures(peer),
             "staleness": round(statistics.fmean(s.staleness for s in stats), 2) if stats else None,
             "staleness_max": max((s.staleness_max for s in stats), default=None),
             "stale_refused": sum(s.stale_refused for s in stats),

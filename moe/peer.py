@@ -18,11 +18,12 @@ from moe.network import RemoteExperts
 from moe.search import ExpertAnnouncer, ExpertSearch
 from moe.server import Expert, ExpertServer, build_expert
 from protocols.experts.dispatch import Dispatch
+from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.experts.view import PrefixView
 from protocols.ids import PeerID, RunID
 from protocols.ports import Directory
-from protocols.run import OptimizerSpec
+from protocols.run import OptimizerSpec, RunSpec
 from swarm.calls import Caller
 from swarm.endpoints import Endpoint
 from swarm.hosting.compute import ComputeThread
@@ -46,6 +47,19 @@ class PeerSettings:
     """No call has more time; one to a host of which nothing is known has this."""
     clip_norm: float = 1.0
     staleness_max: int = 64
+
+    @classmethod
+    def of_run(cls, run: RunSpec, *, clip_norm: float) -> PeerSettings:
+        """Return what a run says of it."""
+        spec = run.settings(MoeSpec)
+        return cls(
+            announced_s=spec.announced_s,
+            refresh_s=spec.refresh_s,
+            floor_s=run.deadlines.floor_s,
+            ceiling_s=run.deadlines.ceiling_s,
+            clip_norm=clip_norm,
+            staleness_max=spec.staleness_max,
+        )
 
 
 class ExpertPeer:

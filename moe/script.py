@@ -23,7 +23,7 @@ from moe.info import MODE
 from moe.network import Answered, ExpertNetwork
 from moe.peer import ExpertPeer, PeerSettings
 from moe.server import ROWS_MAX, Expert
-from protocols.experts.spec import MoeSpec
+from moe.table import call_figures
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.frames import Limits
 from protocols.run import RunSpec, ScriptExpertsSpec, run_from_plain
@@ -261,7 +261,6 @@ class ScriptExpertsMode:
         assert isinstance(context.run.model, ScriptExpertsSpec)
         self._context = context
         self._model = context.run.model
-        self._spec = context.run.settings(MoeSpec)
         self._part = part
         part.width = self._model.width
         self._peer: ExpertPeer | None = None
@@ -280,7 +279,7 @@ class ScriptExpertsMode:
     async def run(
         self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        context, spec = self._context, self._spec
+        context = self._context
         self._part.epoch = int(context.unix_s() * 1000)
         peer = self._peer = ExpertPeer(
             me=context.me,
@@ -290,14 +289,7 @@ class ScriptExpertsMode:
             compute=resources.compute,
             unix_s=context.unix_s,
             rate=self._part.rate,
-            settings=PeerSettings(
-                announced_s=spec.announced_s,
-                refresh_s=spec.refresh_s,
-                floor_s=context.run.deadlines.floor_s,
-                ceiling_s=context.run.deadlines.ceiling_s,
-                clip_norm=CLIP_NORM,
-                staleness_max=spec.staleness_max,
-            ),
+            settings=PeerSettings.of_run(context.run, clip_norm=CLIP_NORM),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._presence.run)
@@ -328,17 +320,11 @@ class ScriptExpertsMode:
             return {}
         now_s = trio.current_time()
         grids = [Grid(layer, sizes) for layer, sizes in self._model.layers.items()]
-        cuts = peer.dispatch.percentiles_s()
         return {
             "experts": sum(map(len, grids)),
             "experts_alive": sum(len(peer.view.alive(grid, now_s)) for grid in grids),
             "experts_hosted": len(peer.server.experts),
-            "calls": peer.network.asked,
-            "calls_absent": peer.network.absent,
-            "calls_hedged": peer.network.hedged,
-            "call_p50_ms": round(1000 * cuts[0], 2) if cuts else None,
-            "call_p95_ms": round(1000 * cuts[1], 2) if cuts else None,
-            **peer.search.percentiles_s(),
+            **call_figures(peer),
         }
 
     def parts(self) -> Sequence[Part]:

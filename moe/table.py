@@ -13,6 +13,19 @@ from protocols.experts.uid import Grid
 from protocols.ids import PeerID
 
 
+def call_figures(peer: ExpertPeer) -> dict[str, Any]:
+    """Return how calls and searches went, for the status."""
+    network, cuts = peer.network, peer.dispatch.percentiles_s()
+    return {
+        "calls": network.asked,
+        "calls_absent": network.absent,
+        "calls_hedged": network.hedged,
+        "call_p50_ms": round(1000 * cuts[0], 2) if cuts else None,
+        "call_p95_ms": round(1000 * cuts[1], 2) if cuts else None,
+        **peer.search.percentiles_s(),
+    }
+
+
 def expert_rows(
     peer: ExpertPeer,
     grids: Sequence[Grid],
