@@ -6,7 +6,10 @@ step of which every stage is on some of their disks, with the nodes that hold it
 
 Rules of this file:
   - Deciding is single-decree Paxos, one instance per epoch. What a node promises or accepts is on its disk before it is
-    sent (`WriteVote`), so a node that loses power again cannot take it back.
+    sent (`WriteVote`), so a node that loses power again cannot take it back. Who cannot read its vote does not vote again
+    (`Disk.may_vote`) until it has been in the run.
+  - A node that loses power while it waits comes back as the same member (`Disk.incarnation`): it has been in no run since,
+    so it has nothing to forget, and a first record that names it is still about it.
   - The acceptors are the members of the newest record. A quorum of them that is back from the disk means that no quorum
     of the old epoch lives; so the old epoch decides nothing any more.
   - A run that all have left in good order ends with a record that names nobody: those it lets go decide.
@@ -84,6 +87,10 @@ class Disk:
     claims: tuple[Claim, ...] = ()
     """Newest first."""
     vote: Vote | None = None
+    may_vote: bool = True
+    """False when there is a vote that cannot be read: nobody knows what this node has promised."""
+    incarnation: int | None = None
+    """As whom it took part in a life that ended before it had begun or joined: still the same one."""
 
 
 # --- events ---
@@ -214,6 +221,7 @@ class Restart:
         self._began_at = disk.began_at
         self._claims = disk.claims
         self._vote = disk.vote
+        self._may_vote = disk.may_vote
         self._replies: deque[Tell] = deque()
         """What waits for its vote to be on disk, oldest first."""
         self._backs: dict[PeerID, tuple[float, Back]] = {}
@@ -329,6 +337,8 @@ class Restart:
     def _asked(self, peer: PeerID, asked: RestartPrepare | RestartAccept) -> list[Effect]:
         """Promise or accept, unless we have promised more. Nobody who goes, or has gone, on with the run votes."""
         if self.phase is not Phase.WAITING or asked.epoch != self._newest.epoch + 1:
+            return []
+        if not self._may_vote:
             return []
         ballot = asked.ballot
         if self.me not in self.members or ballot.peer != peer or ballot.round > ROUND_MAX:
@@ -480,7 +490,7 @@ class Restart:
             return [Join(False)]
         long_ago_s = now_s - _PRESENT_BEATS * self._settings.heartbeat_s
         self._backs = {peer: found for peer, found in self._backs.items() if found[0] >= long_ago_s}
-        back = Back(self._incarnation, self._newest, self._began_at, self._claims)
+        back = Back(self._incarnation, self._newest, self._began_at, self._claims, self._may_vote)
         effects: list[Effect] = [Tell(peer, back) for peer in self.members if peer != self.me]
         return effects + self._go_on(now_s)
 
@@ -498,14 +508,20 @@ class Restart:
         if plan is None:
             return []
         present = [self.me, *self._backs]
-        if not self.members.is_quorum(present) and not self._new_epoch:
-            missing = len(self.members) - len(present)
-            self.waiting_because = (
-                f"no majority is back: {missing} of {len(self.members)} members are missing;"
-                " `murmura run --new-epoch` goes on without them"
-            )
+        voting = [peer for peer, (_, back) in self._backs.items() if back.may_vote]
+        if self._may_vote:
+            voting.append(self.me)
+        if not self.members.is_quorum(voting) and not self._new_epoch:
+            self.waiting_because = self._no_majority(len(present), len(present) - len(voting))
             return []
         return self._stand(now_s, plan, everybody=len(present) == len(self.members))
+
+    def _no_majority(self, present: int, mute: int) -> str:
+        unreadable = f", {mute} cannot read what they have voted" if mute else ""
+        return (
+            f"no majority is back: {len(self.members) - present} of {len(self.members)} members are"
+            f" missing{unreadable}; `murmura run --new-epoch` goes on without them"
+        )
 
     def _stand(self, now_s: float, plan: _Plan, *, everybody: bool) -> list[Effect]:
         """Propose when it is our turn: the smaller our PeerID among those who can, the sooner."""

@@ -162,7 +162,13 @@ class PipelineMode:
             problems=tuple(
                 filter(
                     None,
-                    (diverged, self._start_problem, self._data_problem, self._journal_problem),
+                    (
+                        diverged,
+                        self._start_problem,
+                        self._vote_problem,
+                        self._data_problem,
+                        self._journal_problem,
+                    ),
                 )
             ),
         )
@@ -245,6 +251,11 @@ class PipelineMode:
         problem = self._initial.problem if self._initial is not None else ""
         return problem and f"the checkpoint that the run begins from: {problem}"
 
+    @property
+    def _vote_problem(self) -> str:
+        restarting = self._peer.restarting if self._peer is not None else None
+        return restarting.problem if restarting is not None else ""
+
     def _waits_to_begin(self, ledger: Ledger) -> bool:
         """Tell whether the run has not begun because it wants more peers for that."""
         begun = self._last is None or self._last.step > self._run.first_step or ledger.tally.counted
@@ -275,7 +286,8 @@ class PipelineMode:
             if await keeper.load(checkpoint, None) is not None
         ]
         folder = self._context.folder
-        found = await trio.to_thread.run_sync(read_disk, folder, folder / JOURNAL, verified)
+        run = self._run.run_id
+        found = await trio.to_thread.run_sync(read_disk, folder, folder / JOURNAL, run, verified)
         if found is None:
             return None
 

@@ -222,14 +222,15 @@ class PipelinePeer:
         self._reduce_scope: trio.CancelScope | None = None
         self._reduced: dict[bytes, ReducedGradient] = {}
         """By hash, of the next record only: what a record that is learned may name."""
-        self._incarnation = rng.getrandbits(62)
+        before = restart.found.disk.incarnation if restart is not None else None
+        self._incarnation = rng.getrandbits(62) if before is None else before
         self.ledger = self._new_ledger(None)
         self.restarting: Restarting | None = None
         """While this node is back from its disk, until it is in the run."""
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
-                me, self._incarnation, self.settings, restart.found, caller, restart.folder,
+                run.run_id, me, self._incarnation, self.settings, restart.found, caller, restart.folder,
                 random.Random(rng.getrandbits(64)), new_epoch=restart.new_epoch,
                 begin=self._begin_again, note=hooks.record_learned,
             )  # fmt: skip
@@ -500,6 +501,8 @@ class PipelinePeer:
     async def _load_and_begin(self, record: Record, claim: Claim) -> None:
         """Become a member by the first record of an epoch, with the state that it goes on from."""
         assert self._restart_options is not None
+        assert self.restarting is not None
+        await self.restarting.begins()
         holds: HeldState | None = None
         tensors = await self._restart_options.load(claim)
         if tensors is not None:

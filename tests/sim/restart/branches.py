@@ -20,7 +20,6 @@ _EXCUSED: Final = {
     "restart.Restart._asked: if self._why_not(asked.record) is not None: yes": _ONE_RECORD,
     "restart.Restart._why_not: if record.epoch != self._newest.epoch + 1 or record.commits_step or (not record.members): yes": _ONE_RECORD,
     "restart.Restart._propose: if self._why_not(record) is not None: yes": _ONE_RECORD,
-    "restart.Restart._propose: if record is None: yes": "a plan that was there a moment ago is seldom gone",
     "restart.Restart._tick: if now_s < self._next_beat_s: yes": "the simulated clock wakes a core when it wished to be woken",
     "restart.Restart._counts: if claim.step > self._settings.steps or claim.stage >= self._settings.stages: yes": _MALFORMED,
     "restart.Restart._plan: if newest is None: yes": "a node without a checkpoint of this history has none at all here",

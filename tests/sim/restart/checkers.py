@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocols.ledger.restart import Begin, NoteEpoch, Tell
-from protocols.ledger.restart_messages import RestartAccepted, RestartPromise
+from protocols.ledger.restart import Begin, NoteEpoch, Tell, WriteVote
+from protocols.ledger.restart_messages import Back, RestartAccepted, RestartPromise
+from protocols.ledger.view import Member
 from tests.sim.engine.checker import Checker, Progress, on
 from tests.sim.restart.disk import holders
 from tests.sim.restart.notes import Decided
@@ -81,6 +82,15 @@ class VoteBeforeWord(RestartChecker):
             raise self.broken(f"{peer.name} accepts what is not on its disk")
 
 
+class OneVote(RestartChecker):
+    promise = "one vote"
+
+    @on(WriteVote)
+    def votes(self, peer: RestartPeer, write: WriteVote) -> None:
+        if not peer.may_vote:
+            raise self.broken(f"{peer.name} votes and cannot know what it has voted before")
+
+
 class OfThisHistory(RestartChecker):
     promise = "of this history"
 
@@ -119,11 +129,40 @@ class EqualReplicas(RestartChecker):
 class ThisLife(RestartChecker):
     promise = "this life"
 
+    def __init__(self, world: Any) -> None:
+        super().__init__(world)
+        self._begun: set[Member] = set()
+
     @on(Begin)
     def begins(self, peer: RestartPeer, begin: Begin) -> None:
         member = begin.record.view.find(peer.peer_id)
         if member is None or member.incarnation != peer.incarnation:
             raise self.broken(f"{peer.name} begins as one that it is not, or was before")
+        if member in self._begun:
+            raise self.broken(f"{peer.name} begins twice as the same member")
+        self._begun.add(member)
+
+
+class SameWhileWaiting(RestartChecker):
+    """So a record that was decided while it was away is still about it."""
+
+    promise = "same while waiting"
+
+    def __init__(self, world: Any) -> None:
+        super().__init__(world)
+        self._waits_as: dict[str, tuple[int, tuple[int, int]]] = {}
+        """Node -> whom it said it would be, and in which life of its disk."""
+
+    @on(Tell)
+    def tells(self, peer: RestartPeer, tell: Tell) -> None:
+        if not isinstance(tell.message, Back) or peer.disk.damaged:
+            return
+        said, life = tell.message.incarnation, (peer.state_life, peer.disk.lives)
+        if self._waits_as.setdefault(peer.name, (said, life)) == (said, life):
+            return
+        if self._waits_as[peer.name][1] == life:
+            raise self.broken(f"{peer.name} waits as {said}, and waited as another one before")
+        self._waits_as[peer.name] = said, life
 
 
 class GoesOn(Progress):
@@ -134,8 +173,10 @@ ALL = (
     OneHistory,
     OldIsOver,
     VoteBeforeWord,
+    OneVote,
     OfThisHistory,
     EqualReplicas,
     ThisLife,
+    SameWhileWaiting,
     GoesOn,
 )

@@ -28,6 +28,13 @@ class SimDisk:
     claims: deque[Claim] = field(default_factory=lambda: deque(maxlen=CLAIMS_KEPT))
     """Newest first."""
     vote: Vote | None = None
+    damaged: bool = False
+    """The vote is there and cannot be read."""
+    incarnation: int | None = None
+    """As whom its node waits; None once that one has begun."""
+
+    lives: int = 0
+    """How often its node was in the run, or had its vote damaged: whom it waited as before is over."""
 
     def note(self, record: Record) -> None:
         """Keep a record, and where its epoch began."""
@@ -39,6 +46,13 @@ class SimDisk:
         elif record.epoch != before.epoch:
             self.began_at = record.step
         self.newest = record
+
+    def in_run(self) -> None:
+        """Whom it waited as is over, and a vote that cannot be read is replaced."""
+        self.incarnation = None
+        self.lives += 1
+        if self.damaged:
+            self.vote, self.damaged = None, False
 
     def keep(self, record: Record, stage: int, damage: str = "") -> None:
         """A checkpoint is whole on the disk."""
@@ -53,7 +67,9 @@ class SimDisk:
             newest=self.newest,
             began_at=self.began_at,
             claims=tuple(self.claims),
-            vote=self.vote,
+            vote=None if self.damaged else self.vote,
+            may_vote=not self.damaged,
+            incarnation=None if self.damaged else self.incarnation,
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.sim.engine.faults import Faults, Injector, count, never, share
+from tests.sim.engine.faults import Faults, Injector, count, never, share, source
 
 if TYPE_CHECKING:
     from tests.sim.engine.peer import SimPeer
@@ -37,6 +38,8 @@ class RestartFaults(Faults):
     """Share of the checkpoints that are another file than the other replicas'."""
     full_disk: float = share(0.3)
     """Share of the votes that cannot be written."""
+    damaged_votes: int = count(2)
+    """Votes that cannot be read any more."""
     slow_disk: float = share(1.0)
     """Seconds that a vote takes to be written, at most."""
 
@@ -57,6 +60,10 @@ class RestartInjector(Injector):
             self._some_time(self._power_loss, 0.5)
         for _ in range(faults.evenings):
             self._some_time(self._evening)
+        rng = source(self._swarm.seed, "which vote is damaged")
+        for _ in range(faults.damaged_votes):
+            at_s = rng.uniform(0, self._until_s)
+            self._swarm.clock.after(at_s, self._damage_vote, rng)
 
     def _power_loss(self, part: float) -> None:
         world = self._swarm
@@ -73,6 +80,14 @@ class RestartInjector(Injector):
         self._crash(peer)
         back_s = self._swarm.scaled(_OUT_S * self._rng.random())
         self._swarm.clock.after(back_s, self._restart, peer, True)
+
+    def _damage_vote(self, rng: random.Random) -> None:
+        voted = [peer for peer in self._swarm.peers.values() if peer.disk.vote is not None]
+        if voted:
+            peer = rng.choice(sorted(voted, key=lambda peer: peer.peer_id))
+            self._swarm.log(f"vote damaged: {peer.name}")
+            peer.disk.damaged = True
+            peer.disk.lives += 1
 
     def _evening(self) -> None:
         world = self._swarm

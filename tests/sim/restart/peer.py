@@ -48,6 +48,8 @@ class RestartPeer(SimPeer):
         """It leaves for the night only."""
         self.incarnation = 0
         self.new_epoch = False
+        self.may_vote = True
+        """Whether this life could read what those before have voted."""
         self._votes: deque[Vote] = deque()
         self._disk_rng = random.Random(f"disk/{world.seed}/{self.name}")
 
@@ -63,6 +65,11 @@ class RestartPeer(SimPeer):
                 self.disk = SimDisk()
             self.wants_in = True
             return
+        self.may_vote = saved.may_vote
+        if saved.incarnation is not None:
+            self.incarnation = saved.incarnation
+        elif saved.may_vote:
+            self.disk.incarnation = self.incarnation
         self.core = Restart(
             self.peer_id,
             self.incarnation,
@@ -96,6 +103,7 @@ class RestartPeer(SimPeer):
         """The run's members have decided this: it is in the journal before anything follows from it."""
         self.running = record
         self.disk.note(record)
+        self.disk.in_run()
         if self.core is not None and self.core.phase is not Phase.DONE:
             self.drive(self.core, InRun(self.now_s))
 
@@ -126,6 +134,7 @@ class RestartPeer(SimPeer):
                 self.disk.note(record)
             case Begin(record, _):
                 self.disk.note(record)
+                self.disk.in_run()
                 self.running = record
                 self.world.begun(self, record)
             case Join(wanted):
@@ -141,7 +150,7 @@ class RestartPeer(SimPeer):
         vote = self._votes.popleft()
         full = self.world.healed_s is None and self._disk_rng.random() < self.world.faults.full_disk
         if not full:
-            self.disk.vote = vote
+            self.disk.vote, self.disk.damaged = vote, False
         if self._votes:
             self._begin_write()
         assert self.core is not None

@@ -18,9 +18,12 @@ from tests.sim.restart.checkers import (
     OfThisHistory,
     OldIsOver,
     OneHistory,
+    OneVote,
+    SameWhileWaiting,
     ThisLife,
     VoteBeforeWord,
 )
+from tests.sim.restart.disk import SimDisk
 
 # --- replacements; each is the original with one thing wrong ---
 
@@ -96,6 +99,24 @@ def _alone_is_enough(self: Restart, now_s: float) -> Any:
         self._new_epoch = before
 
 
+def _votes_anyway(self: Restart, peer: PeerID, asked: Any) -> Any:
+    """A vote that cannot be read is taken for none."""
+    self._may_vote = True
+    return _asked(self, peer, asked)
+
+
+def _forgets_whom(self: SimDisk) -> Any:
+    """Each life is somebody else, although nothing has begun."""
+    found = _found(self)
+    return found and dataclasses.replace(found, incarnation=None)
+
+
+def _never_over(self: SimDisk) -> None:
+    """Who has begun comes back as the same member."""
+
+
+_asked = Restart._asked
+_found = SimDisk.found
 _written = Restart._written
 _voters = restart._voters
 _plan = Restart._plan
@@ -110,6 +131,9 @@ SUITE: Final = (
     Planted("incomplete_plan", OfThisHistory, ((Restart, "_plan", _incomplete_plan),)),
     Planted("all_files", EqualReplicas, ((restart, "_of_most", _all_files),)),
     Planted("begin_in_any_life", ThisLife, ((Restart, "_begin", _begin_in_any_life),)),
+    Planted("never_over", ThisLife, ((SimDisk, "in_run", _never_over),)),
+    Planted("forgets_whom", SameWhileWaiting, ((SimDisk, "found", _forgets_whom),)),
+    Planted("votes_anyway", OneVote, ((Restart, "_asked", _votes_anyway),)),
     Planted("ignores_running", GoesOn, ((Restart, "_running", _ignores_running),)),
     Planted("same_epoch", GoesOn, ((Restart, "_first_record", _same_epoch),)),
     Planted("all_are_named", GoesOn, ((Restart, "_first_record", _all_are_named),)),

@@ -265,7 +265,7 @@ class RestartWorld(World[RestartPeer]):
                 peer.restart(keeps_state=True)
         if not self._goes_on():
             self._all_anew()
-        # Power that goes while they agree may leave a record that names somebody in a life that is over.
+        # Who is named may leave for good before it has begun: the others then want a person.
         self.clock.after(self.scaled(_SECOND_LOOK_S), self._look_after)
 
     def _look_after(self) -> None:
@@ -287,7 +287,7 @@ class RestartWorld(World[RestartPeer]):
         if newest is not None:
             voters = _voters(newest)
             there = {p.peer_id for p in back if p.disk.found() is not None}
-            if not voters.is_quorum(there):
+            if not voters.is_quorum({p for p in there if not self.peers[p].disk.damaged}):
                 chosen = next((p for p in back if p.peer_id in there and p.peer_id in voters), None)
                 if chosen is not None:
                     self.log(f"new epoch at {chosen.name}")
