@@ -645,6 +645,7 @@ class Lead:
         record = Record(
             index=index,
             epoch=self._record.epoch,
+            forks=self._record.forks,
             step=self._record.step,
             lead=self._successor(members),
             members=tuple(members),
@@ -776,6 +777,7 @@ class Lead:
         return Record(
             index=index,
             epoch=self._record.epoch,
+            forks=self._record.forks,
             step=self._record.step + 1,
             lead=self._successor(members),
             members=members,

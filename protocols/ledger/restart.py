@@ -17,6 +17,7 @@ Rules of this file:
     members decide the epoch after it.
   - A checkpoint counts if it is of the newest record's history: of its epoch, or of a step at or before its beginning.
     All others were overtaken; a node that has only those joins as a newcomer.
+  - What an operator's word has begun is a history of its own (protocols.ledger.epoch); checkpoints of another one never count.
   - Replicas with different files for one step cannot both be right: the file that most have is taken, the others join.
   - Only members of the newest record that we know are listened to. They are believed, as everywhere in the ledger.
 
@@ -40,6 +41,7 @@ from typing import Annotated, Final, TypeAlias, assert_never
 
 from protocols.core import Tick
 from protocols.ids import PeerID
+from protocols.ledger.epoch import begun_alone
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.restart_messages import (
     Back,
@@ -53,7 +55,19 @@ from protocols.ledger.restart_messages import (
     RestartRefused,
     Running,
 )
-from protocols.ledger.view import ROUND_MAX, Ballot, Member, Record, View, shape_problem
+from protocols.ledger.reunion import gives_way
+from protocols.ledger.view import (
+    FORK_ABSENT_MAX,
+    FORKS_MAX,
+    ROUND_MAX,
+    Ballot,
+    Fork,
+    Member,
+    Record,
+    View,
+    is_of_history,
+    shape_problem,
+)
 from protocols.schema import Natural, Range
 
 EPOCH_GAP: Final = 1024
@@ -84,6 +98,8 @@ class Disk:
     """By epoch and index, of its journal, its checkpoints and its vote."""
     began_at: Annotated[int, Range(0)] = 0
     """The step at which that record's epoch began."""
+    before: tuple[PeerID, ...] = ()
+    """Who was a member when it began."""
     claims: tuple[Claim, ...] = ()
     """Newest first."""
     vote: Vote | None = None
@@ -197,6 +213,7 @@ class Restart:
     Args:
       incarnation: of the member that we shall be.
       new_epoch: an operator's word that those who are back may go on without a quorum.
+      gives_way: our history ends, and we begin by joining another one (protocols.ledger.reunion).
     """
 
     def __init__(
@@ -209,6 +226,7 @@ class Restart:
         *,
         now_s: float,
         new_epoch: bool = False,
+        gives_way: bool = False,
     ) -> None:
         self.me = me
         self.phase = Phase.WAITING
@@ -219,6 +237,7 @@ class Restart:
         self._new_epoch = new_epoch
         self._newest = disk.newest
         self._began_at = disk.began_at
+        self._before = frozenset(disk.before)
         self._claims = disk.claims
         self._vote = disk.vote
         self._may_vote = disk.may_vote
@@ -231,6 +250,8 @@ class Restart:
         self._not_before_s = now_s
         self._join_until_s = math.inf
         self._next_beat_s = now_s
+        if gives_way:
+            self._join(now_s)
 
     @property
     def wake_at_s(self) -> float:
@@ -261,6 +282,9 @@ class Restart:
     # --- what others say ---
 
     def _heard(self, now_s: float, peer: PeerID, message: RestartMessage) -> list[Effect]:
+        if isinstance(message, Running) and self._ends(peer, message.record):
+            self._join(now_s)
+            return [Join(True)]
         if peer not in self.members or peer == self.me:
             return []
         match message:
@@ -292,6 +316,7 @@ class Restart:
 
     def _learn(self, newest: Record, began_at: int) -> None:
         """There is a newer record: its members decide, and what was tried before is void."""
+        self._before |= frozenset(self.members)
         self._newest, self._began_at = newest, began_at
         self._backs = {
             peer: found for peer, found in self._backs.items() if peer in _voters(newest)
@@ -304,10 +329,21 @@ class Restart:
         begin = self._begin(record)
         if begin:
             return begin
+        self._join(now_s)
+        return [Join(True)]
+
+    def _join(self, now_s: float) -> None:
         self.phase = Phase.JOINING
         self._join_until_s = now_s + _JOIN_SILENCES * self._settings.silence_s
         self.waiting_because = "the run goes on: joining it as a newcomer"
-        return [Join(True)]
+
+    def _ends(self, peer: PeerID, record: Record) -> bool:
+        """Tell whether our history ends because another one goes on, which is longer."""
+        if self.phase is not Phase.WAITING:
+            return False
+        if shape_problem(record, stages=self._settings.stages) is not None:
+            return False
+        return gives_way(self._newest, record, speaker=peer)
 
     def _decided(self, now_s: float, record: Record) -> list[Effect]:
         """A first record of an epoch. If it does not name us as we are now, its members decide what follows."""
@@ -447,7 +483,20 @@ class Restart:
         ]
         return told + self._decided(now_s, record)
 
-    def _first_record(self, plan: _Plan) -> Record:
+    def _first_record(self, plan: _Plan, *, alone: bool = False) -> Record:
+        """Return what the next epoch begins with. Alone, an operator's word begins it, and those who are not there are named."""
+        newest = self._newest
+        epoch, forks = newest.epoch + 1, newest.forks
+        if alone:
+            epoch = begun_alone(newest.epoch, self._rng)
+            absent = sorted({*self.members, *self._before} - plan.holders.keys())
+            fork = Fork(
+                epoch=epoch,
+                after=newest.epoch,
+                step=plan.step,
+                absent=tuple(absent[:FORK_ABSENT_MAX]),
+            )
+            forks = (*forks, fork)[-FORKS_MAX:]
         index = self._newest.index + EPOCH_GAP
         incarnations = {peer: back.incarnation for peer, (_, back) in self._backs.items()}
         incarnations[self.me] = self._incarnation
@@ -458,7 +507,8 @@ class Restart:
         lead = self.me if self.me in plan.holders else members[0].peer
         return Record(
             index=index,
-            epoch=self._newest.epoch + 1,
+            epoch=epoch,
+            forks=forks,
             step=plan.step,
             lead=lead,
             members=members,
@@ -511,10 +561,12 @@ class Restart:
         voting = [peer for peer, (_, back) in self._backs.items() if back.may_vote]
         if self._may_vote:
             voting.append(self.me)
-        if not self.members.is_quorum(voting) and not self._new_epoch:
+        quorum = self.members.is_quorum(voting)
+        if not quorum and not self._new_epoch:
             self.waiting_because = self._no_majority(len(present), len(present) - len(voting))
             return []
-        return self._stand(now_s, plan, everybody=len(present) == len(self.members))
+        everybody = len(present) == len(self.members)
+        return self._stand(now_s, plan, everybody=everybody, quorum=quorum)
 
     def _no_majority(self, present: int, mute: int) -> str:
         unreadable = f", {mute} cannot read what they have voted" if mute else ""
@@ -523,8 +575,11 @@ class Restart:
             f" missing{unreadable}; `murmura run --new-epoch` goes on without them"
         )
 
-    def _stand(self, now_s: float, plan: _Plan, *, everybody: bool) -> list[Effect]:
-        """Propose when it is our turn: the smaller our PeerID among those who can, the sooner."""
+    def _stand(self, now_s: float, plan: _Plan, *, everybody: bool, quorum: bool) -> list[Effect]:
+        """Propose when it is our turn: the smaller our PeerID among those who can, the sooner.
+
+        Without a quorum an operator has told us to go on: then there is nobody to ask.
+        """
         ranked = sorted(plan.holders)
         rank = ranked.index(self.me) if self.me in plan.holders else len(ranked)
         due_s = self._not_before_s if everybody else max(self._settled_at_s, self._not_before_s)
@@ -534,8 +589,8 @@ class Restart:
         self.waiting_because = f"agreeing with the others to go on from step {plan.step}"
         if now_s < due_s:
             return []
-        if self._new_epoch:
-            return self._announce(now_s, self._first_record(plan))
+        if not quorum:
+            return self._announce(now_s, self._first_record(plan, alone=True))
         ballot = Ballot(self._round_seen + 1, self.me)
         self._try = _Try(ballot, now_s + _TRY_SILENCES * self._settings.silence_s)
         return self._ask(RestartPrepare(self._newest.epoch + 1, ballot), list(self._backs))
@@ -556,9 +611,12 @@ class Restart:
         """Tell whether a checkpoint is of the history that the newest record ends."""
         if claim.step > self._settings.steps or claim.stage >= self._settings.stages:
             return False
-        return claim.epoch == self._newest.epoch or (
-            claim.epoch < self._newest.epoch and claim.step <= self._began_at
-        )
+        newest = self._newest
+        if claim.epoch == newest.epoch:
+            return True
+        if claim.epoch > newest.epoch or claim.step > self._began_at:
+            return False
+        return is_of_history(newest, claim.epoch, claim.step)
 
     def _plan(self, now_s: float) -> _Plan | None:
         """Return the newest step of which every stage is there; None, and say what is missing, when there is none."""

@@ -39,7 +39,7 @@ from protocols.ledger.restart_messages import (
     RestartMessage,
     encode_restart,
 )
-from protocols.ledger.view import Record
+from protocols.ledger.view import Member, Record
 from protocols.schema import SchemaError, decode
 from swarm.calls import Caller
 from swarm.driver import Driver
@@ -97,16 +97,21 @@ def read_disk(
     kept, problem = _kept(folder / VOTE, run)
     newest = max(steps.values(), key=lambda record: (record.epoch, record.index))
     began: dict[int, int] = {}
+    members: dict[int, tuple[Member, ...]] = {}
     try:
         for record in read_journal(journal):
             began.setdefault(record.epoch, record.step)
+            members[record.epoch] = record.members
             if (record.epoch, record.index) > (newest.epoch, newest.index):
                 newest = record
     except (OSError, SchemaError, ValueError) as error:
         log.warning("the journal cannot be read to its end: %s", error)
     began_at = began.get(newest.epoch, newest.step) if newest.epoch else 0
+    before = max((epoch for epoch in members if epoch < newest.epoch), default=newest.epoch)
     disk = Disk(
-        newest=newest, began_at=began_at, claims=tuple(claims), vote=kept.vote, may_vote=not problem,
+        newest=newest, began_at=began_at,
+        before=tuple(member.peer for member in members.get(before, ())),
+        claims=tuple(claims), vote=kept.vote, may_vote=not problem,
         incarnation=kept.incarnation,
     )  # fmt: skip
     return FromDisk(disk, by_root, steps, problem)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from protocols.ids import PeerID
 from protocols.ledger.restart import Disk, Vote
 from protocols.ledger.restart_messages import Claim
-from protocols.ledger.view import Record
+from protocols.ledger.view import Record, is_of_history
 
 CLAIMS_KEPT = 3
 
@@ -25,6 +25,7 @@ class SimDisk:
 
     newest: Record | None = None
     began_at: int = 0
+    before: tuple[PeerID, ...] = ()
     claims: deque[Claim] = field(default_factory=lambda: deque(maxlen=CLAIMS_KEPT))
     """Newest first."""
     vote: Vote | None = None
@@ -45,6 +46,7 @@ class SimDisk:
             self.began_at = 0
         elif record.epoch != before.epoch:
             self.began_at = record.step
+            self.before = tuple(before.view)
         self.newest = record
 
     def in_run(self) -> None:
@@ -53,6 +55,14 @@ class SimDisk:
         self.lives += 1
         if self.damaged:
             self.vote, self.damaged = None, False
+
+    def join(self, record: Record) -> None:
+        """Its node is a member by this record. What is of another history is put aside: it never counts again."""
+        if self.newest is not None and not is_of_history(record, self.newest.epoch, 0):
+            self.newest = self.vote = None
+            self.claims.clear()
+        self.note(record)
+        self.in_run()
 
     def keep(self, record: Record, stage: int, damage: str = "") -> None:
         """A checkpoint is whole on the disk."""
@@ -66,6 +76,7 @@ class SimDisk:
         return Disk(
             newest=self.newest,
             began_at=self.began_at,
+            before=self.before,
             claims=tuple(self.claims),
             vote=None if self.damaged else self.vote,
             may_vote=not self.damaged,
