@@ -190,7 +190,11 @@ class Ledger:
     @property
     def lacks_majority(self) -> bool:
         """Tell whether we are a member that can decide nothing, since too few others answer."""
-        return self.member is not None and self.waiting_because.startswith(NO_MAJORITY)
+        if self.member is None:
+            return False
+        if self.lead is not None:
+            return self.lead.heard_too_few
+        return self.waiting_because.startswith(NO_MAJORITY)
 
     @property
     def wake_at_s(self) -> float:

@@ -17,6 +17,7 @@ from protocols.core import Tick
 from protocols.errors import RemoteProtocolError
 from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID, RunID
+from protocols.ledger.epoch import shown
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.restart import (
     Begin,
@@ -45,6 +46,7 @@ from swarm.calls import Caller
 from swarm.driver import Driver
 from swarm.pipeline.info import JOURNAL
 from swarm.pipeline.journal import read_journal
+from swarm.pipeline.reuniting import RESTART_SERVICE
 from swarm.pipeline.vote_file import (
     VOTE,
     Kept,
@@ -57,7 +59,6 @@ from swarm.state.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-RESTART_SERVICE: Final = "restart"
 _AGAIN_S: Final = 1.0
 
 
@@ -175,6 +176,7 @@ class Restarting:
         rng: random.Random,
         *,
         new_epoch: bool,
+        gives_way: bool,
         begin: Callable[[Record, Claim], None],
         note: Callable[[Record], None],
     ) -> None:
@@ -189,7 +191,7 @@ class Restarting:
         self._note = note
         self.core = Restart(
             me, incarnation, settings, found.disk, rng,
-            now_s=trio.current_time(), new_epoch=new_epoch,
+            now_s=trio.current_time(), new_epoch=new_epoch, gives_way=gives_way,
         )  # fmt: skip
         self._driver: Driver[Event] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
@@ -257,7 +259,8 @@ class Restarting:
             case WriteVote():
                 self._send.send_nowait(effect)
             case NoteEpoch(record):
-                log.warning("epoch %d began without this node: step=%d", record.epoch, record.step)
+                epoch = shown(record.epoch)
+                log.warning("epoch %s began without this node: step=%d", epoch, record.step)
                 self._note(record)
             case Begin(record, claim):
                 self._begin(record, claim)

@@ -1,0 +1,113 @@
+"""The shell of `protocols.ledger.reunion`: looks for other histories of the run while this node is a member of one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from protocols.ids import PeerID
+from protocols.ledger.epoch import shown
+from protocols.ledger.events import LedgerSettings
+from protocols.ledger.member import Ledger
+from protocols.ledger.restart_messages import Back, RestartMessage, Running, encode_restart
+from protocols.ledger.reunion import Ask, Call, GiveWay, Reunion, ReunionEffect
+from protocols.ledger.view import Record
+from swarm.calls import Caller
+
+log = logging.getLogger(__name__)
+
+RESTART_SERVICE: Final = "restart"
+
+
+class HistoryEndsError(Exception):
+    """Another history of this run stays: this node gives up its own, and joins. What raises it is begun again for that."""
+
+    def __init__(self, ours: Record, theirs: Record) -> None:
+        super().__init__(
+            f"another history of this run was met, and it stays: epoch {shown(theirs.epoch)} at step {theirs.step}. The one of"
+            f" this node, epoch {shown(ours.epoch)} at step {ours.step}, ends here, and this node joins the other as a newcomer."
+            " Two operators have said --new-epoch, or one while a majority still ran. The checkpoints of what ends are"
+            " kept aside"
+        )
+        self.ours = ours
+        self.theirs = theirs
+
+
+class Reuniting:
+    """One member's part in it.
+
+    Args:
+      ledger: the present one.
+      incarnation: as whom we ask for a run that goes on.
+    """
+
+    def __init__(
+        self,
+        me: PeerID,
+        incarnation: int,
+        settings: LedgerSettings,
+        caller: Caller,
+        ledger: Callable[[], Ledger],
+    ) -> None:
+        self._incarnation = incarnation
+        self._caller = caller
+        self._ledger = ledger
+        self._core = Reunion(me, settings.silence_s, settings.stages, now_s=trio.current_time())
+        self.ended: HistoryEndsError | None = None
+        """Why this peer ends, when it does."""
+        self._changed = trio.Event()
+        self._met: set[int] = set()
+        """Epochs of other runs that were told of."""
+
+    async def run(self) -> None:
+        """Look for others until cancelled. Raises HistoryEndsError when the run that we are in is to end for us."""
+        while self.ended is None:
+            record = self._record()
+            if record is not None:
+                now_s, majority = trio.current_time(), not self._ledger().lacks_majority
+                self._do(self._core.tick(now_s, record, majority=majority), record)
+            with trio.move_on_at(max(self._core.wake_at_s, trio.current_time() + 0.5)):
+                await self._changed.wait()
+        raise self.ended
+
+    def heard(self, peer: PeerID, message: RestartMessage) -> None:
+        """Take a message while we are a member."""
+        record = self._record()
+        if record is None:
+            return
+        majority = not self._ledger().lacks_majority
+        if isinstance(message, Back) and majority:
+            self._tell(peer, record)
+        elif isinstance(message, Running):
+            theirs = message.record
+            effects = self._core.told(trio.current_time(), record, peer, theirs, majority=majority)
+            if Call(peer) in effects and theirs.epoch not in self._met and len(self._met) < 64:
+                self._met.add(theirs.epoch)
+                log.warning(
+                    "another history of this run was met, and this one stays: its epoch is %s, its step %d; epoch %s, step %d"
+                    " here. Its nodes will join as newcomers",
+                    shown(theirs.epoch), theirs.step, shown(record.epoch), record.step,
+                )  # fmt: skip
+            self._do(effects, record)
+
+    def _record(self) -> Record | None:
+        ledger = self._ledger()
+        return ledger.record if ledger.member is not None else None
+
+    def _do(self, effects: list[ReunionEffect], record: Record) -> None:
+        for effect in effects:
+            match effect:
+                case Call(peer):
+                    self._tell(peer, record)
+                case Ask(peer):
+                    back = Back(self._incarnation, record, 0, (), may_vote=False)
+                    self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(back))
+                case GiveWay(theirs):
+                    self.ended = HistoryEndsError(record, theirs)
+                    self._changed.set()
+
+    def _tell(self, peer: PeerID, record: Record) -> None:
+        self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(Running(record)))
