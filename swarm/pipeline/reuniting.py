@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from protocols.ids import PeerID
-from protocols.ledger.epoch import shown
+from protocols.ledger.epoch import history_of, shown
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.member import Ledger
 from protocols.ledger.restart_messages import Back, RestartMessage, Running, encode_restart
@@ -20,6 +20,8 @@ from swarm.calls import Caller
 log = logging.getLogger(__name__)
 
 RESTART_SERVICE: Final = "restart"
+_MET_MAX: Final = 64
+_LOOK_S: Final = 0.5
 
 
 class HistoryEndsError(Exception):
@@ -60,7 +62,7 @@ class Reuniting:
         """Why this peer ends, when it does."""
         self._changed = trio.Event()
         self._met: set[int] = set()
-        """Epochs of other runs that were told of."""
+        """Other histories that were told of."""
 
     async def run(self) -> None:
         """Look for others until cancelled. Raises HistoryEndsError when the run that we are in is to end for us."""
@@ -69,7 +71,7 @@ class Reuniting:
             if record is not None:
                 now_s, majority = trio.current_time(), not self._ledger().lacks_majority
                 self._do(self._core.tick(now_s, record, majority=majority), record)
-            with trio.move_on_at(max(self._core.wake_at_s, trio.current_time() + 0.5)):
+            with trio.move_on_at(max(self._core.wake_at_s, trio.current_time() + _LOOK_S)):
                 await self._changed.wait()
         raise self.ended
 
@@ -84,14 +86,21 @@ class Reuniting:
         elif isinstance(message, Running):
             theirs = message.record
             effects = self._core.told(trio.current_time(), record, peer, theirs, majority=majority)
-            if Call(peer) in effects and theirs.epoch not in self._met and len(self._met) < 64:
-                self._met.add(theirs.epoch)
-                log.warning(
-                    "another history of this run was met, and this one stays: its epoch is %s, its step %d; epoch %s, step %d"
-                    " here. Its nodes will join as newcomers",
-                    shown(theirs.epoch), theirs.step, shown(record.epoch), record.step,
-                )  # fmt: skip
+            if Call(peer) in effects and any(peer in fork.absent for fork in record.forks):
+                self._say_that_it_stays(record, theirs)
             self._do(effects, record)
+
+    def _say_that_it_stays(self, ours: Record, theirs: Record) -> None:
+        """Once for each history that is met."""
+        history = history_of(theirs.epoch)
+        if history in self._met or len(self._met) >= _MET_MAX:
+            return
+        self._met.add(history)
+        log.warning(
+            "another history of this run was met, and the one here stays: epoch %s at step %d here, epoch %s at step %d there."
+            " Its nodes join this one as newcomers",
+            shown(ours.epoch), ours.step, shown(theirs.epoch), theirs.step,
+        )  # fmt: skip
 
     def _record(self) -> Record | None:
         ledger = self._ledger()
