@@ -47,6 +47,10 @@ _STEPS_LATELY: Final = 64
 _COMPLETE: Final = "nothing: the run is complete; `murmura export PATH` writes the model"
 
 
+class OutlivedError(Exception):
+    """This life in the run is over; the supervisor begins the next."""
+
+
 class PipelineMode:
     """One pipeline run on this node."""
 
@@ -80,6 +84,8 @@ class PipelineMode:
         self._journal_problem = ""
         self._journal = Journal(context.folder / JOURNAL)
         self._begun = False
+        self._goes_back = False
+        """This life in the run is over: the next one begins with what is on the disk."""
         self._initial: InitialState | None = None
 
     @property
@@ -95,7 +101,8 @@ class PipelineMode:
         self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         context, wishes = self._context, self._context.wishes
-        restart = None if self._begun else await self._from_disk()
+        restart = await self._from_disk() if self._goes_back or not self._begun else None
+        self._goes_back = False
         # Who has been in the run before does not begin it anew: it goes on from its disk, or joins.
         founder = restart is None and await context.founding()
         options = PeerOptions(
@@ -127,9 +134,20 @@ class PipelineMode:
             nursery.start_soon(self._presence.run)
             task_status.started()
             try:
-                await trio.sleep_forever()
+                await peer.outlived.wait()
+                await self._go_back()
             finally:
                 self._peer = self._resources = None
+
+    async def _go_back(self) -> None:
+        """End this life if there is something on the disk to go on from. Raises OutlivedError, else never returns."""
+        if await self._from_disk() is None:
+            log.warning("too few members are left to decide, and nothing is on the disk here")
+            await trio.sleep_forever()
+        self._goes_back = True
+        raise OutlivedError(
+            "too few members are left to decide: back to the disk, as those are that were away"
+        )
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the step in progress if there is time, hand over by leaving the view, and withdraw."""
@@ -285,7 +303,8 @@ class PipelineMode:
             return await keeper.load(found.checkpoints[claim.root], None)
 
         log.info("back with checkpoints: newest_step=%d", found.disk.claims[0].step)
-        return RestartOptions(found=found, folder=folder, load=load, new_epoch=wishes.new_epoch)
+        new_epoch = wishes.new_epoch and not self._begun  # a word for one start
+        return RestartOptions(found=found, folder=folder, load=load, new_epoch=new_epoch)
 
     def _initial_state(self, resources: Resources) -> InitialState | None:
         start = self._run.start

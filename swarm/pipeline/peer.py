@@ -56,6 +56,7 @@ from protocols.ledger.messages import (
     decode_message_untrusted,
     encode_message,
 )
+from protocols.ledger.outlived import Outlived
 from protocols.ledger.restart_messages import (
     Back,
     Claim,
@@ -226,6 +227,9 @@ class PipelinePeer:
         self.ledger = self._new_ledger(None)
         self.restarting: Restarting | None = None
         """While this node is back from its disk, until it is in the run."""
+        self.outlived = trio.Event()
+        """The members that may still live can decide nothing any more: the way on is from the disk."""
+        self._outlived = Outlived(fresh_s=self.settings.silence_s)
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
@@ -334,12 +338,20 @@ class PipelinePeer:
         message = decode_restart_untrusted(incoming.message)
         record = self.ledger.record
         if self.ledger.member is not None and record is not None:
-            if isinstance(message, Back) and not self.ledger.lacks_majority:
-                running = encode_restart(Running(record))
-                self._caller.cast_nowait(incoming.peer, RESTART_SERVICE, running)
+            if isinstance(message, Back):
+                self._meet_back(incoming.peer, message, record)
         elif self.restarting is not None:
             self.restarting.heard(incoming.peer, message)
         return Answer()
+
+    def _meet_back(self, peer: PeerID, back: Back, record: Record) -> None:
+        """Say that the run goes on; when it cannot, see whether it ever can without those that are back."""
+        if not self.ledger.lacks_majority:
+            self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(Running(record)))
+            return
+        over = self._outlived.back(trio.current_time(), record, peer, back.incarnation)
+        if over and not self.draining:
+            self.outlived.set()
 
     async def answer_stage(self, incoming: Incoming) -> Answer:
         """Answer one call of the `stage` service."""

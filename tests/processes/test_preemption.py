@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import socket
@@ -16,6 +17,9 @@ from node import exit_codes
 from node.demo.scenarios.pipeline.accounts import audit
 from node.demo.scenarios.pipeline.comparison import compare
 from node.demo.scenarios.pipeline.figures import PARAMETER_DIFFERENCE_MAX
+from node.identity import Identity
+from protocols.ids import PeerID
+from tests.node.processes import Daemon
 from tests.processes.forked import ForkedDaemon
 from tests.processes.swarm import MICROBATCHES, STAGES, ProcessSwarm, pipeline, process_swarm
 
@@ -24,7 +28,8 @@ pytestmark = [pytest.mark.process, pytest.mark.soak]
 NAMES = tuple(f"n{number}" for number in range(8))
 STEPS = 600
 WITHIN_S = 10.0
-FLAGS = ("--checkpoint-every-steps", "8")
+EVERY = 8
+FLAGS = ("--checkpoint-every-steps", str(EVERY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Fleet:
         return ("--run", str(self.swarm.run_file), "--listen", f"/ip4/127.0.0.1/tcp/{port}")
 
     def preempt(self, plan: Preemption) -> None:
-        """Have them go at their moments; return when the last has gone. A notice leads to exit 0."""
+        """Have them go at their moments, then start them again. A notice leads to exit 0."""
         began_s = time.monotonic()
         for at_s, name, number in plan.went:
             time.sleep(max(0.0, began_s + at_s - time.monotonic()))
@@ -79,47 +84,76 @@ class Fleet:
             code = self.swarm.nodes[name].process.wait(30)
             assert code == (exit_codes.OK if number is signal.SIGTERM else -number), name
             assert self.swarm.nodes[name].left_behind() == set()
+        for after_s, name in plan.back:
+            time.sleep(after_s)
+            self.start(name)
 
 
 @pytest.fixture
-def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessSwarm]:
-    with process_swarm(
-        tmp_path_factory.mktemp("preemption"), steps=STEPS, dtype="float64"
-    ) as started:
-        yield started
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Eight nodes that train, each with a checkpoint on its disk."""
+    folder = tmp_path_factory.mktemp("preemption")
+    with process_swarm(folder, steps=STEPS, dtype="float64") as swarm:
+        fleet = Fleet(swarm)
+        for name in NAMES:
+            node = fleet.start(name)
+            if name == NAMES[0]:
+                node.wait_ready()
+        swarm.wait_whole()
+        swarm.wait(lambda: all(checkpoints(node) for node in swarm.living()))
+        yield fleet
+
+
+def checkpoints(node: Daemon) -> int:
+    return int(node.ask("status")["services"]["checkpoints"]["count"])
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_half_of_the_nodes_go_inside_ten_seconds_and_come_back(
-    swarm: ProcessSwarm, seed: int, tmp_path: Path
+    fleet: Fleet, seed: int, tmp_path: Path
 ) -> None:
-    plan, fleet = draw(seed), Fleet(swarm)
-    for name in NAMES:
-        fleet.start(name)
-        if name == NAMES[0]:
-            swarm.nodes[name].wait_ready()
-    swarm.wait_whole()
-    fleet.preempt(plan)
-    for after_s, name in plan.back:
-        time.sleep(after_s)
-        fleet.start(name)
+    fleet.preempt(draw(seed))
+    check_end(fleet, tmp_path)
+
+
+def test_half_of_the_nodes_are_killed_with_all_of_a_stage_and_the_rest_cannot_decide(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """Of two halves the one with the smallest PeerID decides: that one goes. The others hear that it is back, and go on with it."""
+    swarm = fleet.swarm
+    smallest = min(NAMES, key=lambda name: peer_of(swarm.nodes[name]))
+    stage = pipeline(swarm.nodes[smallest])["stage"]
+    victims = [name for name in NAMES if pipeline(swarm.nodes[name])["stage"] == stage]
+    assert len(victims) == len(NAMES) // 2
+    went = tuple((0.0, name, signal.SIGKILL) for name in victims)
+    fleet.preempt(Preemption(went, tuple((1.0, name) for name in reversed(victims))))
+    check_end(fleet, tmp_path)
+    begun = [r for node in swarm.living() for r in swarm.records(node) if r.epoch == 1]
+    assert min(begun, key=lambda record: record.index).step % EVERY == 0
+
+
+def peer_of(node: Daemon) -> PeerID:
+    return Identity.load_or_create(node.paths.state_dir / "identity.key").peer_id
+
+
+def check_end(fleet: Fleet, folder: Path) -> None:
+    """All of them train to the last step, and the model is the one that one process makes, each microbatch counted once."""
+    swarm = fleet.swarm
     swarm.wait_whole()
     assert swarm.step(swarm.nodes[NAMES[0]]) < STEPS, "they came back to a run that was over"
     for goal in range(50, STEPS + 1, 50):
-        swarm.wait(lambda goal=goal: all(swarm.step(node) >= goal for node in swarm.living()))
-    node = swarm.nodes[plan.back[0][1]]
-    assert pipeline(node)["microbatches_counted"]
-    model = tmp_path / "model.safetensors"
-    assert node.command("export", str(model)).returncode == 0
-    check(swarm, model, tmp_path / "reference.log")
-
-
-def check(swarm: ProcessSwarm, model: Path, log: Path) -> None:
-    """Every microbatch is counted once at every stage, and the model is the one that one process makes of them."""
-    compared = compare(swarm.run_file, model, log, on_step=lambda step, loss: None)
+        swarm.wait(functools.partial(have_reached, swarm, goal))
+    model = folder / "model.safetensors"
+    assert swarm.living()[-1].command("export", str(model)).returncode == 0
+    run, log = swarm.run_file, folder / "reference.log"
+    compared = compare(run, model, log, on_step=lambda step, loss: None)
     assert compared.trained_on == {s: list(range(MICROBATCHES)) for s in range(1, STEPS + 1)}
     journals = [swarm.records(node) for node in swarm.nodes.values()]
     accounts = audit(journals, stages=STAGES, expected=compared.trained_on)
     assert accounts.problems == ()
     assert (accounts.missing, accounts.repeated) == (0, 0)
     assert compared.parameter_difference <= PARAMETER_DIFFERENCE_MAX["float64"]
+
+
+def have_reached(swarm: ProcessSwarm, step: int) -> bool:
+    return all(swarm.step(node) >= step for node in swarm.living())

@@ -32,8 +32,7 @@ def run_to_its_end(swarm: ProcessSwarm, *names: str) -> None:
     """Train all steps, and have everybody leave in good order, each with a last checkpoint."""
     for name in names:
         swarm.start(name, "--checkpoint-every-steps", "2")
-    for node in swarm.living():
-        swarm.wait(lambda node=node: swarm.step(node) == STEPS)
+    swarm.wait(lambda: all(swarm.step(node) == STEPS for node in swarm.living()))
     assert set(stop_all(swarm.living()).values()) == {0}
 
 
@@ -50,6 +49,10 @@ def prolong(folder: Path, start: StartSpec) -> Path:
     table = f'\n[start]\nrun = "{start.run}"\nstep = {start.step}\nsha256 = "{start.sha256}"\n'
     path.write_text(path.read_text() + table)
     return path
+
+
+def serves(node: ForkedDaemon) -> bool:
+    return bool(node.ask("status")["life"]["state"] == "serving")
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -76,17 +79,15 @@ def test_a_run_that_is_over_is_prolonged_in_another_split(
         for name in ("first", "second", "without a file"):
             swarm.start(name, "--no-train")
         newcomer = swarm.nodes["without a file"]
-        for node in swarm.living():
-            swarm.wait(lambda node=node: node.ask("status")["life"]["state"] == "serving")
-            assert swarm.step(node) == STEPS
+        swarm.wait(lambda: all(serves(node) for node in swarm.living()))
+        assert {swarm.step(node) for node in swarm.living()} == {STEPS}
         assert len(list(newcomer.paths.state_dir.glob("runs/*/start/*/*.safetensors"))) == 2
         after = tmp_path / "after.safetensors"
         assert newcomer.command("export", str(after)).returncode == 0
         assert same(load_file(before), load_file(after))
 
         trainer = swarm.start("trainer", "--no-host")
-        for node in swarm.living():
-            swarm.wait(lambda node=node: swarm.step(node) == PROLONGED)
+        swarm.wait(lambda: all(swarm.step(node) == PROLONGED for node in swarm.living()))
         assert newcomer.command("export", str(after)).returncode == 0
         assert not same(load_file(before), load_file(after))
         journals = [swarm.records(node) for node in (newcomer, trainer)]  # they know no other run
