@@ -9,27 +9,20 @@ any more. Then a member that waits goes back to its own disk, and agrees with th
 from __future__ import annotations
 
 from protocols.ids import PeerID
-from protocols.ledger.view import Record
+from protocols.ledger.view import Member, Record
 
 
 class Outlived:
-    """Members that are back from their disks.
+    """The lives of members that are over, as those say themselves that are back."""
 
-    Args:
-      fresh_s: who says so again within this time is still waiting there.
-    """
+    def __init__(self) -> None:
+        self._over: set[Member] = set()
 
-    def __init__(self, *, fresh_s: float) -> None:
-        self._fresh_s = fresh_s
-        self._back_s: dict[PeerID, float] = {}
-
-    def back(self, now_s: float, record: Record, peer: PeerID, incarnation: int) -> bool:
-        """A peer says that it is back in this life; return whether the members of our newest record are no quorum any more."""
+    def back(self, record: Record, peer: PeerID, incarnation: int) -> bool:
+        """A peer is back in this life; return whether the others that our newest record names are no quorum any more."""
         member = record.view.find(peer)
         if member is None or member.incarnation == incarnation:
             return False
-        self._back_s[peer] = now_s
-        long_ago_s = now_s - self._fresh_s
-        self._back_s = {p: at_s for p, at_s in self._back_s.items() if at_s >= long_ago_s}
-        living = [m.peer for m in record.members if m.peer not in self._back_s]
+        self._over = {m for m in record.members if m in self._over} | {member}
+        living = [m.peer for m in record.members if m not in self._over]
         return not record.view.is_quorum(living)

@@ -229,7 +229,7 @@ class PipelinePeer:
         """While this node is back from its disk, until it is in the run."""
         self.outlived = trio.Event()
         """The members that may still live can decide nothing any more: the way on is from the disk."""
-        self._outlived = Outlived(fresh_s=self.settings.silence_s)
+        self._outlived = Outlived()
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
@@ -345,13 +345,12 @@ class PipelinePeer:
         return Answer()
 
     def _meet_back(self, peer: PeerID, back: Back, record: Record) -> None:
-        """Say that the run goes on; when it cannot, see whether it ever can without those that are back."""
-        if not self.ledger.lacks_majority:
+        """Say that the run goes on, unless it cannot: now, or ever without those that are back."""
+        if self._outlived.back(record, peer, back.incarnation):
+            if not self.draining:
+                self.outlived.set()
+        elif not self.ledger.lacks_majority:
             self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(Running(record)))
-            return
-        over = self._outlived.back(trio.current_time(), record, peer, back.incarnation)
-        if over and not self.draining:
-            self.outlived.set()
 
     async def answer_stage(self, incoming: Incoming) -> Answer:
         """Answer one call of the `stage` service."""
@@ -562,8 +561,8 @@ class PipelinePeer:
         before = self._last.members if self._last is not None else ()
         self._companions = {member.peer for member in (*before, *record.members)} - {self.me}
         self._last = record
-        if self.restarting is not None and record.view.find(self.me) is not None:
-            self.restarting.in_run()
+        if self.restarting is not None and self.ledger.member is not None:
+            self.restarting.in_run()  # the record names this life, not the one before
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)

@@ -7,8 +7,9 @@ that the run names, and a file once it has the hash that the list names, so nobo
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,9 @@ PREFIX: Final = "start/"
 _AGAIN_S: Final = 1.0
 _CALL_S: Final = 10.0
 _SNAPSHOTS_MAX: Final = 3
+_LIARS_MAX: Final = 3
+_GROUPS_MAX: Final = 4096
+"""Each costs a hash of some kilobytes. All but one of 1,000 are tried, all but three of 20."""
 _SHARE_MAX: Final = 4
 _SPARE_BYTES: Final = 64 << 20
 """A file may have so many times a fair share of the model, and that much besides: bounds what a liar can make us fetch."""
@@ -93,6 +97,8 @@ class InitialState:
         self._here: list[Checkpoint] | None = None
         self._files: Files | None = None
         """The list, once its hash was right."""
+        self._false: set[PeerID] = set()
+        """Members that have named or sent what is not so: they are not fetched from again."""
 
     async def tensors(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Tensor]:
         """Return the state of a stage, from here or from others; waits until it can be had.
@@ -103,10 +109,14 @@ class InitialState:
             try:
                 return await self._from_disk(specs)
             except StartMissingError as error:
-                self._wait_because(str(error))
-            for peer, reply in (await self._ask_members()).items():
+                missing = str(error)
+            if not self.problem:
+                self._wait_because(missing)
+            replies = await self._ask_members()
+            for peer, reply in replies.items():
                 await self._fetch_from(peer, reply, specs)
             if self._is_missing(specs):
+                self._wait_because(f"{missing}, {self._nobody_gave_it(replies)}")
                 await trio.sleep(_AGAIN_S)
 
     # --- from the disk ---
@@ -149,6 +159,16 @@ class InitialState:
         self.problem = problem
         self.syncing(f"waits for the checkpoint that the run begins from: {problem}")
 
+    def _nobody_gave_it(self, replies: Collection[PeerID]) -> str:
+        asked = self.members()
+        if not asked:
+            return "and there is no other member to fetch it from"
+        silent, false = len(asked) - len(replies), len(self._false.intersection(asked))
+        told = [f"{silent} of them did not answer"] * bool(silent)
+        told += [f"{false} of them sent what is not so"] * bool(false)
+        but = f" ({', '.join(told)})" if told else ""
+        return f"and none of {len(asked)} other members gave it{but}"
+
     def _is_missing(self, specs: Mapping[str, TensorSpec]) -> bool:
         if self._files is None:
             return True
@@ -158,19 +178,24 @@ class InitialState:
     # --- from others ---
 
     async def _ask_members(self) -> dict[PeerID, StartReply]:
-        """Ask what they have, and find the list if their files and ours have the right hash together."""
+        """Ask all at once what they have, and find the list if their files and ours have the right hash together."""
         replies: dict[PeerID, StartReply] = {}
-        for peer in self.members():
-            try:
-                answer = await self._caller.call(peer, START_SERVICE, {}, deadline_s=_CALL_S)
-                with self._caller.guard.blaming(peer):
-                    replies[peer] = start_reply_untrusted(answer.message)
-            except CALL_FAILURES as error:
-                log.info("not asked for the checkpoint: peer=%s reason=%s", peer, error)
+        members = list(self.members())
+        async with trio.open_nursery() as nursery:
+            for peer in members:
+                nursery.start_soon(self._ask, peer, replies)
         if self._files is None:
             claims = [{f.part: f.sha256 for f in reply.files} for reply in replies.values()]
             self._files = find_list(self._start, files_of(await self._scanned()), claims)
-        return replies
+        return {peer: replies[peer] for peer in members if peer in replies}
+
+    async def _ask(self, peer: PeerID, replies: dict[PeerID, StartReply]) -> None:
+        try:
+            answer = await self._caller.call(peer, START_SERVICE, {}, deadline_s=_CALL_S)
+            with self._caller.guard.blaming(peer):
+                replies[peer] = start_reply_untrusted(answer.message)
+        except CALL_FAILURES as error:
+            log.info("does not say what it has of the checkpoint: peer=%s reason=%s", peer, error)
 
     async def _fetch_from(
         self, peer: PeerID, reply: StartReply, specs: Mapping[str, TensorSpec]
@@ -182,6 +207,8 @@ class InitialState:
         for file in reply.files:
             chosen = listed(self._files, here)
             wanted = file.part not in chosen and self._files.get(file.part) == file.sha256
+            if peer in self._false:
+                return
             if wanted and any(t.name in specs and t.name != STEP for t in file.tensors):
                 checkpoint = await self._fetch(peer, file, specs)
                 if checkpoint is not None:
@@ -199,11 +226,16 @@ class InitialState:
         fetch = Fetch(
             self._caller, self._codec, expected, part=PREFIX + file.part, version=self._start.step
         )
+        faults_before = self._faults_of(peer)
         try:
             state = await fetch.run([peer])
             checkpoint = await trio.to_thread.run_sync(self._write, file, state.tensors)
         except (FetchError, OSError) as error:
             log.warning("checkpoint not fetched: part=%s peer=%s reason=%s", file.part, peer, error)
+            if isinstance(error.__cause__, RemoteProtocolError):
+                self._blame(peer, "sent other tensors than it had named")
+            elif self._faults_of(peer) > faults_before:
+                self._false.add(peer)
             return None
         if checkpoint.manifest.sha256 == file.sha256:
             return checkpoint
@@ -218,7 +250,11 @@ class InitialState:
             PartFacts(epoch=file.epoch), now_unix_s=file.written_unix_s,
         )  # fmt: skip
 
+    def _faults_of(self, peer: PeerID) -> int:
+        return self._caller.guard.faults().get(peer, 0)
+
     def _blame(self, peer: PeerID, reason: str) -> None:
+        self._false.add(peer)
         self._caller.guard.fault(peer, RemoteProtocolError(reason, peer))
 
     # --- for others ---
@@ -259,11 +295,12 @@ def _overlap(checkpoint: Checkpoint, specs: Mapping[str, TensorSpec]) -> bool:
 def find_list(start: StartSpec, own: Files, claims: Sequence[Files]) -> Files | None:
     """Return the list of files that has the right hash, out of ours and what others say; None when there is none.
 
-    All together, each other alone, or all but one: a single liar cannot hide it.
+    All together, each other alone, or all but a few: one liar cannot hide it, nor in a small swarm two or three.
     """
-    groups = [list(claims), *([claim] for claim in claims)]
-    groups += [[c for c in claims if c is not left_out] for left_out in claims]
-    for group in groups:
+    groups: Iterator[Sequence[Files]] = ([claim] for claim in claims)
+    for count in range(min(len(claims), _LIARS_MAX) + 1):
+        groups = itertools.chain(groups, itertools.combinations(claims, len(claims) - count))
+    for group in itertools.islice(groups, _GROUPS_MAX):
         merged = {part: sha256 for claim in group for part, sha256 in claim.items()} | own
         if start_digest(merged) == start.sha256:
             return merged
