@@ -31,9 +31,9 @@ from swarm.pipeline.journal import Journal
 from swarm.pipeline.peer import PipelinePeer, RestartOptions
 from swarm.pipeline.restarting import read_disk
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
-from swarm.pipeline.start import InitialState
 from swarm.presence import Presence
 from swarm.resources import Resources
+from swarm.state.initial import InitialState
 from swarm.state.part import Part, PartFacts
 from swarm.state.transfer import FetchError
 
@@ -311,7 +311,8 @@ class PipelineMode:
         if start is None:
             return None
         folder = self._context.folder
-        self._initial = InitialState(self._run, start, folder, resources.caller, resources.codec)
+        caller, codec = resources.caller, resources.codec
+        self._initial = InitialState(start, folder, caller, codec, parts=self._spec.stages)
         return self._initial
 
     async def _stepped(self, part: Part) -> None:

@@ -107,8 +107,8 @@ from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailed
 from swarm.pipeline.restarting import RESTART_SERVICE, FromDisk, Restarting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
-from swarm.pipeline.start import PREFIX, InitialState
 from swarm.pipeline.trainer_shell import TrainerShell
+from swarm.state.initial import PREFIX, InitialState
 from swarm.state.transfer import Snapshots
 
 log = logging.getLogger(__name__)

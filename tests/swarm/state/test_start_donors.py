@@ -21,9 +21,8 @@ from protocols.schema import decode, encode
 from protocols.state_calls import STATE_SERVICE, StateCall, StateReply
 from swarm.calls import Answer, Caller, Guard, Incoming, Service, WireTensor
 from swarm.hosting.compute import ComputeThread
-from swarm.pipeline import start as start_module
-from swarm.pipeline.start import InitialState
-from swarm.state import transfer
+from swarm.state import initial, transfer
+from swarm.state.initial import InitialState
 from swarm.state.manifest import NamedSpec
 from swarm.state.snapshot import Snapshot
 from swarm.state.start_calls import START_SERVICE, StartFile, StartReply
@@ -39,8 +38,8 @@ LIMIT_S = 0.4
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_module, "_CALL_S", LIMIT_S)
-    monkeypatch.setattr(start_module, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(initial, "_CALL_S", LIMIT_S)
+    monkeypatch.setattr(initial, "_AGAIN_S", 0.05)
     monkeypatch.setattr(transfer, "_MANIFEST_S", LIMIT_S)
     monkeypatch.setattr(transfer, "_CHUNK_S", LIMIT_S)
 
@@ -175,10 +174,12 @@ async def _begin(
         caller = Caller(network.join(SeededSigner(0).peer_id), hello=Hello(), guard=guard)
         await nursery.start(caller.run)
         for peer, kind in zip(ids, kinds, strict=True):
-            held = InitialState(run, run.start, folder / "donor" / str(run.run_id), caller, codec)
+            held = InitialState(
+                run.start, folder / "donor" / str(run.run_id), caller, codec, parts=2
+            )
             await serve(network, peer, kind(held, lambda peer=peer: network.crash(peer)))  # type: ignore[misc]
         here = folder / "here" / str(run.run_id)
-        state = InitialState(run, run.start, here, caller, codec)
+        state = InitialState(run.start, here, caller, codec, parts=2)
         state.members = lambda: ids
         tensors = await _get(state, run, until)
         nursery.cancel_scope.cancel()
