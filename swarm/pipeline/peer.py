@@ -108,7 +108,7 @@ from swarm.pipeline.restarting import RESTART_SERVICE, FromDisk, Restarting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
 from swarm.pipeline.trainer_shell import TrainerShell
-from swarm.state.initial import PREFIX, InitialState
+from swarm.state.initial import InitialState
 from swarm.state.transfer import Snapshots
 
 log = logging.getLogger(__name__)
@@ -360,9 +360,7 @@ class PipelinePeer:
 
     async def answer_state(self, incoming: Incoming) -> Answer:
         """Answer one call of the `state` service: of our stage, or of the checkpoint that the run begins from."""
-        message = incoming.message
-        part = message.get("part") if isinstance(message, dict) else None
-        if self.initial is not None and isinstance(part, str) and part.startswith(PREFIX):
+        if self.initial is not None and self.initial.is_asked(incoming.message):
             return await self.initial.snapshots.answer(incoming)
         return await self.snapshots.answer(incoming)
 

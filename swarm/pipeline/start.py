@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from protocols.frames import TensorSpec
 from protocols.run import RunSpec
 from protocols.run.pipeline import pipeline_of
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.parts import stage_specs
 from swarm.state.checkpoint import Checkpoint
-from swarm.state.initial import StartMisfitError, check_atoms
+from swarm.state.initial import check_whole
 
 
 def check_start(run: RunSpec, checkpoints: Collection[Checkpoint]) -> None:
     """Tell whether all stages of a run can be made of these files. Raises StartMisfitError."""
-    needed: set[str] = set()
+    specs: dict[str, TensorSpec] = {}
     for stage in range(pipeline_of(run).stages):
-        specs = stage_specs(HostedStage(run, stage))
-        check_atoms(specs, checkpoints)
-        needed |= specs.keys()
-    over = sorted({t.name for c in checkpoints for t in c.manifest.tensors} - needed)
-    if over:
-        raise StartMisfitError(f"this run's model has no {over[0]!r}, which the checkpoint has")
+        specs |= stage_specs(HostedStage(run, stage))
+    check_whole(specs, checkpoints)

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 from torch import Tensor
@@ -21,7 +21,9 @@ from protocols.frames import TensorSpec
 from protocols.ids import PeerID, RunID
 from protocols.run import StartSpec, start_digest
 from protocols.schema import encode
+from protocols.state_calls import STATE_SERVICE
 from swarm.calls import CALL_FAILURES, Answer, Caller, Incoming
+from swarm.endpoints import Endpoint
 from swarm.hosting.compute import ComputeThread
 from swarm.hosting.module import STEP
 from swarm.state.checkpoint import Checkpoint, CheckpointRefusedError, delete
@@ -258,6 +260,25 @@ class InitialState:
 
     # --- for others ---
 
+    def is_asked(self, message: Any) -> bool:
+        """Tell whether a call of the `state` service is for a file of the checkpoint."""
+        part = message.get("part") if isinstance(message, dict) else None
+        return isinstance(part, str) and part.startswith(PREFIX)
+
+    def beside(self, wire: Mapping[str, Endpoint]) -> Mapping[str, Endpoint]:
+        """Return a mode's services with `start`, and with the checkpoint's files in its `state`."""
+        state = wire[STATE_SERVICE]
+
+        async def answer_state(incoming: Incoming) -> Answer:
+            ours = self.is_asked(incoming.message)
+            return await (self.snapshots.answer if ours else state.answer)(incoming)
+
+        return {
+            **wire,
+            STATE_SERVICE: Endpoint(answer_state, state.limits_for),
+            START_SERVICE: Endpoint(self.answer, state.limits_for),
+        }
+
     async def answer(self, incoming: Incoming) -> Answer:
         """Answer one call of the `start` service: say which files are here."""
         here = await self._scanned()
@@ -320,3 +341,12 @@ def check_atoms(specs: Mapping[str, TensorSpec], checkpoints: Iterable[Checkpoin
                 f"{name!r} is {has.dtype} of shape {list(has.shape)} in the checkpoint, and {spec.dtype} of shape"
                 f" {list(spec.shape)} in this run"
             )
+
+
+def check_whole(specs: Mapping[str, TensorSpec], checkpoints: Iterable[Checkpoint]) -> None:
+    """Compare what a whole model needs with what all files have: no less and no more. Raises StartMisfitError."""
+    here = list(checkpoints)
+    check_atoms(specs, here)
+    over = sorted({t.name for c in here for t in c.manifest.tensors} - specs.keys())
+    if over:
+        raise StartMisfitError(f"this run's model has no {over[0]!r}, which the checkpoint has")
