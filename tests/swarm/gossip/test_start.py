@@ -137,7 +137,7 @@ async def open_node(
     context = RunContext(
         run=run, signer=signer, verify=verify_signature, host=host, directory=dht.directory(signer),
         wishes=Wishes(), founding=founding, folder=runs / str(run.run_id),
-        life=SimpleNamespace(needs_state=nothing, has_state=nothing),  # type: ignore[arg-type]
+        life=SimpleNamespace(needs_state=nothing, has_state=nothing),
         keeper=NothingKept(),
         refuses_work=lambda: None, rng=random.Random(number), unix_s=lambda: 1.8e9, **shared,
     )  # fmt: skip
