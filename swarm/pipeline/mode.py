@@ -256,7 +256,10 @@ class PipelineMode:
         peer = self._peer
         if peer is not None and peer.restarting is not None and peer.restarting.mutes_ledger:
             return peer.restarting.core.waiting_because
-        return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+        why = ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+        if why is None and ledger.member is not None and not ledger.synced:
+            return f"the state of stage {ledger.member.stage}, from a member that has it"
+        return why
 
     @property
     def _start_problem(self) -> str:
