@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from protocols.experts.uid import DIMENSIONS_MAX, ExpertUID, Grid
 from protocols.gossip.settings import GossipSpec
@@ -21,6 +21,11 @@ EXPERTS_MAX: Final = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeSpec:
     """Feed-forward layers whose experts live on the nodes of the run (Learning@home, arXiv:2002.04013)."""
+
+    WHY_NO_START: ClassVar[str] = (
+        "each expert is at a step of its own, on the node that hosts it, so no checkpoint is whole; give the run as many"
+        " training.steps as it may ever need: nodes can come and go while it lasts"
+    )
 
     grid: Annotated[tuple[Annotated[int, Range(1, EXPERTS_MAX)], ...], Size(1, DIMENSIONS_MAX)] = (
         4,
