@@ -70,6 +70,7 @@ from protocols.experts.uid import ExpertUID, Grid
 from protocols.experts.view import Claim
 from protocols.frames import Limits, TensorSpec
 from protocols.ids import PeerID
+from protocols.replies import ErrorCode
 from protocols.run import OptimizerSpec
 from swarm.calls import (
     CALL_FAILURES,
@@ -400,14 +401,16 @@ class ExpertKeeper:
         held = await self._snapshot(uid)
         if held is None or held.offer.epoch != epoch:
             return
-        count = 0
+        count, leaving = 0, list[PeerID]()
         for keeper in keepers:
             answer = await self._ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
             if isinstance(answer, Kept) and answer.kept:
                 count += 1
-            else:
-                log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
-        self._driver.feed(SnapshotKept(trio.current_time(), uid, count))
+                continue
+            log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
+            if answer == "draining":
+                leaving.append(keeper)
+        self._driver.feed(SnapshotKept(trio.current_time(), uid, count, tuple(leaving)))
 
     async def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
         """Ask everybody at once what they keep; what is not signed by its host does not count."""
@@ -416,7 +419,7 @@ class ExpertKeeper:
 
         async def ask(node: PeerID) -> None:
             answer = await self._ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
-            if answer is None:
+            if answer is None or isinstance(answer, str):
                 silent.append(node)
             elif isinstance(answer, Snapshots) and answer.offer is not None:
                 if answer.offer.uid == str(uid) and self._signed(answer.offer):
@@ -462,8 +465,10 @@ class ExpertKeeper:
                 break
         self._driver.feed(Probed(trio.current_time(), peer, alive))
 
-    async def _ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
-        """Return the answer, or None when there is none that can be used."""
+    async def _ask(
+        self, peer: PeerID, message: Message, *, deadline_s: float
+    ) -> Message | ErrorCode | None:
+        """Return the answer, the code of a refusal, or None when there is neither."""
         try:
             answer = await self._caller.call(
                 peer, EXPERTS_SERVICE, encode_message(message), deadline_s=deadline_s
@@ -472,6 +477,7 @@ class ExpertKeeper:
                 return decode_message_untrusted(answer.message)
         except CallError as error:
             log.debug("refused: peer=%s code=%s", peer, error.code)
+            return error.code
         except CALL_FAILURES:
             if not isinstance(message, Probe):
                 self.suspect(peer)
@@ -505,8 +511,10 @@ class ExpertKeeper:
         return uid
 
     async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
-        """Fetch a snapshot and keep it, in place of an older one."""
+        """Fetch a snapshot and keep it, in place of an older one. Raises Refusal, RemoteProtocolError."""
         uid = self._offer_untrusted(peer, offer)
+        if self.core.draining:
+            raise Refusal("draining", "this node is leaving, and what it keeps with it")
         hosts = self._hosts(uid)
         verdict = self._shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":

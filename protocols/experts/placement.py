@@ -76,13 +76,15 @@ HAND_OVER_AGAIN_S: Final = 2.0
 """A node that has refused an expert is not offered one again sooner."""
 SNAPSHOT_AGAIN_S: Final = 1.0
 """After this a snapshot is tried again that too few have kept."""
+LEAVING_S: Final = 60.0
+"""A node that said that it leaves counts for nothing so long; it may come back, or have lied."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
 GIVE_UP_S: Final = 60.0
 """So long an expert is missing before nobody waits for nodes that are down."""
 SILENT_S: Final = 180.0
-"""And so long before nobody waits for those that are there and do not answer, or do not give what they offer: each time
-another message may be lost."""
+"""And so long before nobody waits for those that are there and do not answer, or do not give what they offer, or are down
+after they have offered something: each time another message may be lost."""
 HOSTS_MAX: Final = 8
 """Former hosts of one expert that are remembered."""
 
@@ -112,6 +114,8 @@ class _Memory:
     """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""
     up: frozenset[PeerID] = frozenset()
     """Who was in the run, and not down, when all were last asked for a snapshot."""
+    offered: bool = False
+    """Somebody has offered a snapshot since it went missing."""
     tried: bytes = b""
     """Root of the snapshot that we fetch, or fetched last."""
     failures: set[bytes] = field(default_factory=set)
@@ -127,6 +131,7 @@ class _Memory:
         """It is missing no more."""
         self.missing_since_s = None
         self.failed = 0
+        self.offered = False
         self.failures.clear()
 
     def signed_by_a_host(self, offer: SnapshotOffer) -> bool:
@@ -177,6 +182,8 @@ class Placement:
     _probed_s: dict[PeerID, float] = field(default_factory=dict)
     _refused_s: dict[PeerID, float] = field(default_factory=dict)
     """When a node last did not take an expert from us."""
+    _leaving_s: dict[PeerID, float] = field(default_factory=dict)
+    """When a node last said that it leaves."""
     _taking: dict[ExpertUID, PeerID] = field(default_factory=dict)
     """To whom each of our experts is being handed over."""
     _hint_s: float = -math.inf
@@ -215,7 +222,8 @@ class Placement:
                 return self._hosted(now_s, uid, epoch)
             case HostFailed(_, uid):
                 return self._host_failed(uid)
-            case SnapshotKept(now_s, uid, keepers):
+            case SnapshotKept(now_s, uid, keepers, leaving):
+                self._leaving_s |= dict.fromkeys(leaving, now_s)
                 return self._snapshot_kept(now_s, uid, keepers)
             case HandOverOffered(_, peer, offer, uid):
                 return self._hand_over_offered(peer, offer, uid)
@@ -267,7 +275,7 @@ class Placement:
     def _nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
         self._down -= rooms.keys() - self._rooms.keys()
         self._rooms = dict(rooms)
-        for times_s in (self._probed_s, self._refused_s):
+        for times_s in (self._probed_s, self._refused_s, self._leaving_s):
             for peer in times_s.keys() - rooms.keys() - self._down:
                 del times_s[peer]
 
@@ -302,6 +310,8 @@ class Placement:
 
     def _tick(self, now_s: float) -> Sequence[Effect]:
         self.wake_at_s = now_s + TICK_S
+        for peer in [p for p, at_s in self._leaving_s.items() if now_s - at_s >= LEAVING_S]:
+            del self._leaving_s[peer]
         effects: list[Effect] = []
         if self.draining:
             return self._hand_over_all(now_s)
@@ -366,8 +376,9 @@ class Placement:
             default=None,
         )
         missing_s = event.now_s - memory.missing_since_s
-        # A snapshot that was offered once, and could not be had, is worth the longer wait.
-        wait_s = SILENT_S if memory.failures else GIVE_UP_S
+        memory.offered |= best is not None
+        # A snapshot that was offered once is worth the longer wait, though its keeper is down now.
+        wait_s = SILENT_S if memory.offered else GIVE_UP_S
         unheard = event.silent or (missing_s < wait_s and self._rooms.keys() - memory.up)
         silent = missing_s >= SILENT_S
         if not silent and unheard and not (best and memory.is_newest(best)):
@@ -417,7 +428,7 @@ class Placement:
         return effects
 
     def _snapshot(self, uid: ExpertUID, own: _Own) -> Sequence[Effect]:
-        nodes = [node for node in self._rooms if node not in self._down]
+        nodes = self._rooms.keys() - self._down - self._leaving_s.keys()
         keepers = tuple(preference(uid, nodes)[: self.keepers])
         own.copying = bool(keepers)
         return [TakeSnapshot(uid, own.epoch, keepers)] if keepers else ()
@@ -530,7 +541,8 @@ class Placement:
     # --- counting ---
 
     def _live_rooms(self) -> dict[PeerID, int]:
-        rooms = {node: room for node, room in self._rooms.items() if node not in self._down}
+        gone = self._down | self._leaving_s.keys()
+        rooms = {node: room for node, room in self._rooms.items() if node not in gone}
         if not self.draining:
             rooms[self.me] = self.room
         return {node: room for node, room in rooms.items() if room > 0}

@@ -200,6 +200,25 @@ def test_a_node_that_leaves_hands_over_what_its_experts_know_now() -> None:
     trio.run(main)
 
 
+def test_who_leaves_keeps_no_snapshot_any_more_and_the_host_finds_another_keeper() -> None:
+    async def main() -> None:
+        async with keepers() as (_, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            uid = min(host.hosted)
+            await until(lambda: any(uid in one.keeper.kept for one in found))
+            leaving = next(one for one in found if uid in one.keeper.kept)
+            third = next(one for one in found if one not in (host, leaving))
+            leaving.keeper.core.draining = True  # and goes on: it has not given away its own yet
+            await train(host, uid, 1)
+            await until(lambda: uid in third.keeper.kept and third.keeper.kept[uid].version == 1)
+            assert leaving.keeper.kept[uid].version == 0
+            assert not host.node.guard.faults()
+            assert not leaving.node.guard.faults()
+
+    trio.run(main)
+
+
 def test_offers_that_their_host_did_not_sign_or_that_name_no_expert_are_refused_and_counted() -> (
     None
 ):

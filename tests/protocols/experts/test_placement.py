@@ -287,6 +287,35 @@ def test_who_is_down_is_waited_for_for_minutes_when_a_snapshot_was_offered_once(
         assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
 
 
+def test_who_has_offered_an_older_snapshot_and_is_down_now_is_waited_for_for_minutes() -> None:
+    placement, third = core(), PeerID(b"third")
+    placement.handle(NodesSeen(0.0, {OTHER: 0, third: 0}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(4, third)]}))
+    placement.handle(ClaimsSeen(0.5, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    only = ((OTHER, offer(3, 40, OTHER)),)
+    assert not placement.handle(OffersFound(4.0, UID, only, silent=(third,)))
+    placement.handle(Probed(6.0, OTHER, alive=False))
+    for now_s, gives_up in ((62.0, False), (182.0, True)):
+        placement.handle(Tick(now_s))
+        assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
+
+
+def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_minute() -> None:
+    placement, third = core(), PeerID(b"third")
+    placement.handle(NodesSeen(0.0, {OTHER: 9, third: 9}))
+    placement.handle(Hosted(0.0, UID, 2))
+    first, second = preference(UID, (OTHER, third))
+    (take,) = placement.handle(Tick(10.0))
+    assert take == TakeSnapshot(UID, 2, (first,))
+    placement.handle(SnapshotKept(10.1, UID, 0, leaving=(first,)))
+    assert placement.handle(Tick(11.5)) == [TakeSnapshot(UID, 2, (second,))]
+    assert first not in placement._live_rooms()
+    placement.handle(SnapshotKept(11.6, UID, 1))
+    assert placement.handle(Tick(71.0)) == [TakeSnapshot(UID, 2, (first,))]
+
+
 def test_a_snapshot_that_takes_long_holds_up_the_next_one() -> None:
     placement = core()
     placement.handle(NodesSeen(0.0, {OTHER: 0}))

@@ -55,7 +55,7 @@ from protocols.experts.view import HostStatement, PrefixView
 from protocols.ids import PeerID
 from tests.sim.engine.compute import SimCompute
 from tests.sim.engine.peer import SimPeer
-from tests.sim.moe.asking import REFUSED, ControlCall, ExpertCall, FetchCall
+from tests.sim.moe.asking import DRAINING, REFUSED, ControlCall, ExpertCall, FetchCall
 from tests.sim.moe.notes import (
     Asked,
     ExpertStepped,
@@ -356,18 +356,22 @@ class MoePeer(SimPeer):
     ) -> None:
         if held is None or held.offer.epoch != epoch:
             return
-        left, kept = list(keepers), 0
+        left, kept, leaving = list(keepers), 0, list[PeerID]()
 
-        def answered(answer: Any) -> None:
+        def answered(keeper: PeerID, answer: Any) -> None:
             nonlocal kept
             kept += isinstance(answer, Kept) and answer.kept
+            if answer == DRAINING:
+                leaving.append(keeper)
             next_one()
 
         def next_one() -> None:
             if left:
-                self._ask(left.pop(0), Keep(held.offer), self.world.keep_s, answered)
+                keeper = left.pop(0)
+                done = partial(answered, keeper)
+                self._ask(keeper, Keep(held.offer), self.world.keep_s, done)
             else:
-                self.feed(SnapshotKept(self.now_s, uid, kept))
+                self.feed(SnapshotKept(self.now_s, uid, kept, tuple(leaving)))
 
         next_one()
 
@@ -470,6 +474,9 @@ class MoePeer(SimPeer):
         uid = self._offered(source, offer)
         if uid is None:
             reply(REFUSED)
+            return
+        if self.core.draining:
+            reply(DRAINING)
             return
         hosts = self.view.hosts(uid, self.now_s)
         verdict = self.shelf.judge(uid, offer, hosts)
