@@ -520,7 +520,7 @@ class ExpertKeeper:
         if verdict == "overtaken":
             for claim in hosts[:1]:  # it may be dead, and the directory not know it yet
                 self.suspect(claim.peer)
-            raise Refusal("overtaken", "the directory names another host of that expert")
+            raise Refusal("overtaken", "the directory does not name you as that expert's host")
         if verdict != "fetch":
             return verdict == "kept"
         try:
@@ -538,8 +538,9 @@ class ExpertKeeper:
         )
         if snapshot.manifest.root != offer.root:  # cut in chunks of another size than ours
             return False
-        if self._shelf.put(uid, offer, self._hosts(uid)):
-            self._kept[uid] = snapshot
+        if not self._shelf.put(uid, offer, self._hosts(uid)):
+            return False
+        self._kept[uid] = snapshot
         return True
 
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:

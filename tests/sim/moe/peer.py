@@ -488,12 +488,14 @@ class MoePeer(SimPeer):
             return
 
         def fetched(state: State | None) -> None:
-            good = state is not None and state.root == offer.root
-            if state is not None and good:
-                if self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s)):
-                    self.kept[uid] = state
+            if state is None or state.root != offer.root:
+                reply(Kept(False))
+                return
+            kept = self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s))
+            if kept:
+                self.kept[uid] = state
                 self.note(SnapshotStored(uid, state))
-            reply(Kept(good))
+            reply(Kept(kept))
 
         FetchCall(self, source, offer, fetched).begin(self.world.keep_s)
 
