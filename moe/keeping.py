@@ -285,8 +285,8 @@ class ExpertKeeper:
                     self._shelve(uid, held)
             case TakeSnapshot(uid, epoch, keepers):
                 self._start(self._take_snapshot, uid, epoch, keepers)
-            case HandOverTo(uid, _, peer):
-                self._start(self._hand_over, uid, peer)
+            case HandOverTo(uid, epoch, peer):
+                self._start(self._hand_over, uid, epoch, peer)
             case ProbePeer(peer):
                 self._start(self._probe, peer)
             case LookAgain(uid):
@@ -442,9 +442,10 @@ class ExpertKeeper:
 
     # --- leaving ---
 
-    async def _hand_over(self, uid: ExpertUID, peer: PeerID) -> None:
+    async def _hand_over(self, uid: ExpertUID, epoch: int, peer: PeerID) -> None:
         expert = self._peer.server.experts.get(uid)
         if expert is None:
+            self._driver.feed(HandedOver(trio.current_time(), uid, epoch, taken=False))
             return
         expert.frozen = True
         held = await self._snapshot(uid)
@@ -454,7 +455,7 @@ class ExpertKeeper:
             taken = isinstance(answer, Taken) and answer.taken
         log.info("expert handed over: expert=%s peer=%s taken=%s", uid, peer, taken)
         expert.frozen = False
-        self._driver.feed(HandedOver(trio.current_time(), uid, taken))
+        self._driver.feed(HandedOver(trio.current_time(), uid, epoch, taken))
 
     async def _probe(self, peer: PeerID) -> None:
         alive = False

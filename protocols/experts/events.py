@@ -111,6 +111,8 @@ class HandedOver:
 
     now_s: float
     uid: ExpertUID
+    epoch: int
+    """Of ours: what is said of an earlier one does not count for an expert that has come back meanwhile."""
     taken: bool
 
 

@@ -191,7 +191,7 @@ class Placement:
     """When a node last did not take an expert from us."""
     _leaving_s: dict[PeerID, float] = field(default_factory=dict)
     """When a node last said that it leaves."""
-    _taking: dict[ExpertUID, PeerID] = field(default_factory=dict)
+    _taking: dict[ExpertUID, HandOverTo] = field(default_factory=dict)
     """To whom each of our experts is being handed over."""
     _hint_s: float = -math.inf
     _rebalance_at_s: float = 0.0
@@ -234,8 +234,8 @@ class Placement:
                 return self._snapshot_kept(now_s, uid, keepers)
             case HandOverOffered(_, peer, offer, uid):
                 return self._hand_over_offered(peer, offer, uid)
-            case HandedOver(now_s, uid, taken):
-                return self._handed_over(now_s, uid, taken)
+            case HandedOver():
+                return self._handed_over(event)
             case DrainWanted(now_s):
                 self.draining = True
                 return self._hand_over_all(now_s)
@@ -536,18 +536,21 @@ class Placement:
     def _hand_over(self, uid: ExpertUID, to: PeerID) -> Sequence[Effect]:
         own = self.own[uid]
         own.moving = True
-        self._taking[uid] = to
-        return [HandOverTo(uid, own.epoch, to)]
+        self._taking[uid] = HandOverTo(uid, own.epoch, to)
+        return [self._taking[uid]]
 
-    def _handed_over(self, now_s: float, uid: ExpertUID, taken: bool) -> Sequence[Effect]:
-        to = self._taking.pop(uid, None)
-        if to is not None and not taken:
-            self._refused_s[to] = now_s
+    def _handed_over(self, event: HandedOver) -> Sequence[Effect]:
+        uid = event.uid
+        to = self._taking.get(uid)
+        if to is not None and to.epoch == event.epoch:
+            del self._taking[uid]
+            if not event.taken:
+                self._refused_s[to.peer] = event.now_s
         own = self.own.get(uid)
-        if own is None:
+        if own is None or own.epoch != event.epoch:
             return ()
         own.moving = False
-        if not taken:
+        if not event.taken:
             return ()
         del self.own[uid]
         self.handed_over += 1

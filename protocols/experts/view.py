@@ -52,6 +52,8 @@ class Claim:
 @dataclass(slots=True)
 class _Known:
     asked_s: float
+    whole: bool
+    """All peers that may hold records were asked, not only the first that held some."""
     statements: dict[PeerID, HostStatement]
     children: dict[int, list[tuple[int, HostStatement]]]
     """Coordinate -> (epoch, whose statement)."""
@@ -98,10 +100,21 @@ class PrefixView:
         late = [prefix for prefix, at_s in asked.items() if now_s - at_s >= self._fresh_s]
         return sorted(late, key=lambda prefix: (asked[prefix], prefix))
 
-    def learn(self, prefix: Prefix, statements: Iterable[HostStatement], *, asked_s: float) -> None:
-        """Take what the directory has under a prefix: all of it; what is not there any more is gone."""
+    def learn(
+        self,
+        prefix: Prefix,
+        statements: Iterable[HostStatement],
+        *,
+        asked_s: float,
+        whole: bool = True,
+    ) -> None:
+        """Take what the directory has under a prefix: all of it; what is not there any more is gone.
+
+        Args:
+          whole: false for what the first peer that holds something has, which counts only while nothing is known.
+        """
         before = self._known.get(prefix)
-        if before is not None and before.asked_s > asked_s:
+        if before is not None and (before.asked_s > asked_s or not whole):
             return  # a look that began later has answered before
         kept = {statement.peer: statement for statement in statements}
         children: dict[int, list[tuple[int, HostStatement]]] = {}
@@ -109,7 +122,7 @@ class PrefixView:
             for line in statement.stated:
                 if plausible(line.epoch):
                     children.setdefault(line.coordinate, []).append((line.epoch, statement))
-        self._known[prefix] = _Known(asked_s, kept, children)
+        self._known[prefix] = _Known(asked_s, whole, kept, children)
 
     def doubt(self, peer: PeerID) -> None:
         """It does not answer."""
@@ -186,8 +199,9 @@ class PrefixView:
         return sorted(uid for uid in found if uid in grid)
 
     def complete(self, grids: Iterable[Grid]) -> bool:
-        """Tell whether every prefix of these grids was looked up at least once."""
-        return all(prefix in self._known for grid in grids for prefix in grid.prefixes())
+        """Tell whether every prefix of these grids was looked up at least once, wholly."""
+        known = (self._known.get(prefix) for grid in grids for prefix in grid.prefixes())
+        return all(of is not None and of.whole for of in known)
 
     def _counts(self, statement: HostStatement, now_s: float) -> bool:
         if statement.until_s <= now_s or statement.peer == self._me:

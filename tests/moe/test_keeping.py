@@ -16,6 +16,7 @@ import trio
 from moe.keeping import ExpertKeeper
 from moe.model import build_feed_forward
 from node.identity import verify_signature
+from protocols.experts.assignment import preference
 from protocols.experts.epoch import changes
 from protocols.experts.messages import (
     EXPERTS_SERVICE,
@@ -23,16 +24,18 @@ from protocols.experts.messages import (
     Keep,
     Message,
     SnapshotOffer,
+    SnapshotWanted,
     decode_message_untrusted,
     encode_message,
     signed_bytes,
 )
+from protocols.experts.messages import Snapshots as Offered
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.ids import PeerID
 from protocols.run import ByteTransformerSpec, RunSpec, TextSpec
 from protocols.state_calls import STATE_SERVICE
-from swarm.calls import CallError
+from swarm.calls import Answer, CallError, Incoming
 from swarm.calls.rates import UNLIMITED
 from swarm.endpoints import Endpoint
 from swarm.hosting.compute import ComputeThread
@@ -248,6 +251,52 @@ def test_offers_that_their_host_did_not_sign_or_that_name_no_expert_are_refused_
                 for offer in victim.keeper.kept.values()
                 if offer.epoch == 9
             )
+
+    trio.run(main)
+
+
+async def forged(liar: Keeping, uid: ExpertUID, epoch: int) -> SnapshotOffer:
+    """Have a liar sign for an expert that it never had, ready to be fetched."""
+    server = liar.node.peer.server
+    server.put(liar.keeper._build(uid, epoch, None))
+    await train(liar, uid, 9)
+    held = await liar.keeper._snapshot(uid)
+    assert held is not None
+    server.remove(uid)
+    liar.keeper._kept[uid] = liar.keeper._own.pop(uid).snapshot
+    return held.offer
+
+
+def test_what_a_stranger_signs_is_neither_kept_nor_adopted_though_it_can_be_fetched() -> None:
+    async def main() -> None:
+        async with keepers() as (network, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            liar, honest = (one for one in found if one is not host)
+            pair = (liar.node.me, honest.node.me)
+            uid = next(uid for uid in host.hosted if preference(uid, pair)[0] == honest.node.me)
+            await train(host, uid, 5)
+            await until(lambda: uid in honest.keeper.kept and honest.keeper.kept[uid].version == 5)
+            before = host.node.peer.server.experts[uid].hosted.snapshot()
+            liar.keeper.core.room = 0  # it adopts nothing
+            lie = await forged(liar, uid, host.node.peer.server.experts[uid].epoch + (1 << 20))
+            assert await honest.keeper._state_of(uid, lie, [liar.node.me]), "its bytes are right"
+
+            async def answer(incoming: Incoming) -> Answer:
+                if isinstance(decode_message_untrusted(incoming.message), SnapshotWanted):
+                    return Answer(encode_message(Offered(lie)))
+                return await liar.keeper.answer(incoming)
+
+            await liar.node.endpoints.open({EXPERTS_SERVICE: Endpoint(answer)})
+            with pytest.raises(CallError) as caught:
+                await ask(liar, honest, Keep(lie))
+            assert caught.value.code == "overtaken"
+            network.crash(host.node.me)
+            honest.keeper.nodes_seen({liar.node.me: 0})
+            honest.keeper.suspect(host.node.me)
+            await until(lambda: uid in honest.hosted)
+            after = honest.node.peer.server.experts[uid].hosted.snapshot()
+            assert all(torch.equal(before[name], after[name]) for name in before)
 
     trio.run(main)
 

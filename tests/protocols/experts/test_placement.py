@@ -15,7 +15,9 @@ from protocols.experts.events import (
     Create,
     Drop,
     FindSnapshots,
+    HandedOver,
     HandOverOffered,
+    HandOverTo,
     Hosted,
     HostFailed,
     Left,
@@ -426,6 +428,18 @@ def test_who_leaves_has_what_nobody_has_room_for_kept_first() -> None:
     assert placement.handle(Tick(1.5)) == []
     placement.handle(SnapshotKept(2.0, UID, 1))
     assert placement.handle(Tick(2.5)) == [Left()]
+
+
+def test_a_late_answer_to_a_hand_over_does_not_drop_the_expert_that_has_come_back() -> None:
+    made = core()
+    made.handle(Hosted(0.0, UID, 2))
+    made.handle(NodesSeen(0.0, {OTHER: 9}))
+    effects = made.handle(DrainWanted(1.0))
+    assert HandOverTo(UID, 2, OTHER) in effects
+    made.handle(Hosted(2.0, UID, 7))  # the successor had it, and has given it back
+    assert made.handle(HandedOver(3.0, UID, 2, taken=True)) == ()
+    assert made.hosting == {UID: 7}
+    assert Drop(UID, "handed over") in made.handle(HandedOver(4.0, UID, 7, taken=True))
 
 
 def test_an_expert_that_somebody_else_got_meanwhile_is_not_hosted() -> None:

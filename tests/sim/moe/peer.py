@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -181,7 +182,18 @@ class MoePeer(SimPeer):
         """Look up what is due or asked for."""
         for prefix in self.looks.begin(self.now_s):
             self.note(LookBegun(prefix))
-            self.later(self.world.look_up_s(), self._looked_up, prefix, self.now_s)
+            seconds = self.world.look_up_s()
+            if self.view.asked_s(prefix) == -math.inf:
+                self.later(seconds / 4, self._began_to_answer, prefix, self.now_s)
+            self.later(seconds, self._looked_up, prefix, self.now_s)
+
+    def _began_to_answer(self, prefix: Prefix, asked_s: float) -> None:
+        some = self.world.first_of(self.world.records.look(prefix))
+        if some and self.world.directory.available:
+            statements = [self._statement(record) for record in some]
+            self.looks.began_to_answer(prefix, statements, asked_s=asked_s)
+            for search in tuple(self.searches):
+                search.proceed()
 
     def _looked_up(self, prefix: Prefix, asked_s: float) -> None:
         statements = None
@@ -254,8 +266,8 @@ class MoePeer(SimPeer):
                 self._drop(uid, superseded=reason == "superseded")
             case TakeSnapshot(uid, epoch, keepers):
                 self._snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
-            case HandOverTo(uid, _, peer):
-                self._hand_over(uid, peer)
+            case HandOverTo(uid, epoch, peer):
+                self._hand_over(uid, epoch, peer)
             case ProbePeer(peer):
                 self._probe(peer, _PROBES)
             case LookAgain(uid):
@@ -405,17 +417,17 @@ class MoePeer(SimPeer):
 
     # --- leaving, and who is there ---
 
-    def _hand_over(self, uid: ExpertUID, peer: PeerID) -> None:
+    def _hand_over(self, uid: ExpertUID, epoch: int, peer: PeerID) -> None:
         expert = self.experts.get(uid)
         if expert is None:
-            self.later(0.0, self.feed, HandedOver(self.now_s, uid, False))
+            self.later(0.0, self.feed, HandedOver(self.now_s, uid, epoch, False))
             return
         expert.frozen = True
 
         def answered(answer: Any) -> None:
             expert.frozen = False
             taken = isinstance(answer, Taken) and answer.taken
-            self.feed(HandedOver(self.now_s, uid, taken))
+            self.feed(HandedOver(self.now_s, uid, epoch, taken))
 
         def snapped(held: Held | None) -> None:
             if held is None:

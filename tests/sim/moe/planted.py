@@ -11,7 +11,7 @@ from protocols.experts import placement
 from protocols.experts.admission import judge_call
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import next_epoch
-from protocols.experts.events import Adopt, AnswerHandOver, Left, ProbePeer
+from protocols.experts.events import Adopt, AnswerHandOver, HandedOver, Left, ProbePeer
 from protocols.experts.lookups import LookUps
 from protocols.experts.placement import Placement
 from protocols.experts.search import BeamSearch, Found
@@ -151,9 +151,9 @@ def _always_room(self: Placement) -> bool:
     return True
 
 
-def _handed_over_anyway(self: Placement, now_s: float, uid: Any, taken: bool) -> Any:
+def _handed_over_anyway(self: Placement, event: HandedOver) -> Any:
     """An expert whose successor did not answer is dropped."""
-    return _handed_over(self, now_s, uid, True)
+    return _handed_over(self, dataclasses.replace(event, taken=True))
 
 
 def _leaves_at_once(self: Placement, now_s: float) -> Any:
