@@ -461,7 +461,8 @@ class ExpertKeeper:
         alive = False
         for _ in range(_PROBES):
             answer = await self._ask(peer, Probe(), deadline_s=_PROBE_S)
-            alive = isinstance(answer, Alive)
+            # Who is too busy to answer, or leaves, is there.
+            alive = isinstance(answer, Alive) or answer in ("busy", "draining")
             if alive:
                 break
         self._driver.feed(Probed(trio.current_time(), peer, alive))

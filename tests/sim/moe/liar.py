@@ -114,7 +114,8 @@ class LyingNode:
 
         def state() -> None:
             prefix = uid.prefixes[-1]
-            lines = [Stated(uid.place[-1], _ABSURD), Stated(rng.randrange(60_000), epoch)]
+            no_place = rng.randrange(100, 60_000)  # a real one would withhold the expert
+            lines = [Stated(uid.place[-1], _ABSURD), Stated(no_place, epoch)]
             if world.directory.available:
                 world.records.write(me.peer_id, prefix, statement_bytes(lines))
 
