@@ -29,12 +29,10 @@ from protocols.experts.messages import (
     Message,
     Probe,
     SnapshotOffer,
-    SnapshotWanted,
     decode_message_untrusted,
     encode_message,
     signed_bytes,
 )
-from protocols.experts.messages import Snapshots as Offered
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.ids import PeerID
@@ -350,13 +348,7 @@ def test_what_a_stranger_signs_is_neither_kept_nor_adopted_though_it_can_be_fetc
             liar.keeper.core.room = 0  # it adopts nothing
             lie = await forged(liar, uid, host.node.peer.server.experts[uid].epoch + (1 << 20))
             assert await honest.keeper._state_of(uid, lie, [liar.node.me]), "its bytes are right"
-
-            async def answer(incoming: Incoming) -> Answer:
-                if isinstance(decode_message_untrusted(incoming.message), SnapshotWanted):
-                    return Answer(encode_message(Offered(lie)))
-                return await liar.keeper.answer(incoming)
-
-            await liar.node.endpoints.open({EXPERTS_SERVICE: Endpoint(answer)})
+            liar.keeper._shelf._offers[uid] = lie  # what it answers to who asks for the newest
             with pytest.raises(CallError) as caught:
                 await ask(liar, honest, Keep(lie))
             assert caught.value.code == "overtaken"
