@@ -74,6 +74,7 @@ from protocols.experts.uid import ExpertUID, Grid
 from protocols.experts.view import Claim
 from protocols.frames import Limits, TensorSpec
 from protocols.ids import PeerID
+from protocols.replies import ErrorCode
 from protocols.run import OptimizerSpec
 from swarm.calls import (
     CALL_FAILURES,
@@ -433,14 +434,16 @@ class ExpertKeeper:
         held = await self._snapshot(uid)
         if held is None or held.offer.epoch != epoch:
             return
-        count = 0
+        count, leaving = 0, list[PeerID]()
         for keeper in keepers:
             answer = await self.ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
             if isinstance(answer, Kept) and answer.kept:
                 count += 1
-            else:
-                log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
-        self._driver.feed(SnapshotKept(trio.current_time(), uid, count))
+                continue
+            log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
+            if answer == "draining":
+                leaving.append(keeper)
+        self._driver.feed(SnapshotKept(trio.current_time(), uid, count, tuple(leaving)))
 
     async def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
         """Ask everybody at once what they keep; what is not signed by its host does not count."""
@@ -449,7 +452,7 @@ class ExpertKeeper:
 
         async def ask(node: PeerID) -> None:
             answer = await self.ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
-            if answer is None:
+            if answer is None or isinstance(answer, str):
                 silent.append(node)
             elif isinstance(answer, Snapshots) and answer.offer is not None:
                 if answer.offer.uid == str(uid) and self._signed(answer.offer):
@@ -495,13 +498,16 @@ class ExpertKeeper:
         alive = False
         for _ in range(_PROBES):
             answer = await self.ask(peer, Probe(), deadline_s=_PROBE_S)
-            alive = isinstance(answer, Alive)
+            # Who is too busy to answer, or leaves, is there.
+            alive = isinstance(answer, Alive) or answer in ("busy", "draining")
             if alive:
                 break
         self._driver.feed(Probed(trio.current_time(), peer, alive))
 
-    async def ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
-        """Return the answer, or None when there is none that can be used."""
+    async def ask(
+        self, peer: PeerID, message: Message, *, deadline_s: float
+    ) -> Message | ErrorCode | None:
+        """Return the answer, the code of a refusal, or None when there is neither."""
         try:
             answer = await self._caller.call(
                 peer, EXPERTS_SERVICE, encode_message(message), deadline_s=deadline_s
@@ -510,6 +516,7 @@ class ExpertKeeper:
                 return decode_message_untrusted(answer.message)
         except CallError as error:
             log.debug("refused: peer=%s code=%s", peer, error.code)
+            return error.code
         except CALL_FAILURES:
             if not isinstance(message, Probe):
                 self.suspect(peer)
@@ -550,14 +557,16 @@ class ExpertKeeper:
         return uid
 
     async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
-        """Fetch a snapshot and keep it, in place of an older one."""
+        """Fetch a snapshot and keep it, in place of an older one. Raises Refusal, RemoteProtocolError."""
         uid = self._offer_untrusted(peer, offer)
+        if self.core.draining:
+            raise Refusal("draining", "this node is leaving, and what it keeps with it")
         hosts = self._hosts(uid)
         verdict = self._shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
             for claim in hosts[:1]:  # it may be dead, and the directory not know it yet
                 self.suspect(claim.peer)
-            raise Refusal("overtaken", "the directory names another host of that expert")
+            raise Refusal("overtaken", "the directory does not name you as that expert's host")
         if verdict != "fetch":
             return verdict == "kept"
         try:
@@ -575,8 +584,9 @@ class ExpertKeeper:
         )
         if snapshot.manifest.root != offer.root:  # cut in chunks of another size than ours
             return False
-        if self._shelf.put(uid, offer, self._hosts(uid)):
-            self._kept[uid] = snapshot
+        if not self._shelf.put(uid, offer, self._hosts(uid)):
+            return False
+        self._kept[uid] = snapshot
         return True
 
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:

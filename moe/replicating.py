@@ -57,6 +57,7 @@ from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
 from protocols.frames import TensorSpec
 from protocols.ids import PeerID
+from protocols.replies import ErrorCode
 from swarm.calls import CALL_FAILURES, Answer, Caller, CallError, Incoming, Refusal, WireTensor
 from swarm.hosting.compute import ComputeThread
 from swarm.hosting.errors import NonFiniteError
@@ -91,8 +92,10 @@ class Copies(Protocol):
         """Build an expert. On the compute thread."""
         ...
 
-    async def ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
-        """Return the answer of the service `experts`, or None when there is none that can be used."""
+    async def ask(
+        self, peer: PeerID, message: Message, *, deadline_s: float
+    ) -> Message | ErrorCode | None:
+        """Ask the service `experts`. Return the answer, the code of a refusal, or None when there is neither."""
         ...
 
     def standing(self) -> tuple[Mapping[ExpertUID, int], Mapping[PeerID, int], int]:

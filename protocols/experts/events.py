@@ -91,6 +91,8 @@ class SnapshotKept:
     now_s: float
     uid: ExpertUID
     keepers: int
+    leaving: tuple[PeerID, ...] = ()
+    """Those that did not take it because they leave."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 import trio
 
+from moe import keeping
+from protocols.experts import placement
+from protocols.experts.assignment import preference
 from protocols.experts.epoch import changes
 from protocols.experts.messages import (
+    EXPERTS_SERVICE,
+    Alive,
     HandOver,
     Keep,
+    Kept,
+    Message,
+    Probe,
     SnapshotOffer,
+    decode_message_untrusted,
+    encode_message,
     signed_bytes,
 )
+from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
-from swarm.calls import CallError
+from swarm.calls import Answer, CallError, Incoming, Refusal
+from swarm.endpoints import Endpoint
 from tests.moe.keepers import (
     UIDS,
+    Keeping,
     ask,
     keepers,
     spread,
@@ -79,6 +94,25 @@ def test_a_node_that_leaves_hands_over_what_its_experts_know_now() -> None:
     trio.run(main)
 
 
+def test_who_leaves_keeps_no_snapshot_any_more_and_the_host_finds_another_keeper() -> None:
+    async def main() -> None:
+        async with keepers() as (_, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            uid = min(host.hosted)
+            await until(lambda: any(uid in one.keeper.kept for one in found))
+            leaving = next(one for one in found if uid in one.keeper.kept)
+            third = next(one for one in found if one not in (host, leaving))
+            leaving.keeper.core.draining = True  # and goes on: it has not given away its own yet
+            await train(host, uid, 1)
+            await until(lambda: uid in third.keeper.kept and third.keeper.kept[uid].version == 1)
+            assert leaving.keeper.kept[uid].version == 0
+            assert not host.node.guard.faults()
+            assert not leaving.node.guard.faults()
+
+    trio.run(main)
+
+
 def test_offers_that_their_host_did_not_sign_or_that_name_no_expert_are_refused_and_counted() -> (
     None
 ):
@@ -108,6 +142,110 @@ def test_offers_that_their_host_did_not_sign_or_that_name_no_expert_are_refused_
                 for offer in victim.keeper.kept.values()
                 if offer.epoch == 9
             )
+
+    trio.run(main)
+
+
+@asynccontextmanager
+async def probed(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[Message | Refusal | None]
+) -> AsyncIterator[tuple[Keeping, Keeping, list[Message]]]:
+    """Have one of two nodes suspect the other, which answers its probes with these (None: not at all), then with `Alive`.
+
+    Yields who suspects, who is suspected, and the probes that came.
+    """
+    monkeypatch.setattr(keeping, "_PROBE_S", 0.3)
+    async with keepers(2) as (_, found):
+        for one in found:
+            one.keeper.core.room = 0  # nobody hosts, calls or adopts anything meanwhile
+        asker, asked = found
+        came: list[Message] = []
+
+        async def answer(incoming: Incoming) -> Answer:
+            came.append(decode_message_untrusted(incoming.message))
+            said = answers[len(came) - 1] if len(came) <= len(answers) else Alive()
+            if said is None:
+                await trio.sleep_forever()
+            if isinstance(said, Refusal):
+                raise said
+            return Answer(encode_message(said))
+
+        await asked.node.endpoints.open({EXPERTS_SERVICE: Endpoint(answer)})
+        asker.keeper.suspect(asked.node.me)
+        yield asker, asked, came
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[Alive()], [None, Alive()], [Kept(True), Alive()], [Refusal("busy", "much to do", 1.0)]],
+)
+def test_who_answers_a_probe_or_the_second_one_is_there(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[Message | Refusal | None]
+) -> None:
+    async def main() -> None:
+        async with probed(monkeypatch, answers) as (asker, asked, came):
+            await until(lambda: len(came) == len(answers))
+            await trio.sleep(0.7)  # two more probes would have failed by then
+            assert came == [Probe()] * len(answers)
+            assert asked.node.me not in asker.keeper.core._down
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "answer", [None, Kept(True), Refusal("wrong-run", "another run")], ids=["silent", "odd", "gone"]
+)
+def test_who_answers_neither_of_two_probes_is_down_until_it_answers_a_later_one(
+    monkeypatch: pytest.MonkeyPatch, answer: Message | Refusal | None
+) -> None:
+    async def main() -> None:
+        async with probed(monkeypatch, [answer, answer]) as (asker, asked, came):
+            core = asker.keeper.core
+            await until(lambda: asked.node.me in core._down)
+            assert came == [Probe()] * 2
+            core._probed_s[asked.node.me] -= placement.PROBE_DOWN_S  # so long ago
+            await until(lambda: asked.node.me not in core._down)
+            assert came == [Probe()] * 3
+
+    trio.run(main)
+
+
+async def forged(liar: Keeping, uid: ExpertUID, epoch: int) -> SnapshotOffer:
+    """Have a liar sign for an expert that it never had, ready to be fetched."""
+    server = liar.node.peer.server
+    server.put(liar.keeper.build(uid, epoch, None))
+    await train(liar, uid, 9)
+    held = await liar.keeper._snapshot(uid)
+    assert held is not None
+    server.remove(uid)
+    liar.keeper._kept[uid] = liar.keeper._own.pop(uid).snapshot
+    return held.offer
+
+
+def test_what_a_stranger_signs_is_neither_kept_nor_adopted_though_it_can_be_fetched() -> None:
+    async def main() -> None:
+        async with keepers() as (network, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            liar, honest = (one for one in found if one is not host)
+            pair = (liar.node.me, honest.node.me)
+            uid = next(uid for uid in host.hosted if preference(uid, pair)[0] == honest.node.me)
+            await train(host, uid, 5)
+            await until(lambda: uid in honest.keeper.kept and honest.keeper.kept[uid].version == 5)
+            before = host.node.peer.server.experts[uid].hosted.snapshot()
+            liar.keeper.core.room = 0  # it adopts nothing
+            lie = await forged(liar, uid, host.node.peer.server.experts[uid].epoch + (1 << 20))
+            assert await honest.keeper._state_of(uid, lie, [liar.node.me]), "its bytes are right"
+            liar.keeper._shelf._offers[uid] = lie  # what it answers to who asks for the newest
+            with pytest.raises(CallError) as caught:
+                await ask(liar, honest, Keep(lie))
+            assert caught.value.code == "overtaken"
+            network.crash(host.node.me)
+            honest.keeper.nodes_seen({liar.node.me: 0})
+            honest.keeper.suspect(host.node.me)
+            await until(lambda: uid in honest.hosted)
+            after = honest.node.peer.server.experts[uid].hosted.snapshot()
+            assert all(torch.equal(before[name], after[name]) for name in before)
 
     trio.run(main)
 

@@ -56,7 +56,7 @@ from protocols.experts.view import HostStatement, PrefixView
 from protocols.ids import PeerID
 from tests.sim.engine.compute import SimCompute
 from tests.sim.engine.peer import SimPeer
-from tests.sim.moe.asking import REFUSED, ControlCall, ExpertCall, FetchCall
+from tests.sim.moe.asking import DRAINING, REFUSED, ControlCall, ExpertCall, FetchCall
 from tests.sim.moe.notes import (
     Asked,
     ExpertStepped,
@@ -368,18 +368,22 @@ class MoePeer(SimPeer):
     ) -> None:
         if held is None or held.offer.epoch != epoch:
             return
-        left, kept = list(keepers), 0
+        left, kept, leaving = list(keepers), 0, list[PeerID]()
 
-        def answered(answer: Any) -> None:
+        def answered(keeper: PeerID, answer: Any) -> None:
             nonlocal kept
             kept += isinstance(answer, Kept) and answer.kept
+            if answer == DRAINING:
+                leaving.append(keeper)
             next_one()
 
         def next_one() -> None:
             if left:
-                self._ask(left.pop(0), Keep(held.offer), self.world.keep_s, answered)
+                keeper = left.pop(0)
+                done = partial(answered, keeper)
+                self._ask(keeper, Keep(held.offer), self.world.keep_s, done)
             else:
-                self.feed(SnapshotKept(self.now_s, uid, kept))
+                self.feed(SnapshotKept(self.now_s, uid, kept, tuple(leaving)))
 
         next_one()
 
@@ -483,6 +487,9 @@ class MoePeer(SimPeer):
         if uid is None:
             reply(REFUSED)
             return
+        if self.core.draining:
+            reply(DRAINING)
+            return
         hosts = self.view.hosts(uid, self.now_s)
         verdict = self.shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
@@ -493,12 +500,14 @@ class MoePeer(SimPeer):
             return
 
         def fetched(state: State | None) -> None:
-            good = state is not None and state.root == offer.root
-            if state is not None and good:
-                if self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s)):
-                    self.kept[uid] = state
+            if state is None or state.root != offer.root:
+                reply(Kept(False))
+                return
+            kept = self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s))
+            if kept:
+                self.kept[uid] = state
                 self.note(SnapshotStored(uid, state))
-            reply(Kept(good))
+            reply(Kept(kept))
 
         FetchCall(self, source, offer, fetched).begin(self.world.keep_s)
 
