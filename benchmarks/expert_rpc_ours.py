@@ -50,7 +50,7 @@ class _Told:
     async def withdraw(self, key: str) -> None:
         self.announced.pop(key, None)
 
-    async def look_up(self, key: str) -> Sequence[DirectoryRecord]:
+    async def look_up(self, key: str, *, first: Any = None) -> Sequence[DirectoryRecord]:
         return [self.records[key]] if key in self.records else []
 
     def learn(self, server: PeerID, announced: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ have something there.
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -114,29 +115,47 @@ class ExpertSearch:
     async def _look_up(self, prefix: Prefix) -> None:
         asked_s = trio.current_time()
         statements = None
+
+        def first(records: Sequence[DirectoryRecord]) -> None:
+            known = self._statements_untrusted(records, blame=False)  # they come again
+            self._look_ups.began_to_answer(prefix, known, asked_s=asked_s)
+            self._tell_searches()
+
+        nothing_known = self.view.asked_s(prefix) == -math.inf
+        key = run_key(self._run, prefix.topic)
         try:
-            records = await self._directory.look_up(run_key(self._run, prefix.topic))
+            records = await self._directory.look_up(key, first=first if nothing_known else None)
             for record in records:
                 self._found(record.peer, prefix)
-            statements = [of for record in records if (of := self._statement_untrusted(record))]
+            statements = self._statements_untrusted(records)
         finally:
             now_s = trio.current_time()
             tell = self._look_ups.ended(prefix, statements, asked_s=asked_s, now_s=now_s)
         self._looks.append(now_s - asked_s)
-        self._learned.set()
-        self._learned = trio.Event()
+        self._tell_searches()
         self._hurry.set()
         if tell:
             self._looked()
 
-    def _statement_untrusted(self, record: DirectoryRecord) -> HostStatement | None:
-        try:
-            stated = statement_untrusted(record.value)
-        except RemoteProtocolError as error:
-            self._faulty(record.peer, error)
-            return None
-        until_s = trio.current_time() + record.expires_s - self._unix_s()
-        return HostStatement(record.peer, stated, until_s, record.issued_s)
+    def _tell_searches(self) -> None:
+        self._learned.set()
+        self._learned = trio.Event()
+
+    def _statements_untrusted(
+        self, records: Sequence[DirectoryRecord], *, blame: bool = True
+    ) -> list[HostStatement]:
+        now_s, unix_s = trio.current_time(), self._unix_s()
+        statements = []
+        for record in records:
+            try:
+                stated = statement_untrusted(record.value)
+            except RemoteProtocolError as error:
+                if blame:
+                    self._faulty(record.peer, error)
+                continue
+            until_s = now_s + record.expires_s - unix_s
+            statements.append(HostStatement(record.peer, stated, until_s, record.issued_s))
+        return statements
 
 
 class ExpertAnnouncer:
@@ -149,9 +168,13 @@ class ExpertAnnouncer:
         self.core = Announcements()
         self._changed = trio.Event()
 
-    def announce(self, experts: Mapping[ExpertUID, int]) -> None:
-        """State these from now on, with their epochs; the latest call counts."""
-        self.core.announce(experts)
+    def announce(
+        self,
+        experts: Mapping[ExpertUID, int],
+        replicas: Mapping[ExpertUID, tuple[PeerID, ...]] | None = None,
+    ) -> None:
+        """State these from now on, with their epochs and who answers for them as well; the latest call counts."""
+        self.core.announce(experts, replicas)
         self._changed.set()
 
     def found(self, prefix: Prefix) -> None:

@@ -142,8 +142,15 @@ class Directory(Protocol):
         """Replace our record by one that says we left. Best effort; expiry does the rest."""
         ...
 
-    async def look_up(self, key: str) -> Sequence[DirectoryRecord]:
-        """Return every live record under `key`, sorted by PeerID. Never raises for bad records: they are dropped and counted."""
+    async def look_up(
+        self, key: str, *, first: Callable[[Sequence[DirectoryRecord]], None] | None = None
+    ) -> Sequence[DirectoryRecord]:
+        """Return every live record under `key`, sorted by PeerID. Never raises for bad records: they are dropped and counted.
+
+        Args:
+          first: told what the first peer had that holds anything, while the others are still being asked. Not told when nobody
+            holds anything.
+        """
         ...
 
 

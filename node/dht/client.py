@@ -23,6 +23,8 @@ from node.dht.messages import (
     AskStatistics,
     Found,
     LookUp,
+    LookUpFirst,
+    LookUpRest,
     Meet,
     Met,
     SealedRecord,
@@ -160,14 +162,25 @@ class DhtDirectory:
             self._cache.add(key, [statement], self._now_s())
             await self._store([SealedRecord(digest=key_digest(key), raw=raw)])
 
-    async def look_up(self, key: str) -> Sequence[DirectoryRecord]:
+    async def look_up(
+        self, key: str, *, first: Callable[[Sequence[DirectoryRecord]], None] | None = None
+    ) -> Sequence[DirectoryRecord]:
         """See the port. Costs a search: some 5 to 20 small requests to peers."""
         digest = key_digest(key)
         began_s = trio.current_time()
         found = Found(records=())
+        whole: LookUp | LookUpRest = LookUp(digest=digest)
         try:
+            if first is not None and self._link is not None:
+                question = LookUpFirst(digest=digest)
+                found = await self._link.ask(question, Found, self._times.look_up_s)
+                whole = LookUpRest(digest=digest)
+                if found.records:
+                    opened = await self._open_untrusted(digest, found)
+                    self._cache.add(key, opened, self._now_s())
+                    first(self._cache.live(key, self._now_s()))
             if self._link is not None:
-                found = await self._link.ask(LookUp(digest=digest), Found, self._times.look_up_s)
+                found = await self._link.ask(whole, Found, self._times.look_up_s)
                 self._health.looked_up(trio.current_time() - began_s)
         except DhtProcessError as error:
             self._health.lookups_failed += 1

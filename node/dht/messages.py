@@ -92,6 +92,20 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LookUpFirst:
+    """Begin to ask as `LookUp` does; answered with what the first of them that holds something has. The rest are asked too."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookUpRest:
+    """What the search of the latest `LookUpFirst` under this key finds in the end; a new search if that one is over."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoundRecord:
     """A record that passed the checks of the dht process, and the sub-key it was under."""
 
@@ -126,11 +140,11 @@ class Statistics:
     """By the same: what others gave us when we looked up."""
 
 
-Question: TypeAlias = Meet | Store | LookUp | AskStatistics
+Question: TypeAlias = Meet | Store | LookUp | LookUpFirst | LookUpRest | AskStatistics
 Answer: TypeAlias = Met | Stored | Found | Statistics
 
 QUESTIONS: Final[dict[str, type[Question]]] = {
-    shape.__name__: shape for shape in (Meet, Store, LookUp, AskStatistics)
+    shape.__name__: shape for shape in (Meet, Store, LookUp, LookUpFirst, LookUpRest, AskStatistics)
 }
 
 

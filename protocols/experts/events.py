@@ -91,6 +91,8 @@ class SnapshotKept:
     now_s: float
     uid: ExpertUID
     keepers: int
+    leaving: tuple[PeerID, ...] = ()
+    """Those that did not take it because they leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class HandedOver:
 
     now_s: float
     uid: ExpertUID
+    epoch: int
+    """Of ours: what is said of an earlier one does not count for an expert that has come back meanwhile."""
     taken: bool
 
 

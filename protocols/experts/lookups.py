@@ -60,6 +60,12 @@ class LookUps:
         self._hurried = deque(prefix for prefix in self._hurried if prefix not in started)
         return begun
 
+    def began_to_answer(
+        self, prefix: Prefix, statements: Iterable[HostStatement], *, asked_s: float
+    ) -> None:
+        """Take what the first peer has that holds something: a search that knows nothing of a prefix need not wait for all."""
+        self._view.learn(prefix, statements, asked_s=asked_s, whole=False)
+
     def ended(
         self,
         prefix: Prefix,

@@ -13,7 +13,10 @@ Rules:
   expert for a moment, never with one epoch. The higher epoch wins; the other finds out from the directory and drops it, and
   looks there at once when a caller knows a newer epoch. A caller's word alone takes nothing from anybody.
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
-- A snapshot counts when a host signed it that we saw having the expert, the newest first; offers of others come last.
+- A snapshot counts when who signed it is a host that we saw: the directory named it for that expert in that epoch, or a later
+  one, before the expert was missing. What a stranger signed counts for nothing, though there be nothing else: anybody can
+  sign for any epoch. Whoever has seen the signer adopts it in a later turn; nodes keep only what they have seen, too.
+- Who has seen no host lets those go first who have, and then believes what somebody else than its signer keeps.
 - Who does not answer, or was down when all were asked, may have a snapshot, and one that could not be fetched may be had
   yet: an expert begins anew only when all nodes have answered that they have none, or after minutes (GIVE_UP_S, SILENT_S).
   Its epoch is a first one then: whoever still has what it had learned has the better claim.
@@ -76,13 +79,19 @@ HAND_OVER_AGAIN_S: Final = 2.0
 """A node that has refused an expert is not offered one again sooner."""
 SNAPSHOT_AGAIN_S: Final = 1.0
 """After this a snapshot is tried again that too few have kept."""
+LEAVING_S: Final = 60.0
+"""A node that said that it leaves counts for nothing so long; it may come back, or have lied."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
 GIVE_UP_S: Final = 60.0
 """So long an expert is missing before nobody waits for nodes that are down."""
 SILENT_S: Final = 180.0
-"""And so long before nobody waits for those that are there and do not answer, or do not give what they offer: each time
-another message may be lost."""
+"""And so long before nobody waits for those that are there and do not answer, or do not give what they offer, or are down
+after they have offered something: each time another message may be lost."""
+UNSEEN_S: Final = 30.0
+"""So long who has seen no host of an expert lets those adopt it who have."""
+STRANGERS_S: Final = SILENT_S + GIVE_UP_S
+"""So long those who have seen the signer of a snapshot may take to adopt it, before somebody who has not begins anew."""
 HOSTS_MAX: Final = 8
 """Former hosts of one expert that are remembered."""
 
@@ -106,19 +115,21 @@ class _Memory:
 
     epoch: int = 0
     hosts: dict[PeerID, int] = field(default_factory=dict)
-    """Who had it, with the newest epoch of each; the latest last."""
+    """Whom the directory named as its host, with the newest epoch of each; the latest last."""
     missing_since_s: float | None = None
     failed: int = 0
     """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""
     up: frozenset[PeerID] = frozenset()
     """Who was in the run, and not down, when all were last asked for a snapshot."""
+    offered: bool = False
+    """Somebody has offered a snapshot since it went missing."""
     tried: bytes = b""
     """Root of the snapshot that we fetch, or fetched last."""
     failures: set[bytes] = field(default_factory=set)
     """Roots of those that could not be had."""
 
     def seen(self, epoch: int, host: PeerID) -> None:
-        """Somebody has it, or says so."""
+        """The directory names it as the host."""
         self.hosts[host] = max(epoch, self.hosts.pop(host, 0))
         if len(self.hosts) > HOSTS_MAX:
             del self.hosts[next(iter(self.hosts))]
@@ -127,6 +138,7 @@ class _Memory:
         """It is missing no more."""
         self.missing_since_s = None
         self.failed = 0
+        self.offered = False
         self.failures.clear()
 
     def signed_by_a_host(self, offer: SnapshotOffer) -> bool:
@@ -177,7 +189,9 @@ class Placement:
     _probed_s: dict[PeerID, float] = field(default_factory=dict)
     _refused_s: dict[PeerID, float] = field(default_factory=dict)
     """When a node last did not take an expert from us."""
-    _taking: dict[ExpertUID, PeerID] = field(default_factory=dict)
+    _leaving_s: dict[PeerID, float] = field(default_factory=dict)
+    """When a node last said that it leaves."""
+    _taking: dict[ExpertUID, HandOverTo] = field(default_factory=dict)
     """To whom each of our experts is being handed over."""
     _hint_s: float = -math.inf
     _rebalance_at_s: float = 0.0
@@ -215,12 +229,13 @@ class Placement:
                 return self._hosted(now_s, uid, epoch)
             case HostFailed(_, uid):
                 return self._host_failed(uid)
-            case SnapshotKept(now_s, uid, keepers):
+            case SnapshotKept(now_s, uid, keepers, leaving):
+                self._leaving_s |= dict.fromkeys(leaving, now_s)
                 return self._snapshot_kept(now_s, uid, keepers)
             case HandOverOffered(_, peer, offer, uid):
                 return self._hand_over_offered(peer, offer, uid)
-            case HandedOver(now_s, uid, taken):
-                return self._handed_over(now_s, uid, taken)
+            case HandedOver():
+                return self._handed_over(event)
             case DrainWanted(now_s):
                 self.draining = True
                 return self._hand_over_all(now_s)
@@ -245,12 +260,12 @@ class Placement:
         self._claims = claims
         effects: list[Effect] = []
         for uid, memory in self._memory.items():
-            live = self._live_claims(uid)
-            for claim in claims.get(uid, ()):
-                memory.seen(claim.epoch, claim.peer)
+            live, own = self._live_claims(uid), self.own.get(uid)
+            for claim in claims.get(uid, ())[:1]:  # those after it have been replaced, or say so
+                if own is None or claim < Claim(own.epoch, self.me):
+                    memory.seen(claim.epoch, claim.peer)
             if live:
                 memory.epoch = max(memory.epoch, live[0].epoch)
-            own = self.own.get(uid)
             if live or own is not None:
                 memory.found()
             elif memory.missing_since_s is None:
@@ -267,7 +282,7 @@ class Placement:
     def _nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
         self._down -= rooms.keys() - self._rooms.keys()
         self._rooms = dict(rooms)
-        for times_s in (self._probed_s, self._refused_s):
+        for times_s in (self._probed_s, self._refused_s, self._leaving_s):
             for peer in times_s.keys() - rooms.keys() - self._down:
                 del times_s[peer]
 
@@ -302,6 +317,8 @@ class Placement:
 
     def _tick(self, now_s: float) -> Sequence[Effect]:
         self.wake_at_s = now_s + TICK_S
+        for peer in [p for p, at_s in self._leaving_s.items() if now_s - at_s >= LEAVING_S]:
+            del self._leaving_s[peer]
         effects: list[Effect] = []
         if self.draining:
             return self._hand_over_all(now_s)
@@ -359,28 +376,54 @@ class Placement:
         if memory.missing_since_s is None:  # somebody has it meanwhile
             del self._busy[uid]
             return ()
-        # A host that we saw is believed before one that we did not, and what can be fetched before what could not.
-        best = max(
-            (offer for _, offer in event.offers),
-            key=lambda o: (memory.signed_by_a_host(o), o.root not in memory.failures, o.age),
+        missing_s = event.now_s - memory.missing_since_s
+        good = [(k, o) for k, o in event.offers if self._believes(k, o, memory, missing_s)]
+        best = max(  # what can be fetched comes before what could not
+            (offer for _, offer in good),
+            key=lambda o: (o.root not in memory.failures, o.age),
             default=None,
         )
-        missing_s = event.now_s - memory.missing_since_s
-        # A snapshot that was offered once, and could not be had, is worth the longer wait.
-        wait_s = SILENT_S if memory.failures else GIVE_UP_S
-        unheard = event.silent or (missing_s < wait_s and self._rooms.keys() - memory.up)
-        silent = missing_s >= SILENT_S
-        if not silent and unheard and not (best and memory.is_newest(best)):
-            del self._busy[uid]  # they may have a newer one: ask again
+        memory.offered |= best is not None
+        newest = best is not None and memory.is_newest(best)
+        strangers = [o for k, o in event.offers if (k, o) not in good]
+        if not newest and self._waits(event, memory, best, strangers, missing_s):
+            del self._busy[uid]  # ask again
             return ()
-        if best is None or (silent and best.root in memory.failures):
+        if best is None or (missing_s >= SILENT_S and best.root in memory.failures):
             self._busy[uid] = "create"
             return [Create(uid, next_epoch(0, self.rng), lost=memory.epoch > 0)]
         memory.tried = best.root
-        donors = tuple(keeper for keeper, offer in event.offers if offer.root == best.root)
+        donors = tuple(keeper for keeper, offer in good if offer.root == best.root)
         base = best.epoch if plausible(best.epoch) else 0
         self._busy[uid] = "adopt"
         return [Adopt(uid, next_epoch(max(memory.epoch, base), self.rng), best, donors)]
+
+    def _waits(
+        self,
+        event: OffersFound,
+        memory: _Memory,
+        best: SnapshotOffer | None,
+        strangers: Sequence[SnapshotOffer],
+        missing_s: float,
+    ) -> bool:
+        """Tell whether somebody may yet have, or know, something better."""
+        # A snapshot that was offered once is worth the longer wait: its keeper is down now, or does not give it.
+        long = memory.failures or (best is None and memory.offered)
+        if event.silent and missing_s < SILENT_S:
+            return True
+        if self._rooms.keys() - memory.up and missing_s < (SILENT_S if long else GIVE_UP_S):
+            return True
+        # A stranger's may be genuine: then somebody else has seen its signer, and adopts it.
+        newer = any(best is None or offer.age > best.age for offer in strangers)
+        return newer and missing_s < (STRANGERS_S if best is None else UNSEEN_S)
+
+    def _believes(
+        self, keeper: PeerID, offer: SnapshotOffer, memory: _Memory, missing_s: float
+    ) -> bool:
+        """Tell whether a snapshot counts. What we keep ourselves was its host's when we took it."""
+        if keeper == self.me or memory.signed_by_a_host(offer):
+            return True
+        return not memory.hosts and missing_s >= UNSEEN_S and keeper != offer.host
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
@@ -417,7 +460,7 @@ class Placement:
         return effects
 
     def _snapshot(self, uid: ExpertUID, own: _Own) -> Sequence[Effect]:
-        nodes = [node for node in self._rooms if node not in self._down]
+        nodes = self._rooms.keys() - self._down - self._leaving_s.keys()
         keepers = tuple(preference(uid, nodes)[: self.keepers])
         own.copying = bool(keepers)
         return [TakeSnapshot(uid, own.epoch, keepers)] if keepers else ()
@@ -493,18 +536,21 @@ class Placement:
     def _hand_over(self, uid: ExpertUID, to: PeerID) -> Sequence[Effect]:
         own = self.own[uid]
         own.moving = True
-        self._taking[uid] = to
-        return [HandOverTo(uid, own.epoch, to)]
+        self._taking[uid] = HandOverTo(uid, own.epoch, to)
+        return [self._taking[uid]]
 
-    def _handed_over(self, now_s: float, uid: ExpertUID, taken: bool) -> Sequence[Effect]:
-        to = self._taking.pop(uid, None)
-        if to is not None and not taken:
-            self._refused_s[to] = now_s
+    def _handed_over(self, event: HandedOver) -> Sequence[Effect]:
+        uid = event.uid
+        to = self._taking.get(uid)
+        if to is not None and to.epoch == event.epoch:
+            del self._taking[uid]
+            if not event.taken:
+                self._refused_s[to.peer] = event.now_s
         own = self.own.get(uid)
-        if own is None:
+        if own is None or own.epoch != event.epoch:
             return ()
         own.moving = False
-        if not taken:
+        if not event.taken:
             return ()
         del self.own[uid]
         self.handed_over += 1
@@ -529,8 +575,20 @@ class Placement:
 
     # --- counting ---
 
+    @property
+    def free(self) -> int:
+        """How many experts we have room for beside those that we host or are about to."""
+        return 0 if self.draining else max(0, self.room - len(self.own) - len(self._busy))
+
+    def spare(self) -> Mapping[PeerID, int]:
+        """Return how many more experts each other node has room for."""
+        loads = self._loads()
+        rooms = self._live_rooms()
+        return {node: room - loads[node] for node, room in rooms.items() if node != self.me}
+
     def _live_rooms(self) -> dict[PeerID, int]:
-        rooms = {node: room for node, room in self._rooms.items() if node not in self._down}
+        gone = self._down | self._leaving_s.keys()
+        rooms = {node: room for node, room in self._rooms.items() if node not in gone}
         if not self.draining:
             rooms[self.me] = self.room
         return {node: room for node, room in rooms.items() if room > 0}

@@ -33,9 +33,9 @@ from swarm.pipeline.peer import PipelinePeer, RestartOptions
 from swarm.pipeline.restarting import read_disk
 from swarm.pipeline.reuniting import HistoryEndsError
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
-from swarm.pipeline.start import InitialState
 from swarm.presence import Presence
 from swarm.resources import Resources
+from swarm.state.initial import InitialState
 from swarm.state.part import Part, PartFacts
 from swarm.state.transfer import FetchError
 
@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 _STEPS_LATELY: Final = 64
 """A stage is applied that many steps late at most; then its peer is no member any more."""
 _COMPLETE: Final = "nothing: the run is complete; `murmura export PATH` writes the model"
+
+
+class OutlivedError(Exception):
+    """This life in the run is over; the supervisor begins the next."""
 
 
 class PipelineMode:
@@ -88,6 +92,8 @@ class PipelineMode:
         """The newest record of what is on this node's disk, until it is in the run."""
         self._gave_up = ""
         """What became of the last history that this node has given up."""
+        self._goes_back = False
+        """This life in the run is over: the next one begins with what is on the disk."""
         self._initial: InitialState | None = None
 
     @property
@@ -103,8 +109,9 @@ class PipelineMode:
         self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         context, wishes = self._context, self._context.wishes
-        fresh = not self._begun or self._given_up is not None
+        fresh = not self._begun or self._goes_back or self._given_up is not None
         restart = await self._from_disk() if fresh else None
+        self._goes_back = False
         # Who has been in the run before does not begin it anew: it goes on from its disk, or joins.
         founder = restart is None and await context.founding()
         options = PeerOptions(
@@ -137,7 +144,8 @@ class PipelineMode:
             nursery.start_soon(self._presence.run)
             task_status.started()
             try:
-                await trio.sleep_forever()
+                await peer.outlived.wait()
+                await self._go_back()
             finally:
                 self._note_end(peer)
                 self._peer = self._resources = None
@@ -149,6 +157,16 @@ class PipelineMode:
             self._came_with = self._given_up.ours
             self._last, self._complete = None, False
             log.warning("%s", self._given_up)
+
+    async def _go_back(self) -> None:
+        """End this life if there is something on the disk to go on from. Raises OutlivedError, else never returns."""
+        if await self._from_disk() is None:
+            log.warning("too few members are left to decide, and nothing is on the disk here")
+            await trio.sleep_forever()
+        self._goes_back = True
+        raise OutlivedError(
+            "too few members are left to decide: back to the disk, as those are that were away"
+        )
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the step in progress if there is time, hand over by leaving the view, and withdraw."""
@@ -265,7 +283,10 @@ class PipelineMode:
         peer = self._peer
         if peer is not None and peer.restarting is not None and peer.restarting.mutes_ledger:
             return peer.restarting.core.waiting_because
-        return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+        why = ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+        if why is None and ledger.member is not None and not ledger.synced:
+            return f"the state of stage {ledger.member.stage}, from a member that has it"
+        return why
 
     @property
     def _start_problem(self) -> str:
@@ -318,14 +339,13 @@ class PipelineMode:
             return await keeper.load(found.checkpoints[claim.root], None)
 
         log.info("back with checkpoints: newest_step=%d", found.disk.claims[0].step)
-        gives_way = self._given_up is not None
         self._came_with = found.disk.newest
         return RestartOptions(
             found=found,
             folder=folder,
             load=load,
-            new_epoch=wishes.new_epoch and not gives_way,
-            gives_way=gives_way,
+            new_epoch=wishes.new_epoch and not self._begun,  # a word for one start
+            gives_way=self._given_up is not None,
         )
 
     def _initial_state(self, resources: Resources) -> InitialState | None:
@@ -333,7 +353,8 @@ class PipelineMode:
         if start is None:
             return None
         folder = self._context.folder
-        self._initial = InitialState(self._run, start, folder, resources.caller, resources.codec)
+        caller, codec = resources.caller, resources.codec
+        self._initial = InitialState(start, folder, caller, codec, parts=self._spec.stages)
         return self._initial
 
     async def _stepped(self, part: Part) -> None:
@@ -378,7 +399,8 @@ class PipelineMode:
 
     def _record_learned(self, record: Record) -> None:
         self._last = record
-        if self._came_with is not None and record.view.find(self._context.me) is not None:
+        peer = self._peer
+        if self._came_with is not None and peer is not None and peer.ledger.member is not None:
             self._is_in(record, self._came_with)
         self._note_membership()
         if record.step >= self._spec.steps and not self._complete:

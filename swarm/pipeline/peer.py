@@ -57,7 +57,14 @@ from protocols.ledger.messages import (
     decode_message_untrusted,
     encode_message,
 )
-from protocols.ledger.restart_messages import Claim, decode_restart_untrusted
+from protocols.ledger.outlived import Outlived
+from protocols.ledger.restart_messages import (
+    Back,
+    Claim,
+    Running,
+    decode_restart_untrusted,
+    encode_restart,
+)
 from protocols.ledger.trainer import (
     AskClaim,
     AskSettle,
@@ -99,11 +106,11 @@ from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
 from swarm.pipeline.restarting import FromDisk, Restarting
-from swarm.pipeline.reuniting import HistoryEndsError, Reuniting
+from swarm.pipeline.reuniting import RESTART_SERVICE, HistoryEndsError, Reuniting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
-from swarm.pipeline.start import PREFIX, InitialState
 from swarm.pipeline.trainer_shell import TrainerShell
+from swarm.state.initial import InitialState
 from swarm.state.transfer import Snapshots
 
 log = logging.getLogger(__name__)
@@ -228,6 +235,9 @@ class PipelinePeer:
         self.ledger = self._new_ledger(None)
         self.restarting: Restarting | None = None
         """While this node is back from its disk, until it is in the run."""
+        self.outlived = trio.Event()
+        """The members that may still live can decide nothing any more: the way on is from the disk."""
+        self._outlived = Outlived()
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
@@ -236,9 +246,7 @@ class PipelinePeer:
                 gives_way=restart.gives_way,
                 begin=self._begin_again, note=hooks.record_learned,
             )  # fmt: skip
-        self.reuniting = Reuniting(
-            me, self._incarnation, self.settings, caller, ledger=lambda: self.ledger
-        )
+        self.reuniting = Reuniting(me, self.settings, caller, ledger=lambda: self.ledger)
         self.state = StageState(
             run,
             caller,
@@ -351,11 +359,23 @@ class PipelinePeer:
     async def answer_restart(self, incoming: Incoming) -> Answer:
         """Take one cast of the `restart` service. Who is in the run, and can decide, says so to who is back."""
         message = decode_restart_untrusted(incoming.message)
-        if self.ledger.member is not None:
-            self.reuniting.heard(incoming.peer, message)
+        record = self.ledger.record
+        if self.ledger.member is not None and record is not None:
+            if isinstance(message, Back):
+                self._meet_back(incoming.peer, message, record)
+            elif isinstance(message, Running):
+                self.reuniting.told(incoming.peer, message.record)
         elif self.restarting is not None:
             self.restarting.heard(incoming.peer, message)
         return Answer()
+
+    def _meet_back(self, peer: PeerID, back: Back, record: Record) -> None:
+        """Say that the run goes on, unless it cannot: now, or ever without those that are back."""
+        if self._outlived.back(record, peer, back.incarnation):
+            if not self.draining:
+                self.outlived.set()
+        elif not self.ledger.lacks_majority:
+            self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(Running(record)))
 
     async def answer_stage(self, incoming: Incoming) -> Answer:
         """Answer one call of the `stage` service."""
@@ -365,9 +385,7 @@ class PipelinePeer:
 
     async def answer_state(self, incoming: Incoming) -> Answer:
         """Answer one call of the `state` service: of our stage, or of the checkpoint that the run begins from."""
-        message = incoming.message
-        part = message.get("part") if isinstance(message, dict) else None
-        if self.initial is not None and isinstance(part, str) and part.startswith(PREFIX):
+        if self.initial is not None and self.initial.is_asked(incoming.message):
             return await self.initial.snapshots.answer(incoming)
         return await self.snapshots.answer(incoming)
 
@@ -572,7 +590,7 @@ class PipelinePeer:
         before = self._last.members if self._last is not None else ()
         self._companions = {member.peer for member in (*before, *record.members)} - {self.me}
         self._last = record
-        if record.view.find(self.me) is not None:
+        if self.ledger.member is not None:  # the record names this life, not the one before
             self._given_up = None
             if self.restarting is not None:
                 self.restarting.in_run()

@@ -12,7 +12,7 @@ from protocols.ids import PeerID
 from protocols.ledger.epoch import history_of, shown
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.member import Ledger
-from protocols.ledger.restart_messages import Back, RestartMessage, Running, encode_restart
+from protocols.ledger.restart_messages import Back, Running, encode_restart
 from protocols.ledger.reunion import Ask, Call, GiveWay, Reunion, ReunionEffect
 from protocols.ledger.view import Record
 from swarm.calls import Caller
@@ -43,18 +43,15 @@ class Reuniting:
 
     Args:
       ledger: the present one.
-      incarnation: as whom we ask for a run that goes on.
     """
 
     def __init__(
         self,
         me: PeerID,
-        incarnation: int,
         settings: LedgerSettings,
         caller: Caller,
         ledger: Callable[[], Ledger],
     ) -> None:
-        self._incarnation = incarnation
         self._caller = caller
         self._ledger = ledger
         self._core = Reunion(me, settings.silence_s, settings.stages, now_s=trio.current_time())
@@ -75,20 +72,17 @@ class Reuniting:
                 await self._changed.wait()
         raise self.ended
 
-    def heard(self, peer: PeerID, message: RestartMessage) -> None:
-        """Take a message while we are a member."""
-        record = self._record()
-        if record is None:
+    def told(self, peer: PeerID, theirs: Record) -> None:
+        """A peer says that it is in a run with this newest record."""
+        ledger, ours = self._ledger(), self._record()
+        if ours is None:
             return
-        majority = not self._ledger().lacks_majority
-        if isinstance(message, Back) and majority:
-            self._tell(peer, record)
-        elif isinstance(message, Running):
-            theirs = message.record
-            effects = self._core.told(trio.current_time(), record, peer, theirs, majority=majority)
-            if Call(peer) in effects and any(peer in fork.absent for fork in record.forks):
-                self._say_that_it_stays(record, theirs)
-            self._do(effects, record)
+        effects = self._core.told(
+            trio.current_time(), ours, peer, theirs, majority=not ledger.lacks_majority
+        )
+        if Call(peer) in effects and any(peer in fork.absent for fork in ours.forks):
+            self._say_that_it_stays(ours, theirs)
+        self._do(effects, ours)
 
     def _say_that_it_stays(self, ours: Record, theirs: Record) -> None:
         """Once for each history that is met."""
@@ -112,7 +106,7 @@ class Reuniting:
                 case Call(peer):
                     self._tell(peer, record)
                 case Ask(peer):
-                    back = Back(self._incarnation, record, 0, (), may_vote=False)
+                    back = Back(self._ledger().incarnation, record, 0, (), may_vote=False)
                     self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(back))
                 case GiveWay(theirs):
                     self.ended = HistoryEndsError(record, theirs)

@@ -11,7 +11,7 @@ import trio
 
 from protocols.errors import LocalProtocolError
 from protocols.ids import PeerID
-from protocols.ports import Directory
+from protocols.ports import Directory, DirectoryRecord
 
 LIFETIME_S = 30.0
 PATIENCE_S = 10.0
@@ -84,6 +84,22 @@ async def a_key_nobody_announced_is_empty(members: Sequence[Member]) -> None:
     assert not await members[0].directory.look_up("contract/nobody")
 
 
+async def who_is_in_a_hurry_is_told_first_what_the_first_peer_has(
+    members: Sequence[Member],
+) -> None:
+    writer, reader, *_ = members
+    await writer.directory.announce("contract/hurry", b"here", LIFETIME_S)
+    await eventually(reader, "contract/hurry", [b"here"])
+    for member in members:
+        told: list[Sequence[DirectoryRecord]] = []
+        found = await member.directory.look_up("contract/hurry", first=told.append)
+        assert [record.value for record in found] == [b"here"]
+        assert told == [found], "told once, and before the whole answer"
+    nothing: list[Sequence[DirectoryRecord]] = []
+    assert not await reader.directory.look_up("contract/nobody", first=nothing.append)
+    assert not nothing
+
+
 async def withdrawing_what_was_never_announced_does_nothing(members: Sequence[Member]) -> None:
     await members[0].directory.withdraw("contract/never")
     assert not await members[1].directory.look_up("contract/never")
@@ -104,6 +120,7 @@ CHECKS: Sequence[Check] = (
     who_left_can_come_back,
     one_reads_ones_own_writes_at_once,
     a_key_nobody_announced_is_empty,
+    who_is_in_a_hurry_is_told_first_what_the_first_peer_has,
     withdrawing_what_was_never_announced_does_nothing,
     a_value_or_lifetime_out_of_bounds_is_our_own_mistake,
 )

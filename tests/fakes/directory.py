@@ -92,11 +92,15 @@ class MemoryDirectory:
         if withdrawal is not None:
             self._publish(key, *withdrawal)
 
-    async def look_up(self, key: str) -> Sequence[DirectoryRecord]:
+    async def look_up(
+        self, key: str, *, first: Callable[[Sequence[DirectoryRecord]], None] | None = None
+    ) -> Sequence[DirectoryRecord]:
         await trio.lowlevel.checkpoint()
         if self.available and not self.stale:
             self._dht.renew()
             self._cache.add(key, self._read_untrusted(key), self._dht.now_s())
+            if first is not None and (live := self._cache.live(key, self._dht.now_s())):
+                first(live)
         return self._cache.live(key, self._dht.now_s())
 
     def crash(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -20,12 +18,12 @@ from hivemind.utils import get_dht_time
 from hivemind.utils.multiaddr import Multiaddr
 
 from node.dht.messages import (
-    RECORDS_MAX,
     Answer,
     AskStatistics,
     Found,
-    FoundRecord,
     LookUp,
+    LookUpFirst,
+    LookUpRest,
     Meet,
     Met,
     Question,
@@ -40,12 +38,13 @@ from node.dht.process.protocol import (
     RecordChecker,
     StoredDictionaries,
     dht_id,
-    merge,
 )
-from node.dht.process.record_store import StoredRecord, StoreLimits
+from node.dht.process.record_store import StoreLimits
+from node.dht.process.search import Search
 from node.identity import verify_signature
-from protocols.ids import PeerID
 from protocols.records import Statement, open_record_untrusted
+
+log = logging.getLogger(__name__)
 
 REPLICAS: Final = 5
 """Peers that store a key. At 5 a key survives until its next announcement when 4 of them die at once."""
@@ -59,7 +58,9 @@ class DirectoryNode:
         self._us = us
         self._checker = checker
         self._protocol: DirectoryProtocol = dht.protocol
-        self._searches: dict[Any, list[dict[bytes, StoredRecord]]] = {}
+        self._searches: dict[Any, list[Search]] = {}
+        self._first_ones: dict[bytes, Search] = {}
+        """By digest: searches begun by `LookUpFirst` that are not over."""
         self._protocol.searches = self._searches
         self._protocol.storage = StoredDictionaries(checker.store)
 
@@ -95,7 +96,12 @@ class DirectoryNode:
             case Store():
                 return await self._store(question)
             case LookUp():
-                return await self._look_up(question)
+                return await self._whole(self._search(question.digest))
+            case LookUpFirst():
+                return await self._first(question)
+            case LookUpRest():
+                search = self._first_ones.get(question.digest)
+                return await self._whole(search or self._search(question.digest))
             case AskStatistics():
                 return self._statistics()
             case _:
@@ -163,29 +169,41 @@ class DirectoryNode:
             verify=verify_signature,
         )
 
-    async def _look_up(self, question: LookUp) -> Found:
-        key_id = DHTID.from_bytes(question.digest)
-        with self._collecting(key_id) as collected:
-            merge(collected, self._checker.store.find(question.digest, get_dht_time()))
-            await self._dht.find_nearest_nodes([key_id])
-        return Found(
-            records=tuple(
-                FoundRecord(owner=PeerID(owner), raw=record.raw)
-                for owner, record in itertools.islice(sorted(collected.items()), RECORDS_MAX)
-            )
-        )
+    def _search(self, digest: bytes) -> Search:
+        """Begin to ask the peers nearest to a key."""
+        search = Search(self._checker.store.find(digest, get_dht_time()))
+        search.task = asyncio.create_task(self._ask_nearest(DHTID.from_bytes(digest), search))
+        return search
 
-    @contextmanager
-    def _collecting(self, key_id: Any) -> Iterator[dict[bytes, StoredRecord]]:
-        """Gather what the peers asked during a search hold under the key."""
-        collected: dict[bytes, StoredRecord] = {}
-        self._searches.setdefault(key_id, []).append(collected)
+    async def _ask_nearest(self, key_id: Any, search: Search) -> None:
+        self._searches.setdefault(key_id, []).append(search)
         try:
-            yield collected
+            await self._dht.find_nearest_nodes([key_id])
         finally:
-            waiting = [other for other in self._searches.pop(key_id) if other is not collected]
+            waiting = [other for other in self._searches.pop(key_id) if other is not search]
             if waiting:
                 self._searches[key_id] = waiting
+
+    async def _whole(self, search: Search) -> Found:
+        await asyncio.shield(search.task)
+        return search.found()
+
+    async def _first(self, question: LookUpFirst) -> Found:
+        digest = question.digest
+        search = self._first_ones[digest] = self._search(digest)
+        search.task.add_done_callback(lambda _: self._forget(digest, search))
+        something = asyncio.ensure_future(search.something.wait())
+        try:
+            await asyncio.wait({something, search.task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            something.cancel()
+        return search.found()
+
+    def _forget(self, digest: bytes, search: Search) -> None:
+        if self._first_ones.get(digest) is search:
+            del self._first_ones[digest]
+        if not search.task.cancelled() and (error := search.task.exception()):
+            log.debug("a search in the DHT failed: %r", error)
 
     def _peer_count(self) -> int:
         return len(self._protocol.routing_table.uid_to_peer_id)

@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from node.dht.process import lean_hivemind  # noqa: F401 - must come before hivemind
@@ -34,6 +34,7 @@ from hivemind.utils.timed_storage import ValueWithExpiration
 from node.dht.messages import RECORDS_MAX, Greeting
 from node.dht.process.allowance import Allowance
 from node.dht.process.record_store import RecordStore, StoredRecord, StoreLimits
+from node.dht.process.search import Search
 from node.identity import verify_signature
 from protocols.errors import RemoteProtocolError
 from protocols.frames import unpack_untrusted
@@ -109,8 +110,8 @@ class DirectoryProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind ships no
     """hivemind's DHT protocol under our own name, believing only what can be checked."""
 
     record_validator: RecordChecker
-    searches: Mapping[Any, list[dict[bytes, StoredRecord]]]
-    """Lookups in progress: for each key, where to put what is found."""
+    searches: Mapping[Any, Sequence[Search]]
+    """Searches in progress: for each key, who wants what is found."""
 
     @classmethod
     def _get_handle_name(cls, namespace: str | None, method_name: str) -> str:
@@ -213,8 +214,8 @@ class DirectoryProtocol(DHTProtocol):  # type: ignore[misc]  # hivemind ships no
             waiting = self.searches.get(key_id)
             if waiting and found is not None and isinstance(found.value, DictionaryDHTValue):
                 records = self._read_untrusted(key_id.to_bytes(), found.value)
-                for collected in waiting:
-                    merge(collected, records)
+                for search in waiting:
+                    search.take(records)
         return {
             key_id: (
                 None,
@@ -273,18 +274,6 @@ def _dictionary(records: Collection[StoredRecord]) -> Any:
     for record in records:
         dictionary.store(bytes(record.statement.owner), record.raw, record.statement.expires_s)
     return ValueWithExpiration(dictionary, dictionary.latest_expiration_time)
-
-
-def merge(collected: dict[bytes, StoredRecord], records: Collection[StoredRecord]) -> None:
-    """Keep the newest word of each owner, of at most RECORDS_MAX owners."""
-    for record in records:
-        owner = bytes(record.statement.owner)
-        known = collected.get(owner)
-        if known is None:
-            if len(collected) < RECORDS_MAX:
-                collected[owner] = record
-        elif record.statement.supersedes(known.statement):
-            collected[owner] = record
 
 
 def _entries_untrusted(

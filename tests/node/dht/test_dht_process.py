@@ -130,11 +130,13 @@ def test_bad_records_are_refused_by_the_storing_node_and_by_the_reader(tmp_path:
                         assert attacker.stdout is not None
                         line = await trio.to_thread.run_sync(attacker.stdout.readline)
                         assert not any(json.loads(line).values()), line
-                        found = await victim.directory.look_up("key")
-                        assert [record.value for record in found] == [b"honest"]
-                        victim.directory.peer_connected()
-                        # Two were stored, one was read; what a check counted before the reading does not have it yet.
-                        await until(lambda: refused(victim).get("forged", 0) >= 3)
+                        # Two were stored, one is read. A lookup does without whom it asked and heard nothing of in time, so
+                        # on a busy machine more than one may be needed.
+                        while refused(victim).get("forged", 0) < 3:
+                            found = await victim.directory.look_up("key")
+                            assert [record.value for record in found] == [b"honest"]
+                            victim.directory.peer_connected()
+                            await trio.sleep(0.2)
                         await eventually(bystander.member, "key", [b"honest"])
                 assert refused(victim).keys() == {
                     "forged", "foreign", "too-far", "too-large", "malformed",

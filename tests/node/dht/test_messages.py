@@ -12,7 +12,7 @@ from node.dht.messages import (
     LENGTH,
     MESSAGE_BYTES_MAX,
     Failed,
-    LookUp,
+    LookUpRest,
     Meet,
     answer_untrusted,
     body_length_untrusted,
@@ -25,7 +25,7 @@ from protocols.ids import PeerID
 
 
 def test_a_question_arrives_as_it_was_asked() -> None:
-    for question in (Meet(peers=(PeerID(b"peer"),)), LookUp(digest=b"d" * 20)):
+    for question in (Meet(peers=(PeerID(b"peer"),)), LookUpRest(digest=b"d" * 20)):
         raw = pack_question(7, question)
         assert body_length_untrusted(raw[: LENGTH.size]) == len(raw) - LENGTH.size
         assert question_untrusted(raw[LENGTH.size :]) == (7, question)

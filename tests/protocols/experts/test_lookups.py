@@ -6,6 +6,7 @@ from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import CHANGES_MAX, next_epoch, plausible
 from protocols.experts.lookups import LATE_S, LOOKS_AT_ONCE, TOLD_S, LookUps
 from protocols.experts.messages import Stated
+from protocols.experts.search import BeamSearch, Found, LookUp
 from protocols.experts.uid import ExpertUID, Grid, Prefix
 from protocols.experts.view import UNUSED_S, Claim, HostStatement, PrefixView
 from protocols.ids import PeerID
@@ -40,6 +41,26 @@ def test_a_look_that_is_late_holds_up_no_other_and_its_answer_does_not_overtake(
     looks.ended(prefix, [statement(HOST, 1)], asked_s=LATE_S, now_s=LATE_S)
     looks.ended(prefix, [], asked_s=1.0, now_s=LATE_S)
     assert view.hosts(uid, LATE_S) == [Claim(1, HOST)]
+
+
+def test_the_first_answer_counts_for_searches_while_nothing_else_is_known_and_for_nothing_else() -> (
+    None
+):
+    grid = Grid("f", (1, 4))
+    view, prefix = PrefixView(fresh_s=2.0), Prefix("f", (0,))
+    looks = LookUps(view)
+    wanted = BeamSearch(grid, [[0.0], [0.0] * 4], beam=2, until_s=9.0)
+    assert wanted.proceed(view, 0.0) == LookUp((prefix,))
+    looks.hurry([prefix], 0.0)
+    assert looks.begin(0.0) == [prefix]
+    looks.began_to_answer(prefix, [statement(LIAR, 7)], asked_s=0.0)
+    assert wanted.proceed(view, 0.1) == Found((ExpertUID("f", (0, 1)),), 1)
+    assert not view.complete([grid]), "others may hold more: nobody may take an expert for lost"
+    assert looks.begin(0.1) == [], "the look is still under way"
+    looks.ended(prefix, [statement(HOST, 1)], asked_s=0.0, now_s=0.5)
+    assert view.complete([grid])
+    looks.began_to_answer(prefix, [statement(LIAR, 9)], asked_s=1.0)
+    assert view.hosts(ExpertUID("f", (0, 1)), 1.0) == [Claim(1, HOST)]
 
 
 def test_a_failed_look_is_made_again_after_a_pause() -> None:
@@ -111,3 +132,28 @@ def test_only_what_changed_is_written_and_records_of_an_earlier_life_are_withdra
     assert announcements.changes() == [(PREFIXES[7], None)]
     announcements.announce({})
     assert {prefix for prefix, _ in announcements.changes()} == {prefix, PREFIXES[7]}
+
+
+def test_replicas_are_asked_beside_the_host_and_instead_of_it_when_it_answers_no_more() -> None:
+    grid, uid = Grid("f", (1, 4)), ExpertUID("f", (0, 1))
+    view, prefix, replica = PrefixView(fresh_s=2.0), Prefix("f", (0,)), PeerID(b"replica")
+    named = HostStatement(HOST, (Stated(1, 3, (replica,)),), 100.0, 1.0)
+    view.learn(prefix, [named], asked_s=1.0)
+    assert view.hosts(uid, 1.0) == [Claim(3, HOST), Claim(3, replica)]
+    assert view.claims(uid, 1.0) == [Claim(3, HOST)], "a replica claims nothing"
+    view.doubt(HOST)
+    assert view.claims(uid, 1.0) == []
+    assert view.hosts(uid, 1.0) == [Claim(3, replica)]
+    assert view.alive(grid, 1.0) == [uid]
+    adopted = HostStatement(LIAR, (Stated(1, 4),), 100.0, 2.0)
+    view.learn(prefix, [named, adopted], asked_s=2.0)
+    assert view.hosts(uid, 2.0) == [Claim(4, LIAR)], "the replica's epoch is over"
+    view.learn(prefix, [named], asked_s=3.0)
+    assert view.hosts(uid, 100.0) == [], "nor for longer than the host's record lives"
+
+
+def test_the_replicas_of_our_own_experts_are_known_without_the_directory() -> None:
+    uid, replica = ExpertUID("f", (0, 1)), PeerID(b"replica")
+    view = PrefixView(fresh_s=2.0)
+    view.own(HOST, {uid: 3}, {uid: (replica,)})
+    assert view.hosts(uid, 1.0) == [Claim(3, HOST), Claim(3, replica)]

@@ -15,7 +15,9 @@ from protocols.experts.events import (
     Create,
     Drop,
     FindSnapshots,
+    HandedOver,
     HandOverOffered,
+    HandOverTo,
     Hosted,
     HostFailed,
     Left,
@@ -186,6 +188,70 @@ def test_a_snapshot_of_the_host_that_was_seen_is_believed_before_a_newer_one_of_
     assert changes(adopt.epoch) == 1, "the made-up epoch of the stranger does not count"
 
 
+def missing(*seen: Claim) -> Placement:
+    """Return a core that has seen these as the host of UID, one after the other, and then nobody."""
+    placement = core()
+    for claim in seen:
+        placement.handle(ClaimsSeen(0.0, {UID: [claim]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    return placement
+
+
+def test_what_a_stranger_signed_counts_for_nothing_though_there_be_nothing_else() -> None:
+    liar, keeper = PeerID(b"liar"), PeerID(b"keeper")
+    placement = missing(Claim(3, OTHER))
+    offers = ((liar, offer(4, 9, liar)), (keeper, offer(3, 9, liar)), (liar, offer(4, 1, OTHER)))
+    for now_s, gives_up in ((4.0, False), (62.0, False), (182.0, False), (242.0, True)):
+        placement.handle(Tick(now_s))
+        effects = placement.handle(OffersFound(now_s, UID, offers))
+        assert [type(effect) for effect in effects] == [Create] * gives_up
+
+
+def test_a_strangers_newer_snapshot_leaves_half_a_minute_for_those_who_know_its_signer() -> None:
+    stranger, keeper = PeerID(b"stranger"), PeerID(b"keeper")
+    placement = missing(Claim(4, PeerID(b"gone")), Claim(3, OTHER))
+    offers = ((keeper, offer(3, 40, OTHER)), (keeper, offer(5, 1, stranger)))
+    for now_s, adopts in ((4.0, False), (32.0, True)):
+        placement.handle(Tick(now_s))
+        effects = placement.handle(OffersFound(now_s, UID, offers))
+        assert [effect.offer.host for effect in effects if isinstance(effect, Adopt)] == (
+            [OTHER] * adopts
+        )
+
+
+def test_who_has_seen_no_host_lets_others_go_first_and_then_believes_another_keeper() -> None:
+    for keeper, believed in ((PeerID(b"keeper"), True), (OTHER, False)):
+        placement = missing()
+        for now_s, late in ((4.0, False), (32.0, True)):
+            placement.handle(Tick(now_s))
+            effects = placement.handle(OffersFound(now_s, UID, ((keeper, offer(3, 4, OTHER)),)))
+            assert bool(effects) == (late and believed)
+
+
+def test_who_claims_an_expert_beside_its_rightful_host_is_no_host() -> None:
+    liar = PeerID(b"liar")
+    placement = core()
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER), Claim(2, liar)]}))
+    placement.handle(Hosted(0.0, UIDS[1], 5))
+    placement.handle(ClaimsSeen(0.5, {UIDS[1]: [Claim(4, liar)]}))
+    assert placement._memory[UID].hosts == {OTHER: 3}
+    assert placement._memory[UIDS[1]].hosts == {ME: 5}
+
+
+def test_what_we_keep_ourselves_was_a_hosts() -> None:
+    placement, third = missing(Claim(3, OTHER)), PeerID(b"third")
+    placement.handle(Tick(4.0))
+    (adopt,) = placement.handle(OffersFound(4.0, UID, ((ME, offer(3, 7, third)),)))
+    assert isinstance(adopt, Adopt)
+    assert adopt.offer.host == third
+
+
+def test_the_latest_hosts_are_remembered() -> None:
+    seen = [Claim(epoch, PeerID(b"h%d" % epoch)) for epoch in range(1, 11)]
+    placement = missing(*seen)
+    assert placement._memory[UID].hosts == {claim.peer: claim.epoch for claim in seen[2:]}
+
+
 def test_an_expert_without_any_snapshot_begins_anew_and_counts_as_lost() -> None:
     placement, epoch = core(), next_epoch(0, random.Random(2))
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(epoch, OTHER)]}))
@@ -287,6 +353,35 @@ def test_who_is_down_is_waited_for_for_minutes_when_a_snapshot_was_offered_once(
         assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
 
 
+def test_who_has_offered_an_older_snapshot_and_is_down_now_is_waited_for_for_minutes() -> None:
+    placement, third = core(), PeerID(b"third")
+    placement.handle(NodesSeen(0.0, {OTHER: 0, third: 0}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(4, third)]}))
+    placement.handle(ClaimsSeen(0.5, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    only = ((OTHER, offer(3, 40, OTHER)),)
+    assert not placement.handle(OffersFound(4.0, UID, only, silent=(third,)))
+    placement.handle(Probed(6.0, OTHER, alive=False))
+    for now_s, gives_up in ((62.0, False), (182.0, True)):
+        placement.handle(Tick(now_s))
+        assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
+
+
+def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_minute() -> None:
+    placement, third = core(), PeerID(b"third")
+    placement.handle(NodesSeen(0.0, {OTHER: 9, third: 9}))
+    placement.handle(Hosted(0.0, UID, 2))
+    first, second = preference(UID, (OTHER, third))
+    (take,) = placement.handle(Tick(10.0))
+    assert take == TakeSnapshot(UID, 2, (first,))
+    placement.handle(SnapshotKept(10.1, UID, 0, leaving=(first,)))
+    assert placement.handle(Tick(11.5)) == [TakeSnapshot(UID, 2, (second,))]
+    assert first not in placement._live_rooms()
+    placement.handle(SnapshotKept(11.6, UID, 1))
+    assert placement.handle(Tick(71.0)) == [TakeSnapshot(UID, 2, (first,))]
+
+
 def test_a_snapshot_that_takes_long_holds_up_the_next_one() -> None:
     placement = core()
     placement.handle(NodesSeen(0.0, {OTHER: 0}))
@@ -333,6 +428,18 @@ def test_who_leaves_has_what_nobody_has_room_for_kept_first() -> None:
     assert placement.handle(Tick(1.5)) == []
     placement.handle(SnapshotKept(2.0, UID, 1))
     assert placement.handle(Tick(2.5)) == [Left()]
+
+
+def test_a_late_answer_to_a_hand_over_does_not_drop_the_expert_that_has_come_back() -> None:
+    made = core()
+    made.handle(Hosted(0.0, UID, 2))
+    made.handle(NodesSeen(0.0, {OTHER: 9}))
+    effects = made.handle(DrainWanted(1.0))
+    assert HandOverTo(UID, 2, OTHER) in effects
+    made.handle(Hosted(2.0, UID, 7))  # the successor had it, and has given it back
+    assert made.handle(HandedOver(3.0, UID, 2, taken=True)) == ()
+    assert made.hosting == {UID: 7}
+    assert Drop(UID, "handed over") in made.handle(HandedOver(4.0, UID, 7, taken=True))
 
 
 def test_an_expert_that_somebody_else_got_meanwhile_is_not_hosted() -> None:

@@ -62,7 +62,7 @@ class Node:
     frozen: set[ExpertUID] = field(default_factory=set)
     kept: dict[ExpertUID, SnapshotOffer] = field(default_factory=dict)
     doubted: dict[PeerID, float] = field(default_factory=dict)
-    handing: dict[ExpertUID, PeerID] = field(default_factory=dict)
+    handing: dict[ExpertUID, tuple[PeerID, int]] = field(default_factory=dict)
 
     @property
     def live(self) -> bool:
@@ -204,8 +204,8 @@ class World:
                     self.feed(node, SnapshotKept(self.now_s, uid, len(live)))
             case LookAgain():
                 self._look(node)
-            case HandOverTo(uid, _, peer):
-                self._hand_over(node, uid, self.nodes[peer])
+            case HandOverTo(uid, epoch, peer):
+                self._hand_over(node, uid, epoch, self.nodes[peer])
             case ProbePeer(peer):
                 alive = self.nodes[peer].live
                 self._after_if_live(node, lambda: Probed(self.now_s, peer, alive))
@@ -233,22 +233,23 @@ class World:
 
         self.after(self.rng.uniform(0.1, 1.0), host)
 
-    def _hand_over(self, node: Node, uid: ExpertUID, to: Node) -> None:
+    def _hand_over(self, node: Node, uid: ExpertUID, epoch: int, to: Node) -> None:
         node.frozen.add(uid)
         offer = self._offer(node, uid)
         if not to.live:
-            self._after_if_live(node, lambda: HandedOver(self.now_s, uid, taken=False))
+            self._after_if_live(node, lambda: HandedOver(self.now_s, uid, epoch, taken=False))
             return
-        to.handing[uid] = node.name
+        to.handing[uid] = node.name, epoch
         self.feed(to, HandOverOffered(self.now_s, node.name, offer, uid))
 
     def _answer_hand_over(self, node: Node, uid: ExpertUID, *, taken: bool) -> None:
-        origin = node.handing.pop(uid, None)
-        if origin is None:
+        handing = node.handing.pop(uid, None)
+        if handing is None:
             return
+        origin, epoch = handing
         self.nodes[origin].frozen.discard(uid)
         if self.nodes[origin].up:
-            self.feed(self.nodes[origin], HandedOver(self.now_s, uid, taken))
+            self.feed(self.nodes[origin], HandedOver(self.now_s, uid, epoch, taken))
 
     # --- faults, and what is seen from outside ---
 

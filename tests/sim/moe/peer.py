@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,7 +56,7 @@ from protocols.experts.view import HostStatement, PrefixView
 from protocols.ids import PeerID
 from tests.sim.engine.compute import SimCompute
 from tests.sim.engine.peer import SimPeer
-from tests.sim.moe.asking import REFUSED, ControlCall, ExpertCall, FetchCall
+from tests.sim.moe.asking import DRAINING, REFUSED, ControlCall, ExpertCall, FetchCall
 from tests.sim.moe.notes import (
     Asked,
     ExpertStepped,
@@ -181,7 +182,18 @@ class MoePeer(SimPeer):
         """Look up what is due or asked for."""
         for prefix in self.looks.begin(self.now_s):
             self.note(LookBegun(prefix))
-            self.later(self.world.look_up_s(), self._looked_up, prefix, self.now_s)
+            seconds = self.world.look_up_s()
+            if self.view.asked_s(prefix) == -math.inf:
+                self.later(seconds / 4, self._began_to_answer, prefix, self.now_s)
+            self.later(seconds, self._looked_up, prefix, self.now_s)
+
+    def _began_to_answer(self, prefix: Prefix, asked_s: float) -> None:
+        some = self.world.first_of(self.world.records.look(prefix))
+        if some and self.world.directory.available:
+            statements = [self._statement(record) for record in some]
+            self.looks.began_to_answer(prefix, statements, asked_s=asked_s)
+            for search in tuple(self.searches):
+                search.proceed()
 
     def _looked_up(self, prefix: Prefix, asked_s: float) -> None:
         statements = None
@@ -254,8 +266,8 @@ class MoePeer(SimPeer):
                 self._drop(uid, superseded=reason == "superseded")
             case TakeSnapshot(uid, epoch, keepers):
                 self._snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
-            case HandOverTo(uid, _, peer):
-                self._hand_over(uid, peer)
+            case HandOverTo(uid, epoch, peer):
+                self._hand_over(uid, epoch, peer)
             case ProbePeer(peer):
                 self._probe(peer, _PROBES)
             case LookAgain(uid):
@@ -356,18 +368,22 @@ class MoePeer(SimPeer):
     ) -> None:
         if held is None or held.offer.epoch != epoch:
             return
-        left, kept = list(keepers), 0
+        left, kept, leaving = list(keepers), 0, list[PeerID]()
 
-        def answered(answer: Any) -> None:
+        def answered(keeper: PeerID, answer: Any) -> None:
             nonlocal kept
             kept += isinstance(answer, Kept) and answer.kept
+            if answer == DRAINING:
+                leaving.append(keeper)
             next_one()
 
         def next_one() -> None:
             if left:
-                self._ask(left.pop(0), Keep(held.offer), self.world.keep_s, answered)
+                keeper = left.pop(0)
+                done = partial(answered, keeper)
+                self._ask(keeper, Keep(held.offer), self.world.keep_s, done)
             else:
-                self.feed(SnapshotKept(self.now_s, uid, kept))
+                self.feed(SnapshotKept(self.now_s, uid, kept, tuple(leaving)))
 
         next_one()
 
@@ -401,17 +417,17 @@ class MoePeer(SimPeer):
 
     # --- leaving, and who is there ---
 
-    def _hand_over(self, uid: ExpertUID, peer: PeerID) -> None:
+    def _hand_over(self, uid: ExpertUID, epoch: int, peer: PeerID) -> None:
         expert = self.experts.get(uid)
         if expert is None:
-            self.later(0.0, self.feed, HandedOver(self.now_s, uid, False))
+            self.later(0.0, self.feed, HandedOver(self.now_s, uid, epoch, False))
             return
         expert.frozen = True
 
         def answered(answer: Any) -> None:
             expert.frozen = False
             taken = isinstance(answer, Taken) and answer.taken
-            self.feed(HandedOver(self.now_s, uid, taken))
+            self.feed(HandedOver(self.now_s, uid, epoch, taken))
 
         def snapped(held: Held | None) -> None:
             if held is None:
@@ -471,6 +487,9 @@ class MoePeer(SimPeer):
         if uid is None:
             reply(REFUSED)
             return
+        if self.core.draining:
+            reply(DRAINING)
+            return
         hosts = self.view.hosts(uid, self.now_s)
         verdict = self.shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
@@ -481,12 +500,14 @@ class MoePeer(SimPeer):
             return
 
         def fetched(state: State | None) -> None:
-            good = state is not None and state.root == offer.root
-            if state is not None and good:
-                if self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s)):
-                    self.kept[uid] = state
+            if state is None or state.root != offer.root:
+                reply(Kept(False))
+                return
+            kept = self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s))
+            if kept:
+                self.kept[uid] = state
                 self.note(SnapshotStored(uid, state))
-            reply(Kept(good))
+            reply(Kept(kept))
 
         FetchCall(self, source, offer, fetched).begin(self.world.keep_s)
 

@@ -11,7 +11,7 @@ from protocols.experts import placement
 from protocols.experts.admission import judge_call
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import next_epoch
-from protocols.experts.events import Adopt, AnswerHandOver, Left, ProbePeer
+from protocols.experts.events import Adopt, AnswerHandOver, HandedOver, Left, ProbePeer
 from protocols.experts.lookups import LookUps
 from protocols.experts.placement import Placement
 from protocols.experts.search import BeamSearch, Found
@@ -75,6 +75,49 @@ def _everybody_signs(self: Any, offer: Any) -> bool:
     return True
 
 
+def _last_resort(self: Placement, keeper: Any, offer: Any, memory: Any, missing_s: float) -> bool:
+    """What a stranger signed is adopted when nobody else does for a minute."""
+    return _believes(self, keeper, offer, memory, missing_s) or missing_s >= placement.GIVE_UP_S
+
+
+def _newcomer_believes(
+    self: Placement, keeper: Any, offer: Any, memory: Any, missing_s: float
+) -> bool:
+    """Who has seen no host believes anybody, at once."""
+    return _believes(self, keeper, offer, memory, missing_s) or not memory.hosts
+
+
+def _hurries(
+    self: Placement, event: Any, memory: Any, best: Any, strangers: Any, missing_s: float
+) -> bool:
+    """A minute is enough, though a keeper has offered a snapshot."""
+    memory.offered = False
+    return _waits(self, event, memory, best, (), missing_s)
+
+
+def _first_come(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
+    """A keeper takes the first snapshot from anybody, while it knows no host."""
+    if not claims and uid not in self._offers:
+        return "fetch"
+    return _judge(self, uid, offer, claims)
+
+
+def _former_host(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
+    """A keeper follows the host of what it keeps into any newer epoch."""
+    kept = self._offers.get(uid)
+    if kept is not None and not claims and kept.host == offer.host:
+        return "fetch" if offer.age > kept.age else "old"
+    return _judge(self, uid, offer, claims)
+
+
+def _to_who_leaves(self: Placement, uid: Any, own: Any) -> Any:
+    """A snapshot goes to who is leaving, again and again."""
+    leaving, self._leaving_s = self._leaving_s, {}
+    effects = _snapshot(self, uid, own)
+    self._leaving_s = leaving
+    return effects
+
+
 def _any_hand_over(self: Placement, peer: Any, offer: Any, uid: Any) -> Any:
     """An expert is taken from whoever offers it."""
     if uid not in self._memory or uid in self._busy or uid in self.own or not self._has_room:
@@ -108,9 +151,9 @@ def _always_room(self: Placement) -> bool:
     return True
 
 
-def _handed_over_anyway(self: Placement, now_s: float, uid: Any, taken: bool) -> Any:
+def _handed_over_anyway(self: Placement, event: HandedOver) -> Any:
     """An expert whose successor did not answer is dropped."""
-    return _handed_over(self, now_s, uid, True)
+    return _handed_over(self, dataclasses.replace(event, taken=True))
 
 
 def _leaves_at_once(self: Placement, now_s: float) -> Any:
@@ -212,6 +255,10 @@ def _is_one_of_ours(offer: Any) -> bool:
 
 
 _judge_call = judge_call
+_believes = Placement._believes
+_waits = Placement._waits
+_snapshot = Placement._snapshot
+_judge = Shelf.judge
 _offers_found = Placement._offers_found
 _snapshots = Placement._snapshots
 _handed_over = Placement._handed_over
@@ -239,6 +286,12 @@ SUITE: Final = (
             ((Placement, "_offers_found", _offers_at_once),), first_seed=63),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
             ((placement._Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
+    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((Placement, "_believes", _last_resort),)),
+    Planted("who has seen no host believes anybody", OnlyWhatAHostSigned, ((Placement, "_believes", _newcomer_believes),)),
+    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((Placement, "_waits", _hurries),)),
+    Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
+    Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),
+    Planted("a snapshot goes to who leaves", CopiesAreClose, ((Placement, "_snapshot", _to_who_leaves),)),
     Planted("an expert is taken from whoever offers it", OnlyWhatAHostSigned,
             ((Placement, "_hand_over_offered", _any_hand_over),), first_seed=3),
     Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),), first_seed=5),

@@ -13,7 +13,7 @@ from tests.sim.engine.world import World
 from tests.sim.moe.checkers import ALL
 from tests.sim.moe.faults import MoeFaults, MoeInjector
 from tests.sim.moe.peer import MoePeer
-from tests.sim.moe.records import Records
+from tests.sim.moe.records import Record, Records
 
 _CHECK_S: Final = 1.0
 SETTLE_S: Final = 30.0
@@ -91,6 +91,10 @@ class MoeWorld(World[MoePeer]):
         if self.slow_looks and rng.random() < self.slow_looks:
             return self.scaled(_SLOW_LOOK_S) * rng.random()
         return sum(self.network.delay_s() for _ in range(rng.randint(2, 6)))
+
+    def first_of(self, records: list[Record]) -> list[Record]:
+        """Return what the first node that answers holds of them: not always all."""
+        return self._look_rng.sample(records, self._look_rng.randint(0, len(records)))
 
     def plan_faults(self, until_s: float) -> None:
         MoeInjector(self, until_s).plan()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from protocols.experts.events import Drop, HandedOver, HandOverTo, Left
+from protocols.experts.events import Drop, HandedOver, Left
 from protocols.experts.uid import ExpertUID
 from tests.sim.engine.checker import Progress, on
-from tests.sim.moe.checkers.checker import Checker, Life, Tenure, TenureChecker, life_of
+from tests.sim.moe.checkers.checker import Checker, Tenure, TenureChecker, life_of
 from tests.sim.moe.notes import ExpertStepped, HostingBegun
 
 if TYPE_CHECKING:
     from tests.sim.moe.peer import MoePeer
-    from tests.sim.moe.world import MoeWorld
 
 _ADOPTED_S: Final = 60.0
 """Beyond what the directory still names a dead host: seen missing, each former turn, asked, probed, fetched, built."""
@@ -85,19 +84,10 @@ class HandOverLosesNothing(TenureChecker):
 
     promise = "a hand-over loses nothing"
 
-    def __init__(self, world: MoeWorld) -> None:
-        super().__init__(world)
-        self._handing: dict[tuple[Life, ExpertUID], int] = {}
-
-    @on(HandOverTo)
-    def begins_to_hand_over(self, peer: MoePeer, effect: HandOverTo) -> None:
-        self._handing[life_of(peer), effect.uid] = effect.epoch
-
     @on(HandedOver)
     def handed_over(self, peer: MoePeer, event: HandedOver) -> None:
-        epoch = self._handing.pop((life_of(peer), event.uid), None)
-        expert = peer.experts.get(event.uid)
-        if not event.taken or epoch is None or expert is None or expert.epoch != epoch:
+        epoch, expert = event.epoch, peer.experts.get(event.uid)
+        if not event.taken or expert is None or expert.epoch != epoch:
             return
         steps = expert.version
         successors = [
