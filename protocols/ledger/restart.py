@@ -380,10 +380,10 @@ class Restart:
         """Promise or accept, unless we have promised more. Nobody who goes, or has gone, on with the run votes."""
         if self.phase is not Phase.WAITING or asked.epoch != self._newest.epoch + 1:
             return []
-        if not self._may_vote:
+        if not self._may_vote or self.me not in self.members:
             return []
         ballot = asked.ballot
-        if self.me not in self.members or ballot.peer != peer or ballot.round > ROUND_MAX:
+        if ballot.peer != peer or ballot.round > ROUND_MAX:
             return []
         self._round_seen = max(self._round_seen, ballot.round)
         vote = self._present_vote()

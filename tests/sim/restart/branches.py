@@ -16,7 +16,7 @@ _ONE_RECORD: Final = "members propose what they can begin with, and nobody lies"
 _EXCUSED: Final = {
     "restart.Restart._back: if shape_problem(back.newest, stages=self._settings.stages) is not None: yes": _MALFORMED,
     "restart.Restart._decided: if shape_problem(record, stages=self._settings.stages) is not None: yes": _MALFORMED,
-    "restart.Restart._asked: if self.me not in self.members or ballot.peer != peer or ballot.round > ROUND_MAX: yes": _MALFORMED,
+    "restart.Restart._asked: if ballot.peer != peer or ballot.round > ROUND_MAX: yes": _MALFORMED,
     "restart.Restart._asked: if self._why_not(asked.record) is not None: yes": _ONE_RECORD,
     "restart.Restart._why_not: if record.epoch != self._newest.epoch + 1 or record.commits_step or (not record.members): yes": _ONE_RECORD,
     "restart.Restart._propose: if self._why_not(record) is not None: yes": _ONE_RECORD,

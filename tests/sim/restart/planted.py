@@ -95,7 +95,7 @@ def _begin_in_any_life(self: Restart, record: Record) -> Any:
     return []
 
 
-def _ignores_running(self: Restart, now_s: float, record: Record) -> Any:
+def _ignores_running(self: Restart, now_s: float, peer: PeerID, record: Record) -> Any:
     """That the run goes on is not believed."""
     return []
 
