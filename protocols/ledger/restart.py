@@ -412,8 +412,11 @@ class Restart:
         return vote if vote is not None and vote.epoch == self._newest.epoch + 1 else None
 
     def _why_not(self, record: Record) -> str | None:
-        if record.epoch != self._newest.epoch + 1 or record.commits_step or not record.members:
-            return "it is not the first of the next epoch"
+        newest = self._newest
+        if (record.epoch, record.forks) != (newest.epoch + 1, newest.forks):
+            return "it is not of the next epoch of this history"
+        if record.commits_step or not record.members:
+            return "it is not the first of an epoch"
         return shape_problem(record, stages=self._settings.stages)
 
     def _write(self, vote: Vote, reply: Tell) -> list[Effect]:

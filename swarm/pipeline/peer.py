@@ -363,7 +363,7 @@ class PipelinePeer:
         if self.ledger.member is not None and record is not None:
             if isinstance(message, Back):
                 self._meet_back(incoming.peer, message, record)
-            elif isinstance(message, Running):
+            elif isinstance(message, Running) and not self.draining:
                 self.reuniting.told(incoming.peer, message.record)
         elif self.restarting is not None:
             self.restarting.heard(incoming.peer, message)
