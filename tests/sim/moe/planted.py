@@ -243,10 +243,10 @@ def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
     return [] if any(memory.epoch for memory in self._memory.values()) else _take(self, now_s, orphans)  # fmt: skip
 
 
-def _states_for_ever(self: Announcements, experts: Any) -> None:
+def _states_for_ever(self: Announcements, experts: Any, replicas: Any = None) -> None:
     """What a node has hosted once it states for ever."""
     self._ever = {**getattr(self, "_ever", {}), **experts}  # type: ignore[attr-defined]
-    _announce(self, self._ever)  # type: ignore[attr-defined]
+    _announce(self, self._ever, replicas)  # type: ignore[attr-defined]
 
 
 def _is_one_of_ours(offer: Any) -> bool:
