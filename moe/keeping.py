@@ -16,6 +16,7 @@ import trio
 from torch import Tensor
 
 from moe.peer import ExpertPeer
+from moe.replicating import ReplicaKeeper
 from moe.server import Expert, build_expert
 from protocols.core import DrainWanted, Tick
 from protocols.errors import RemoteProtocolError
@@ -54,6 +55,8 @@ from protocols.experts.messages import (
     Kept,
     Message,
     Probe,
+    ReplicaOver,
+    ReplicaWanted,
     SnapshotOffer,
     Snapshots,
     SnapshotWanted,
@@ -64,6 +67,7 @@ from protocols.experts.messages import (
     uid_untrusted,
 )
 from protocols.experts.placement import Placement
+from protocols.experts.replicas import Replicas
 from protocols.experts.shelf import Shelf
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
@@ -180,6 +184,13 @@ class ExpertKeeper:
         self._kept: dict[ExpertUID, Snapshot] = {}
         """Of what others host, or hosted: what the shelf says."""
         self._handing: dict[ExpertUID, _Offered] = {}
+        self.replicas = ReplicaKeeper(
+            Replicas(context.me, spec.replicas, spec.popular, spec.replicas_average_s),
+            self,
+            peer,
+            caller=resources.caller,
+            compute=resources.compute,
+        )
         self.expected: dict[str, TensorSpec] = {}
         """Tensors of an expert's state; known once `run` has begun."""
         self._nursery: trio.Nursery | None = None
@@ -191,6 +202,7 @@ class ExpertKeeper:
             self._nursery = nursery
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
+            await nursery.start(self.replicas.run)
             task_status.started()
             await self._driver.run()
 
@@ -214,6 +226,7 @@ class ExpertKeeper:
             if found:
                 claims[uid] = found
         self._driver.feed(ClaimsSeen(now_s, claims))
+        self.replicas.rightful_seen(claims)
 
     def suspect(self, peer: PeerID) -> None:
         """A call to this host could not reach it."""
@@ -222,18 +235,21 @@ class ExpertKeeper:
 
     def newer(self, uid: ExpertUID, epoch: int) -> None:
         """A caller knows a newer epoch than ours."""
+        if uid in self.replicas.core.serving:
+            self._peer.search.look_again(uid)
         self._driver.feed(NewerEpoch(trio.current_time(), uid, epoch))
 
     def drain(self) -> None:
         """Hand everything over; `left` is called then."""
+        self.replicas.drain()
         self._driver.feed(DrainWanted(trio.current_time()))
 
     # --- what others fetch ---
 
     def find_part(self, name: str) -> Part | None:
         """Return a hosted expert's state as it is now, for an export."""
-        uid = next((uid for uid in self._peer.server.experts if part_name(uid) == name), None)
-        return None if uid is None else part_of(self._peer.server.experts[uid])
+        hosted = self._peer.server.hosted
+        return next((part_of(of) for of in hosted if part_name(of.uid) == name), None)
 
     def find_kept(self, name: str, version: int) -> Snapshot | None:
         """Return a snapshot that we made or keep."""
@@ -295,12 +311,10 @@ class ExpertKeeper:
                 log.info("host is down: peer=%s", peer)
                 self._peer.view.doubt(peer)
                 self.looked()
-            case Announce(experts):
-                hosted = dict(experts)
-                self._peer.view.own(self._context.me, hosted)
-                self._peer.announcer.announce(hosted)
+            case Announce():
+                self.announce()
             case Left():
-                self._left()
+                self._start(self._leave)
             case _:
                 assert_never(effect)
 
@@ -314,15 +328,28 @@ class ExpertKeeper:
 
     # --- hosting ---
 
+    def standing(self) -> tuple[Mapping[ExpertUID, int], Mapping[PeerID, int], int]:
+        """See moe.replicating.Copies."""
+        return self.core.hosting, self.core.spare(), self.core.free
+
+    def announce(self) -> None:
+        """State what we host, and its replicas."""
+        hosted = self.core.hosting
+        named = {uid: peers for uid, peers in self.replicas.named.items() if uid in hosted}
+        self._peer.view.own(self._context.me, hosted, named)
+        self._peer.announcer.announce(hosted, named)
+
     async def _host(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> None:
         """Build an expert, answer for it, and tell the core."""
-        expert = await self._compute.run_own(self._build, uid, epoch, state)
+        expert = await self._compute.run_own(self.build, uid, epoch, state)
+        self.replicas.hosted(uid)
         self._peer.server.put(expert)
         log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
         self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
 
-    def _build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
+    def build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
+        """Build an expert. On the compute thread."""
         expert = build_expert(uid, self._make(uid), self._optimizer, row=self._row, epoch=epoch)
         if state is not None:
             expert.hosted.load(state)
@@ -330,7 +357,7 @@ class ExpertKeeper:
 
     def _template(self) -> dict[str, TensorSpec]:
         """Describe an expert's state; all of a run have the same shapes."""
-        expert = self._build(self._uids[0], 1, None)
+        expert = self.build(self._uids[0], 1, None)
         return expected_specs(expert.hosted.snapshot())
 
     async def _adopt(
@@ -356,14 +383,15 @@ class ExpertKeeper:
         for donor in donors:
             if donor != self._context.me:
                 try:
-                    return (await self._fetched(uid, offer, [donor])).tensors
+                    return (await self.fetched(uid, offer, [donor])).tensors
                 except (FetchError, RemoteProtocolError) as error:
                     problem = error
         raise problem
 
-    async def _fetched(
+    async def fetched(
         self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
     ) -> FetchedState:
+        """Fetch a snapshot. Raises FetchError, RemoteProtocolError."""
         name = snapshot_name(uid, offer.epoch)
         fetch = Fetch(self._caller, self._codec, self.expected, part=name, version=offer.version)
         state = await fetch.run(donors)
@@ -377,7 +405,7 @@ class ExpertKeeper:
     async def _snapshot(self, uid: ExpertUID) -> _Held | None:
         """Return the newest state of a hosted expert, signed; made anew when the expert has stepped since the last."""
         expert = self._peer.server.experts.get(uid)
-        if expert is None:
+        if expert is None or expert.replica:
             return None
         held = self._own.get(uid)
         if held is not None and held.offer.age == (expert.epoch, expert.hosted.version):
@@ -397,13 +425,18 @@ class ExpertKeeper:
             self._own[uid] = held
         return held
 
+    async def signed_snapshot(self, uid: ExpertUID) -> SnapshotOffer | None:
+        """See moe.replicating.Copies."""
+        held = await self._snapshot(uid)
+        return held.offer if held is not None else None
+
     async def _take_snapshot(self, uid: ExpertUID, epoch: int, keepers: Sequence[PeerID]) -> None:
         held = await self._snapshot(uid)
         if held is None or held.offer.epoch != epoch:
             return
         count, leaving = 0, list[PeerID]()
         for keeper in keepers:
-            answer = await self._ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
+            answer = await self.ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
             if isinstance(answer, Kept) and answer.kept:
                 count += 1
                 continue
@@ -418,7 +451,7 @@ class ExpertKeeper:
         silent: list[PeerID] = []
 
         async def ask(node: PeerID) -> None:
-            answer = await self._ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
+            answer = await self.ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
             if answer is None or isinstance(answer, str):
                 silent.append(node)
             elif isinstance(answer, Snapshots) and answer.offer is not None:
@@ -442,16 +475,20 @@ class ExpertKeeper:
 
     # --- leaving ---
 
+    async def _leave(self) -> None:
+        await self.replicas.told()
+        self._left()
+
     async def _hand_over(self, uid: ExpertUID, epoch: int, peer: PeerID) -> None:
         expert = self._peer.server.experts.get(uid)
-        if expert is None:
+        if expert is None or expert.replica:
             self._driver.feed(HandedOver(trio.current_time(), uid, epoch, taken=False))
             return
         expert.frozen = True
         held = await self._snapshot(uid)
         taken = False
         if held is not None:
-            answer = await self._ask(peer, HandOver(held.offer), deadline_s=_KEEP_S)
+            answer = await self.ask(peer, HandOver(held.offer), deadline_s=_KEEP_S)
             taken = isinstance(answer, Taken) and answer.taken
         log.info("expert handed over: expert=%s peer=%s taken=%s", uid, peer, taken)
         expert.frozen = False
@@ -460,14 +497,14 @@ class ExpertKeeper:
     async def _probe(self, peer: PeerID) -> None:
         alive = False
         for _ in range(_PROBES):
-            answer = await self._ask(peer, Probe(), deadline_s=_PROBE_S)
+            answer = await self.ask(peer, Probe(), deadline_s=_PROBE_S)
             # Who is too busy to answer, or leaves, is there.
             alive = isinstance(answer, Alive) or answer in ("busy", "draining")
             if alive:
                 break
         self._driver.feed(Probed(trio.current_time(), peer, alive))
 
-    async def _ask(
+    async def ask(
         self, peer: PeerID, message: Message, *, deadline_s: float
     ) -> Message | ErrorCode | None:
         """Return the answer, the code of a refusal, or None when there is neither."""
@@ -498,6 +535,13 @@ class ExpertKeeper:
                 return Answer(encode_message(Snapshots(kept)))
             case Keep(offer):
                 return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
+            case ReplicaWanted(offer):
+                uid = self._offer_untrusted(incoming.peer, offer)
+                taken = await self.replicas.offered(incoming.peer, uid, offer)
+                return Answer(encode_message(Taken(taken)))
+            case ReplicaOver():
+                self.replicas.released(incoming.peer, message)
+                return Answer(encode_message(Alive()))
             case HandOver(offer):
                 return Answer(encode_message(Taken(await self._take_over(incoming.peer, offer))))
             case _:
@@ -526,7 +570,7 @@ class ExpertKeeper:
         if verdict != "fetch":
             return verdict == "kept"
         try:
-            state = await self._fetched(uid, offer, [peer])
+            state = await self.fetched(uid, offer, [peer])
         except (FetchError, RemoteProtocolError) as error:
             log.info("snapshot not fetched: expert=%s reason=%s", uid, error)
             return False

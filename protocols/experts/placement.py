@@ -575,6 +575,17 @@ class Placement:
 
     # --- counting ---
 
+    @property
+    def free(self) -> int:
+        """How many experts we have room for beside those that we host or are about to."""
+        return 0 if self.draining else max(0, self.room - len(self.own) - len(self._busy))
+
+    def spare(self) -> Mapping[PeerID, int]:
+        """Return how many more experts each other node has room for."""
+        loads = self._loads()
+        rooms = self._live_rooms()
+        return {node: room - loads[node] for node, room in rooms.items() if node != self.me}
+
     def _live_rooms(self) -> dict[PeerID, int]:
         gone = self._down | self._leaving_s.keys()
         rooms = {node: room for node, room in self._rooms.items() if node not in gone}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from protocols.experts.uid import DIMENSIONS_MAX, ExpertUID, Grid
 from protocols.gossip.settings import GossipSpec
@@ -21,6 +21,11 @@ EXPERTS_MAX: Final = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeSpec:
     """Feed-forward layers whose experts live on the nodes of the run (Learning@home, arXiv:2002.04013)."""
+
+    WHY_NO_START: ClassVar[str] = (
+        "each expert is at a step of its own, on the node that hosts it, so no checkpoint is whole; give the run as many"
+        " training.steps as it may ever need: nodes can come and go while it lasts"
+    )
 
     grid: Annotated[tuple[Annotated[int, Range(1, EXPERTS_MAX)], ...], Size(1, DIMENSIONS_MAX)] = (
         4,
@@ -57,6 +62,13 @@ class MoeSpec:
     """Nodes that keep a copy of an expert's newest snapshot, beside its host."""
     snapshot_every_s: Annotated[float, Range(0.5, 3600.0)] = 5.0
     """What an expert learned since its last snapshot is lost with its host."""
+    replicas: Annotated[int, Range(0, 3)] = 0
+    """Other nodes that answer for each expert too, as far as they have room: more of its hosts may go at once, and calls have
+    somebody else to go to."""
+    popular: Annotated[float, Range(0.01, 1.0)] = 0.5
+    """An expert that takes more than this share of its host's time gets one replica more; 1 turns that off."""
+    replicas_average_s: Annotated[float, Range(0.2, 3600.0)] = 2.0
+    """Between two averagings of a replica with its expert."""
     announced_s: Annotated[float, Range(5.0, 600.0)] = 60.0
     """How long the directory names a host that went silently; whoever calls it finds out at once."""
     refresh_s: Annotated[float, Range(0.2, 60.0)] = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from protocols.schema import Fraction, Range, SchemaError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class GossipSpec:
     """Gossip averaging with variance correction (arXiv:2404.04616): no rounds, and nobody waits for anybody."""
 
+    CAN_START: ClassVar[bool] = True
     neighbours: Literal["random", "ring", "exponential", "full"] = "random"
     """With whom a peer exchanges models; both ends compute it from the run's seed (protocols.gossip.topology)."""
     degree: Annotated[int, Range(1, 64)] = 8

@@ -222,6 +222,8 @@ class Restart:
         self._settled_at_s = now_s + _SETTLE_SILENCES * settings.silence_s
         self._not_before_s = now_s
         self._join_until_s = math.inf
+        self._told_by: PeerID | None = None
+        """Who said that the run goes on."""
         self._next_beat_s = now_s
 
     @property
@@ -259,7 +261,7 @@ class Restart:
             case Back():
                 return self._back(now_s, peer, message)
             case Running():
-                return self._running(now_s, message.record)
+                return self._running(now_s, peer, message.record)
             case Decided():
                 return self._decided(now_s, message.record)
             case RestartPrepare() | RestartAccept():
@@ -280,6 +282,9 @@ class Restart:
         self._backs[peer] = now_s, back
         if _order(back.newest) > _order(self._newest):
             self._learn(back.newest, back.began_at)
+        if self.phase is Phase.JOINING and peer == self._told_by:
+            self.phase = Phase.WAITING  # the run that it told us of does not go on
+            return [Join(False)]
         return []
 
     def _learn(self, newest: Record, began_at: int) -> None:
@@ -290,13 +295,14 @@ class Restart:
         }
         self._try = None
 
-    def _running(self, now_s: float, record: Record) -> list[Effect]:
+    def _running(self, now_s: float, peer: PeerID, record: Record) -> list[Effect]:
         if self.phase is not Phase.WAITING or shape_problem(record, stages=self._settings.stages):
             return []
         begin = self._begin(record)
         if begin:
             return begin
         self.phase = Phase.JOINING
+        self._told_by = peer
         self._join_until_s = now_s + _JOIN_SILENCES * self._settings.silence_s
         self.waiting_because = "the run goes on: joining it as a newcomer"
         return [Join(True)]

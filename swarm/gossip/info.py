@@ -8,6 +8,8 @@ from protocols.run import RunSpec
 from swarm.mode_info import Metric, ModeInfo, Wishes
 
 MODE: Final = "gossip"
+MODEL: Final = "model"
+"""The one part of a peer's state."""
 
 
 def check_wishes(run: RunSpec, wishes: Wishes) -> None:
@@ -48,6 +50,8 @@ INFO: Final = ModeInfo(
     ),
     check_wishes=check_wishes,
     check_data=check_data,
+    checkpoint_parts=lambda run: (MODEL,),
+    check_start="swarm.gossip.start:check_start",
     options={
         "consensus": "write the mean of the neighbours' newest models and our own instead of our own"
     },

@@ -23,8 +23,8 @@ from protocols.ports import DirectoryRecord
 from swarm.data.errors import DataError
 from swarm.endpoints import Endpoint
 from swarm.gossip.arithmetic import Averaging
-from swarm.gossip.info import MODE
-from swarm.gossip.models import MODEL, Models
+from swarm.gossip.info import MODE, MODEL
+from swarm.gossip.models import Models
 from swarm.gossip.peer import GossipHooks, GossipPeer
 from swarm.learner.learner import Learner, TrainedBatch
 from swarm.learner.task import Evaluation, Task, open_task
@@ -33,6 +33,7 @@ from swarm.models.classifier import peer_seed
 from swarm.presence import Presence
 from swarm.resources import Resources
 from swarm.state.export import write_tensors
+from swarm.state.initial import InitialState, StartMisfitError
 from swarm.state.manifest import MANIFEST_BYTES_MAX
 from swarm.state.part import Part, PartFacts
 from swarm.state.snapshot import expected_specs
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 _FIRST_LOOK_S: Final = 3.0
 """Claims of others are waited for so long before a partition is claimed."""
 _LOOK_S: Final = 1.0
+_HEADER_BYTES: Final = 64 * 1024
+_LIST_BYTES: Final = 4 << 20
+"""Some 100 bytes for a tensor, and three tensors for a parameter."""
 _LATELY: Final = 50
 """Batches over which the loss is averaged for people."""
 _NUMBER_MAX: Final = (1 << 31) - 1
@@ -88,14 +92,20 @@ class GossipMode:
         """Of this life of the peer; before it begins, of the last one that is known of."""
         self._averages_kept = 0
         """In the model that was loaded from disk."""
+        self._initial: InitialState | None = None
+        """What a run with `[start]` begins from, as far as it is here."""
 
     @property
     def limits(self) -> Limits:
-        """Answers are verdicts, offers, manifests and chunks."""
-        return Limits(header_bytes_max=64 * 1024, body_bytes_max=MANIFEST_BYTES_MAX, tensors_max=1)
+        """Answers are verdicts, offers, manifests and chunks; and, with `[start]`, lists of a checkpoint's tensors."""
+        header = _HEADER_BYTES if self._run.start is None else _LIST_BYTES
+        return Limits(header_bytes_max=header, body_bytes_max=MANIFEST_BYTES_MAX, tensors_max=1)
 
     def wire(self) -> Mapping[str, Endpoint]:
-        return self._peer.wire() if self._peer is not None else {}
+        if self._peer is None:
+            return {}
+        wire = self._peer.wire()
+        return self._initial.beside(wire) if self._initial is not None else wire
 
     # --- taking part ---
 
@@ -165,7 +175,13 @@ class GossipMode:
         learner = await resources.compute.run_own(
             lambda: Learner(self._run, self._task_here, self._batches(), seed=seed)
         )
-        await self._resume(learner, resources)
+        resumed = await self._resume(learner, resources)
+        try:
+            await self._begin_from_start(learner, resources, wanted=not resumed)
+        except StartMisfitError as error:
+            self._data_problem = f"start: {error}"
+            log.error("does not train: %s", error)
+            return False
         self._models = Models(learner, self._spec)
         return True
 
@@ -180,12 +196,30 @@ class GossipMode:
         for part in self.parts():
             await self._context.keeper.offer(part, resources.compute)
 
-    async def _resume(self, learner: Learner, resources: Resources) -> None:
-        """Go on from the newest checkpoint that can be used, if there is one."""
+    async def _begin_from_start(
+        self, learner: Learner, resources: Resources, *, wanted: bool
+    ) -> None:
+        """Load the model that the run file names, from here or from others. Raises StartMisfitError."""
+        start, context, compute = self._run.start, self._context, resources.compute
+        if start is None:
+            return
+        self._initial = InitialState(
+            start, context.folder, resources.caller, resources.codec, parts=1
+        )
+        if not wanted:
+            return  # it is there for others
+        self._initial.members = lambda: tuple(self._claims)
+        self._initial.syncing = lambda reason: context.life.needs_state(self.name, reason)
+        _, own = await compute.run_own(learner.snapshot)
+        tensors = await self._initial.tensors(expected_specs(own))
+        await compute.run_own(functools.partial(learner.load, tensors, trained=start.step))
+
+    async def _resume(self, learner: Learner, resources: Resources) -> bool:
+        """Go on from the newest checkpoint that can be used; return whether there is one."""
         keeper = self._context.keeper
         found = await keeper.scan(self._run.training.steps)
         if not found:
-            return
+            return False
         _, own = await resources.compute.run_own(learner.snapshot)
         for checkpoint in found:
             manifest = checkpoint.manifest
@@ -201,7 +235,8 @@ class GossipMode:
             )
             self._averages_kept = _averages_in(manifest.note_bytes)
             log.info("goes on from its checkpoint: batches=%d", trained)
-            return
+            return True
+        return False
 
     def _facts(self, version: int) -> PartFacts:
         averages = self._peer.core.standing.averages if self._peer is not None else 0
@@ -295,8 +330,13 @@ class GossipMode:
             samples_per_second=self._samples_per_second(),
             peers=len(self._claims) + 1,
             waiting_for=self._waiting_for(),
-            problems=(self._data_problem,) if self._data_problem else (),
+            problems=tuple(filter(None, (self._data_problem, self._start_problem))),
         )
+
+    @property
+    def _start_problem(self) -> str:
+        problem = self._initial.problem if self._initial is not None else ""
+        return problem and f"the checkpoint that the run begins from: {problem}"
 
     def _waiting_for(self) -> str | None:
         if self._peer is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,11 +15,10 @@ from protocols.gossip.pushes import ModelLayout
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from swarm.gossip.arithmetic import Averaging, Moments, average_, moments
+from swarm.gossip.info import MODEL
 from swarm.gossip.table import Table
 from swarm.learner.learner import Learner
 from swarm.state.snapshot import Snapshot
-
-MODEL: Final = "model"
 
 
 @dataclass(slots=True)

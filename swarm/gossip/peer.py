@@ -72,7 +72,8 @@ from swarm.calls import (
 from swarm.driver import Driver
 from swarm.endpoints import Endpoint
 from swarm.gossip.arithmetic import Averaging
-from swarm.gossip.models import MODEL, Models
+from swarm.gossip.info import MODEL
+from swarm.gossip.models import Models
 from swarm.gossip.models import Received as ReceivedModel
 from swarm.learner.learner import TrainedBatch
 from swarm.learner.task import Evaluation

@@ -31,9 +31,9 @@ from swarm.pipeline.journal import Journal
 from swarm.pipeline.peer import PipelinePeer, RestartOptions
 from swarm.pipeline.restarting import read_disk
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
-from swarm.pipeline.start import InitialState
 from swarm.presence import Presence
 from swarm.resources import Resources
+from swarm.state.initial import InitialState
 from swarm.state.part import Part, PartFacts
 from swarm.state.transfer import FetchError
 
@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 _STEPS_LATELY: Final = 64
 """A stage is applied that many steps late at most; then its peer is no member any more."""
 _COMPLETE: Final = "nothing: the run is complete; `murmura export PATH` writes the model"
+
+
+class OutlivedError(Exception):
+    """This life in the run is over; the supervisor begins the next."""
 
 
 class PipelineMode:
@@ -80,6 +84,8 @@ class PipelineMode:
         self._journal_problem = ""
         self._journal = Journal(context.folder / JOURNAL)
         self._begun = False
+        self._goes_back = False
+        """This life in the run is over: the next one begins with what is on the disk."""
         self._initial: InitialState | None = None
 
     @property
@@ -95,7 +101,8 @@ class PipelineMode:
         self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         context, wishes = self._context, self._context.wishes
-        restart = None if self._begun else await self._from_disk()
+        restart = await self._from_disk() if self._goes_back or not self._begun else None
+        self._goes_back = False
         # Who has been in the run before does not begin it anew: it goes on from its disk, or joins.
         founder = restart is None and await context.founding()
         options = PeerOptions(
@@ -127,9 +134,20 @@ class PipelineMode:
             nursery.start_soon(self._presence.run)
             task_status.started()
             try:
-                await trio.sleep_forever()
+                await peer.outlived.wait()
+                await self._go_back()
             finally:
                 self._peer = self._resources = None
+
+    async def _go_back(self) -> None:
+        """End this life if there is something on the disk to go on from. Raises OutlivedError, else never returns."""
+        if await self._from_disk() is None:
+            log.warning("too few members are left to decide, and nothing is on the disk here")
+            await trio.sleep_forever()
+        self._goes_back = True
+        raise OutlivedError(
+            "too few members are left to decide: back to the disk, as those are that were away"
+        )
 
     async def drain(self, deadline_s: float) -> None:
         """Finish the step in progress if there is time, hand over by leaving the view, and withdraw."""
@@ -238,7 +256,10 @@ class PipelineMode:
         peer = self._peer
         if peer is not None and peer.restarting is not None and peer.restarting.mutes_ledger:
             return peer.restarting.core.waiting_because
-        return ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+        why = ledger.waiting_because or (ledger.lead.waiting_for() if ledger.lead else None)
+        if why is None and ledger.member is not None and not ledger.synced:
+            return f"the state of stage {ledger.member.stage}, from a member that has it"
+        return why
 
     @property
     def _start_problem(self) -> str:
@@ -285,14 +306,16 @@ class PipelineMode:
             return await keeper.load(found.checkpoints[claim.root], None)
 
         log.info("back with checkpoints: newest_step=%d", found.disk.claims[0].step)
-        return RestartOptions(found=found, folder=folder, load=load, new_epoch=wishes.new_epoch)
+        new_epoch = wishes.new_epoch and not self._begun  # a word for one start
+        return RestartOptions(found=found, folder=folder, load=load, new_epoch=new_epoch)
 
     def _initial_state(self, resources: Resources) -> InitialState | None:
         start = self._run.start
         if start is None:
             return None
         folder = self._context.folder
-        self._initial = InitialState(self._run, start, folder, resources.caller, resources.codec)
+        caller, codec = resources.caller, resources.codec
+        self._initial = InitialState(start, folder, caller, codec, parts=self._spec.stages)
         return self._initial
 
     async def _stepped(self, part: Part) -> None:

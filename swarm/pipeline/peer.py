@@ -56,6 +56,7 @@ from protocols.ledger.messages import (
     decode_message_untrusted,
     encode_message,
 )
+from protocols.ledger.outlived import Outlived
 from protocols.ledger.restart_messages import (
     Back,
     Claim,
@@ -106,8 +107,8 @@ from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailed
 from swarm.pipeline.restarting import RESTART_SERVICE, FromDisk, Restarting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
-from swarm.pipeline.start import PREFIX, InitialState
 from swarm.pipeline.trainer_shell import TrainerShell
+from swarm.state.initial import InitialState
 from swarm.state.transfer import Snapshots
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,9 @@ class PipelinePeer:
         self.ledger = self._new_ledger(None)
         self.restarting: Restarting | None = None
         """While this node is back from its disk, until it is in the run."""
+        self.outlived = trio.Event()
+        """The members that may still live can decide nothing any more: the way on is from the disk."""
+        self._outlived = Outlived()
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
@@ -334,12 +338,19 @@ class PipelinePeer:
         message = decode_restart_untrusted(incoming.message)
         record = self.ledger.record
         if self.ledger.member is not None and record is not None:
-            if isinstance(message, Back) and not self.ledger.lacks_majority:
-                running = encode_restart(Running(record))
-                self._caller.cast_nowait(incoming.peer, RESTART_SERVICE, running)
+            if isinstance(message, Back):
+                self._meet_back(incoming.peer, message, record)
         elif self.restarting is not None:
             self.restarting.heard(incoming.peer, message)
         return Answer()
+
+    def _meet_back(self, peer: PeerID, back: Back, record: Record) -> None:
+        """Say that the run goes on, unless it cannot: now, or ever without those that are back."""
+        if self._outlived.back(record, peer, back.incarnation):
+            if not self.draining:
+                self.outlived.set()
+        elif not self.ledger.lacks_majority:
+            self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(Running(record)))
 
     async def answer_stage(self, incoming: Incoming) -> Answer:
         """Answer one call of the `stage` service."""
@@ -349,9 +360,7 @@ class PipelinePeer:
 
     async def answer_state(self, incoming: Incoming) -> Answer:
         """Answer one call of the `state` service: of our stage, or of the checkpoint that the run begins from."""
-        message = incoming.message
-        part = message.get("part") if isinstance(message, dict) else None
-        if self.initial is not None and isinstance(part, str) and part.startswith(PREFIX):
+        if self.initial is not None and self.initial.is_asked(incoming.message):
             return await self.initial.snapshots.answer(incoming)
         return await self.snapshots.answer(incoming)
 
@@ -550,8 +559,8 @@ class PipelinePeer:
         before = self._last.members if self._last is not None else ()
         self._companions = {member.peer for member in (*before, *record.members)} - {self.me}
         self._last = record
-        if self.restarting is not None and record.view.find(self.me) is not None:
-            self.restarting.in_run()
+        if self.restarting is not None and self.ledger.member is not None:
+            self.restarting.in_run()  # the record names this life, not the one before
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)

@@ -24,9 +24,9 @@ from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer, RestartOptions
 from swarm.pipeline.reduction import REDUCE_SERVICE
 from swarm.pipeline.restarting import RESTART_SERVICE
 from swarm.pipeline.rumours import Rumours
-from swarm.pipeline.start import InitialState
 from swarm.pipeline.trainer_shell import STAGE_SERVICE
 from swarm.resources import Resources
+from swarm.state.initial import InitialState
 from swarm.state.start_calls import START_SERVICE
 
 JOINED_MICROBATCHES: Final = 4

@@ -33,13 +33,14 @@ layers = 2
 width = 16
 heads = 2
 context = 16
+dtype = "{dtype}"
 [pipeline]
 stages = {stages}
 microbatches = {microbatches}
 replicas_to_start = {replicas}
 [training]
 batch = {batch}
-steps = 1000000
+steps = {steps}
 evaluate_every = 10
 evaluation_samples = 4
 [deadlines]
@@ -49,7 +50,13 @@ ceiling_s = 10.0
 
 
 def write_run_file(
-    folder: Path, *, stages: int = STAGES, replicas: int = 2, microbatches: int = MICROBATCHES
+    folder: Path,
+    *,
+    stages: int = STAGES,
+    replicas: int = 2,
+    microbatches: int = MICROBATCHES,
+    steps: int = 1_000_000,
+    dtype: str = "float32",
 ) -> Path:
     """Write a text and a run that trains on it."""
     text = folder / "text"
@@ -64,19 +71,21 @@ def write_run_file(
             replicas=replicas,
             microbatches=microbatches,
             batch=2 * microbatches,
+            steps=steps,
+            dtype=dtype,
         )
     )
     return path
 
 
 class ProcessSwarm:
-    """Daemons of one run. Whoever asks for something waits for it; nothing waits without a bound."""
+    """Daemons of one run, written by `write_run_file`. Whoever asks for something waits for it; nothing waits without a bound."""
 
-    def __init__(self, folder: Path, started: list[Daemon], *, replicas: int = 2) -> None:
+    def __init__(self, folder: Path, started: list[Daemon], **of_run: Any) -> None:
         self.folder = folder
         self.nodes: dict[str, ForkedDaemon] = {}
         """By name, the present life of each."""
-        self.run_file = write_run_file(folder, replicas=replicas)
+        self.run_file = write_run_file(folder, **of_run)
         self._started = started
 
     def start(self, name: str, *flags: str, doomed: Daemon | None = None) -> ForkedDaemon:
@@ -208,10 +217,10 @@ def _serves(node: Daemon) -> bool:
 
 
 @contextmanager
-def process_swarm(folder: Path, *, replicas: int = 2) -> Iterator[ProcessSwarm]:
-    """Collect daemons; at the end none of them, nor a child of theirs, is left."""
+def process_swarm(folder: Path, **of_run: Any) -> Iterator[ProcessSwarm]:
+    """Collect daemons; at the end none of them, nor a child of theirs, is left. `of_run` is for `write_run_file`."""
     with daemons() as started:
-        yield ProcessSwarm(folder, started, replicas=replicas)
+        yield ProcessSwarm(folder, started, **of_run)
 
 
 def child(node: Daemon, of: str) -> int:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node.limits import usage_of
-from tests.node.processes import Daemon, daemons
+from node.local import MURMURA
+from tests.node.processes import Daemon, daemons, environment
 from tests.processes.swarm import write_run_file
 
 pytestmark = pytest.mark.process
@@ -47,35 +54,78 @@ def test_a_paused_node_frees_its_memory_stays_paused_over_a_restart_and_goes_on_
 
 
 @pytest.mark.soak
-def test_the_last_holder_of_a_stage_hands_it_over_before_it_pauses(
+def test_the_last_holder_of_a_stage_says_so_and_pauses_once_another_has_taken_over(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("last")
     run_file = write_run_file(folder, replicas=1, stages=2)
     with daemons() as started:
-        first = Daemon(folder / "n0", "--run", str(run_file), *FLAGS)
-        started.append(first)
-        first.wait_ready()
-        invite = first.ask("invite")["invite"]
-        for number in (1, 2):
-            node = Daemon(
-                folder / f"n{number}", "--join", invite, "--data", str(folder / "text"), *FLAGS
-            )
-            started.append(node)
-            node.wait_ready()
-        first.wait_until(
-            lambda s: sum(s["services"].get("pipeline", {}).get("members_by_stage", [0])) == 3
-        )
-        for node in started:
+        first = start(started, folder / "n0", "--run", str(run_file))
+        join = ("--join", first.ask("invite")["invite"], "--data", str(folder / "text"))
+        holder = start(started, folder / "n1", *join)
+        for node in (first, holder):
             node.wait_until(lambda s: s["services"].get("pipeline", {}).get("synced"))
-        at = first.ask("status")["services"]["pipeline"]["members_by_stage"]
-        alone = at.index(1)
-        holder = next(
-            node for node in started if node.ask("status")["services"]["pipeline"]["stage"] == alone
-        )
-        paused = holder.command("pause")
-        assert "paused after" in paused.stdout, paused.stderr
-        other = next(node for node in started if node is not holder)
-        step = other.ask("status")["services"]["pipeline"]["step"]
-        other.wait_until(lambda s: s["services"]["pipeline"]["step"] > step + 3)
-        assert other.ask("status")["services"]["pipeline"]["members_by_stage"] == [1, 1]
+        first.wait_until(lambda s: s["services"]["pipeline"]["step"])
+        alone_at = pipeline_of(holder)["stage"]
+
+        with pausing(holder) as command:
+            assert f"nobody else holds the state of stage {alone_at}" in line_of(command)
+            assert command.poll() is None
+            assert holder.ask("status")["life"]["state"] == "draining"
+            assert pipeline_of(first)["members_by_stage"] == [1, 1], "it is still there"
+            third = start(started, folder / "n2", *join)
+            output, _ = command.communicate(timeout=90)
+            assert (command.returncode, "paused after" in output) == (0, True)
+
+        assert pipeline_of(third)["stage"] == alone_at
+        step = pipeline_of(first)["step"]
+        first.wait_until(lambda s: s["services"]["pipeline"]["step"] > step + 3)
+        assert pipeline_of(first)["members_by_stage"] == [1, 1]
+        assert holder.ask("status")["life"]["state"] == "paused"
+
+
+def start(started: list[Daemon], folder: Path, *flags: str) -> Daemon:
+    node = Daemon(folder, *flags, *FLAGS)
+    started.append(node)
+    node.wait_ready()
+    return node
+
+
+def pipeline_of(node: Daemon) -> dict[str, Any]:
+    section: dict[str, Any] = node.ask("status")["services"]["pipeline"]
+    return section
+
+
+@contextmanager
+def pausing(node: Daemon) -> Iterator[subprocess.Popen[str]]:
+    """Run `murmura pause`, which says on standard error what it waits for."""
+    state_dir = node.paths.state_dir
+    process = subprocess.Popen(
+        [*MURMURA, "pause", "--state-dir", str(state_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(state_dir),
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """Return what it says, up to the first line about the state that it holds; a killed process ends that."""
+    assert process.stderr is not None
+    giving_up = threading.Timer(30.0, process.kill)
+    giving_up.start()
+    try:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "nobody else holds" in line:
+                break
+        return said
+    finally:
+        giving_up.cancel()

@@ -148,7 +148,8 @@ def test_a_start_that_cannot_be_is_refused(change: dict[str, object], problem: s
 def test_a_mode_that_cannot_start_from_a_checkpoint_says_so() -> None:
     plain = {"name": "try", "mode": "moe", "data": {"pattern": "t", "sha256": "0" * 64}}
     with pytest.raises(
-        SchemaError, match="start: a run of mode moe cannot begin from a checkpoint"
+        SchemaError,
+        match="start: a run of mode moe cannot begin from a checkpoint of another run: each expert is",
     ):
         run_from_plain({**plain, "start": START})
 

@@ -367,3 +367,12 @@ def test_a_late_word_from_an_earlier_life_does_not_replace_a_newer_one() -> None
     old = dataclasses.replace(back, incarnation=back.incarnation - 1)
     core.handle(Heard(world.now_s, IDS[2], old))
     assert core._backs[IDS[2]][1] == back
+
+
+def test_who_joins_waits_again_when_the_one_that_told_it_of_the_run_is_back_from_its_disk() -> None:
+    core = Restart(IDS[0], 1, SETTINGS, Disk(newest=record()), random.Random(1), now_s=0.0)
+    assert core.handle(Heard(0.0, IDS[1], Running(record(126, index=131)))) == [Join(True)]
+    others = Back(incarnation=8, newest=record(), began_at=0, claims=())
+    assert core.handle(Heard(0.1, IDS[2], others)) == []
+    assert core.handle(Heard(0.2, IDS[1], others)) == [Join(False)]
+    assert core.phase is Phase.WAITING

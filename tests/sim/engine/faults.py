@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PREEMPTION_S = 10.0
 """Half of the peers go within this many seconds."""
+_RETURN_S = 20.0
+"""Who comes back is back within so long after that."""
 
 
 _Draw: TypeAlias = Callable[[random.Random, float], Any]
@@ -71,6 +73,9 @@ class Faults:
     restarts_without_state: int = count(4)
     restarts_with_state: int = count(4)
     mass_preemption: bool = chance(0.3)
+    """Half of those that are there at the beginning go for good within ten seconds."""
+    returns: int = count(1)
+    """How often half of them go within ten seconds, with notice or without, and come back in any order."""
     shutdown: bool = chance(0.2)
     """All that are there at the beginning are told to leave within ten seconds."""
     joins: int = count(4)
@@ -167,6 +172,22 @@ class Injector:
             for peer in peers:
                 at_s = start_s + self._world.scaled(PREEMPTION_S * rng.random())
                 self._world.clock.after(at_s, self._leave, peer)
+        self._plan_returns(peers)
+
+    def _plan_returns(self, peers: Sequence[SimPeer]) -> None:
+        """Have half of the peers taken away and given back. Some get notice, and what is on a disk may be lost with it."""
+        faults, world = self._world.faults, self._world
+        rng = source(world.seed, "who is preempted for a while")
+        for _ in range(faults.returns):
+            start_s = rng.uniform(0, self._until_s)
+            together_s = PREEMPTION_S * rng.choice((1.0, 1.0, 1.0, 0.05))
+            for victim in rng.sample(list(peers), len(peers) // 2):
+                leave_s = start_s + world.scaled(together_s * rng.random())
+                back_s = start_s + world.scaled(together_s + _RETURN_S * rng.random())
+                action = self._leave if rng.random() < 0.5 else self._crash
+                keeps_state = rng.random() < 0.5
+                world.clock.after(leave_s, self._preempt, victim, action)
+                world.clock.after(back_s, self._return, victim, keeps_state)
 
     def _some_time(self, action: Callable[..., None], *args: object) -> None:
         self._world.clock.after(self._rng.uniform(0, self._until_s), action, *args)
@@ -200,6 +221,20 @@ class Injector:
         if not peer.up and not peer.left:
             self._world.log(f"restart {peer.name}{' with its state' if keeps_state else ''}")
             peer.restart(keeps_state=keeps_state)
+
+    def _preempt(self, peer: SimPeer, action: Callable[[SimPeer], None]) -> None:
+        if peer.up and not peer.draining and self._world.healed_s is None:
+            peer.comes_back = True
+            action(peer)
+
+    def _return(self, peer: SimPeer, keeps_state: bool) -> None:
+        """Come back; who still leaves does so later."""
+        if not peer.comes_back:
+            return
+        if peer.up:
+            self._for_a_while(2.0, self._return, peer, keeps_state)
+        else:
+            self._restart(peer, keeps_state)
 
     def _leave(self, peer: SimPeer) -> None:
         if peer.up and not peer.draining:

@@ -34,6 +34,8 @@ class SimPeer:
         self.stopped = False
         self.left = False
         self.draining = False
+        self.comes_back = False
+        """It has gone, or leaves, and will be started again."""
         self.life = 0
         """Raised by each crash: what was planned before then does not happen, what was known is lost."""
         self.state_life = 0
@@ -167,7 +169,7 @@ class SimPeer:
         """Boot a fresh process, that finds this on its disk."""
         self.life += 1
         self.up = True
-        self.stopped = self.draining = False
+        self.stopped = self.draining = self.comes_back = False
         self._wakes_s.clear()
         self.boot(saved)
         self._announce(self.life)
@@ -222,7 +224,7 @@ class SimPeer:
         self.leave_in_order()
 
     def gone(self) -> None:
-        """Exit, and never come back."""
-        self.left = True
+        """Exit; whoever is not started again never comes back."""
+        self.left = not self.comes_back
         self.state_life += 1
         self.crash()

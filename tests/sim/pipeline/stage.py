@@ -120,7 +120,7 @@ class SimStage:
     def reset(self) -> None:
         """Forget everything, as a fresh process does."""
         self.stage: int | None = None
-        self.state, self.step, self.loaded = INITIAL_STATE, 0, False
+        self.state, self.step, self.loaded = INITIAL_STATE, self.world.first_step, False
         self.forget_work()
         self.snapshots: dict[int, bytes] = {}
         self._offered: int | None = None
@@ -136,8 +136,9 @@ class SimStage:
         self._fetch: _Fetch | None = None
         self.world.exchanges.changed()
 
-    def host(self, stage: int, *, state: bytes = INITIAL_STATE, step: int = 0) -> None:
-        """Hold this state from now on."""
+    def host(self, stage: int, *, state: bytes = INITIAL_STATE, step: int | None = None) -> None:
+        """Hold this state from now on; without a step that which the run begins from."""
+        step = self.world.first_step if step is None else step
         self.stage, self.state, self.step, self.loaded = stage, state, step, True
         self.world.state_reached(self.peer, stage, step, state)
 
@@ -205,7 +206,7 @@ class SimStage:
     def admitted(self, asked: Admitted) -> None:
         self._reset_gradient()
         self._fetch = None
-        if asked.synced and asked.record.step > 0:
+        if asked.synced and asked.record.step > self.world.first_step:
             self.host(asked.stage, state=self.state, step=asked.record.step)
             return
         if asked.synced:

@@ -190,7 +190,12 @@ class PipelineWorld(World[PipelinePeer]):
     @property
     def step(self) -> int:
         """The newest committed step."""
-        return self.newest_record.step if self.newest_record is not None else 0
+        return self.newest_record.step if self.newest_record is not None else self.first_step
+
+    @property
+    def first_step(self) -> int:
+        """The step that the run begins from: every node can build the state of every stage there."""
+        return self.settings.first_step
 
     def _note_holders(self, record: Record, before: Record | None) -> None:
         """Whoever had reduced a committed step must come to hold it; who loads it later is added by `state_reached`."""
@@ -249,9 +254,9 @@ class PipelineWorld(World[PipelinePeer]):
         hosts = sum(peer.up and not peer.observer for peer in self.peers.values())
         begun = any(peer.up and peer.ledger.tally.counted for peer in self.peers.values())
         replicas = 1 if begun else self.settings.replicas_to_start
-        if self.step == 0 and hosts < self.settings.stages * replicas:
+        if self.step == self.first_step and hosts < self.settings.stages * replicas:
             return "too many peers to begin"
-        for stage in range(self.settings.stages) if self.step > 0 else ():
+        for stage in range(self.settings.stages) if self.step > self.first_step else ():
             holders = self.holders.get((stage, self.step), set())
             if not any(self._still_holds(peer_id, life) for peer_id, life in holders):
                 return f"all copies of stage {stage} at step {self.step}"
@@ -314,9 +319,17 @@ class TrainerCall(Call):
 
 
 def draw_world(
-    seed: int, *, detailed: bool = False, checkers: Sequence[type[Checker]] = ALL
+    seed: int,
+    *,
+    detailed: bool = False,
+    checkers: Sequence[type[Checker]] = ALL,
+    first_step: int = 0,
 ) -> PipelineWorld:
-    """Draw sizes, pace and faults of the standard mix."""
+    """Draw sizes, pace and faults of the standard mix.
+
+    Args:
+      first_step: of a run that goes on from the checkpoint of another.
+    """
     rng = random.Random(f"options/{seed}")
     stages = rng.choice((1, 2, 3))
     peers = rng.randint(stages * 2, stages * 3 + 2)
@@ -324,7 +337,8 @@ def draw_world(
     settings = LedgerSettings(
         stages=stages,
         microbatches=rng.choice((1, 4, 8, 16)),
-        steps=random.Random(f"end/{seed}").choice((10, *(100_000,) * 11)),
+        steps=first_step + random.Random(f"end/{seed}").choice((10, *(100_000,) * 11)),
+        first_step=first_step,
         replicas_to_start=rng.choice((1, 1, 2)),
         evaluate_every=rng.choice((0, 3)),
         evaluation_microbatches=2,

@@ -44,8 +44,6 @@ class RestartPeer(SimPeer):
         """The newest record that it knows of the run that it is in."""
         self.wants_in = False
         """A newcomer, or one whom the run goes on without."""
-        self.comes_back = False
-        """It leaves for the night only."""
         self.incarnation = 0
         self.new_epoch = False
         self._votes: deque[Vote] = deque()

@@ -29,8 +29,8 @@ from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.peer import PipelinePeer
 from swarm.pipeline.reference import parameter_difference, train_reference
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
-from swarm.pipeline.start import InitialState
 from swarm.resources import Resources, open_resources
+from swarm.state.initial import InitialState
 from tests.fakes.host import MemoryHost, MemoryNetwork
 from tests.fakes.signer import SeededSigner
 from tests.swarm.tiny import tiny_dataset, tiny_run
@@ -157,7 +157,8 @@ class SwarmNode:
         start, folder = self.swarm.run.start, self.start_folder
         if start is None or folder is None:
             return options
-        initial = InitialState(self.swarm.run, start, folder, resources.caller, resources.codec)
+        stages = pipeline_of(self.swarm.run).stages
+        initial = InitialState(start, folder, resources.caller, resources.codec, parts=stages)
         return dataclasses.replace(options, initial=initial)
 
     async def _look_for_contacts(self) -> None:

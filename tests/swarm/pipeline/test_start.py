@@ -18,9 +18,10 @@ from protocols.run import ByteTransformerSpec, RunSpec, StartSpec, start_digest
 from swarm.averaging.butterfly import clip_scale
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.parts import part_name, stage_specs
-from swarm.pipeline.start import InitialState, StartMisfitError, check_start, find_list
+from swarm.pipeline.start import check_start
 from swarm.state.checkpoint import FOLDER, Checkpoint, scan
 from swarm.state.checkpoint_tensors import write_checkpoint
+from swarm.state.initial import InitialState, StartMisfitError, find_list
 from swarm.state.part import PartFacts
 from swarm.state.start import StartMissingError, checkpoints_for, files_of, whole_here, whole_starts
 from tests.swarm.tiny import tiny_run
@@ -67,7 +68,7 @@ def load(run: RunSpec, runs: Path, stage: int) -> Mapping[str, Tensor]:
     """Get a stage's first state from the disk; fails when it would wait for others."""
     assert run.start is not None
     nobody: Any = None
-    state = InitialState(run, run.start, runs / str(run.run_id), nobody, nobody)
+    state = InitialState(run.start, runs / str(run.run_id), nobody, nobody, parts=2)
 
     async def get() -> Mapping[str, Tensor]:
         with trio.fail_after(5):

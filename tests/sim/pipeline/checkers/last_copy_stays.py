@@ -34,8 +34,10 @@ class LastCopyStays(Checker):
     def gave_up(self, peer: PipelinePeer, what: GaveUp) -> None:
         """Another member must have been seen with the state, unless everybody leaves."""
         stage, record = peer.stage, peer.ledger.record
-        if record is None or not stage.loaded or stage.step == 0 or stage.step < record.step:
+        if record is None or not stage.loaded or stage.step < record.step:
             return
+        if stage.step == self.world.first_step:
+            return  # anybody can build it
         # One that wants to leave, too, is held to the same, and looked at when it is let go.
         replicas = record.view.replicas(stage.stage) if stage.stage is not None else []
         if any((stage.stage, m.peer) in self._loaded for m in replicas):

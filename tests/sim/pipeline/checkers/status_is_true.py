@@ -84,7 +84,8 @@ class StatusIsTrue(Checker):
     def _too_few_to_begin(self, peer: PipelinePeer, record: Record, _: str) -> bool:
         stages = [member.stage for member in record.members]
         least = min(stages.count(stage) for stage in range(self.world.settings.stages))
-        return record.step == 0 and least < self.world.settings.replicas_to_start
+        begins = record.step == self.world.first_step
+        return begins and least < self.world.settings.replicas_to_start
 
     def _step_is(self, peer: PipelinePeer, record: Record, step: str) -> bool:
         return int(step) == record.step
