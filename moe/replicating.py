@@ -95,7 +95,7 @@ class Copies(Protocol):
     async def ask(
         self, peer: PeerID, message: Message, *, deadline_s: float
     ) -> Message | ErrorCode | None:
-        """Return the answer of the service `experts`, the code of a refusal, or None when there is neither."""
+        """Ask the service `experts`. Return the answer, the code of a refusal, or None when there is neither."""
         ...
 
     def standing(self) -> tuple[Mapping[ExpertUID, int], Mapping[PeerID, int], int]:
