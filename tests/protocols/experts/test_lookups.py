@@ -113,9 +113,9 @@ def test_epochs_grow_are_never_alike_and_stay_plausible() -> None:
     epoch = 0
     for _ in range(5):
         assert epoch < (epoch := next_epoch(epoch, RNG))
-    last = (CHANGES_MAX << 20) + 1
+    last = (CHANGES_MAX << 32) + 1
     assert plausible(next_epoch(last, RNG))
-    assert not plausible((CHANGES_MAX + 1) << 20)
+    assert not plausible((CHANGES_MAX + 1) << 32)
     assert next_epoch(3, RNG) != next_epoch(3, RNG)
 
 

@@ -47,6 +47,7 @@ from protocols.experts.messages import (
     Probe,
     ReplicaOver,
     ReplicaWanted,
+    Seen,
     SnapshotOffer,
     Snapshots,
     SnapshotWanted,
@@ -417,6 +418,7 @@ class MoePeer(SimPeer):
     def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
         offers: list[tuple[PeerID, SnapshotOffer]] = []
         silent: list[PeerID] = []
+        seen: list[tuple[PeerID, Seen]] = []
         left = len(nodes)
 
         def answered(node: PeerID, answer: Any) -> None:
@@ -424,8 +426,11 @@ class MoePeer(SimPeer):
             left -= 1
             if answer is None:
                 silent.append(node)
-            elif isinstance(answer, Snapshots) and answer.offer is not None:
-                if answer.offer.uid == str(uid) and is_signed(answer.offer):
+            elif isinstance(answer, Snapshots):
+                seen.extend((node, host) for host in answer.hosts)
+                if answer.offer is None:
+                    pass
+                elif answer.offer.uid == str(uid) and is_signed(answer.offer):
                     offers.append((node, answer.offer))
                 else:
                     self.note(Faulted(node, "offered a snapshot that its host did not sign"))
@@ -435,7 +440,8 @@ class MoePeer(SimPeer):
         def found() -> None:
             if uid in self.shelf.offers:
                 offers.append((self.peer_id, self.shelf.offers[uid]))
-            self.feed(OffersFound(self.now_s, uid, tuple(offers), tuple(silent)))
+            found = OffersFound(self.now_s, uid, tuple(offers), tuple(silent), tuple(seen))
+            self.feed(found)
 
         for node in nodes:
             self._ask(node, SnapshotWanted(str(uid)), self.world.ask_s, partial(answered, node))
@@ -492,10 +498,11 @@ class MoePeer(SimPeer):
             case Probe():
                 reply(Alive())
             case SnapshotWanted(text):
-                kept = self.shelf.offers.get(ExpertUID.from_text(text))
+                uid = ExpertUID.from_text(text)
+                snapshots = Snapshots(self.shelf.offers.get(uid), tuple(self.core.seen(uid)))
                 if self.lies is not None:
-                    kept = self.lies.offer(ExpertUID.from_text(text), kept)
-                reply(Snapshots(kept))
+                    snapshots = self.lies.offer(uid, snapshots)
+                reply(snapshots)
             case Keep(offer):
                 self._keep(source, offer, reply)
             case HandOver(offer):
@@ -503,11 +510,10 @@ class MoePeer(SimPeer):
             case Average():
                 self.replicas.average(source, message, reply)
             case ReplicaWanted(offer):
-                uid = self._offered(source, offer)
-                if uid is None:
+                if (of := self._offered(source, offer)) is None:
                     reply(REFUSED)
                 else:
-                    self.replicas.offered(source, uid, offer, reply)
+                    self.replicas.offered(source, of, offer, reply)
             case ReplicaOver():
                 self.replicas.released(source, message)
                 reply(Alive())
