@@ -57,6 +57,7 @@ from protocols.experts.messages import (
     Probe,
     ReplicaOver,
     ReplicaWanted,
+    Seen,
     SnapshotOffer,
     Snapshots,
     SnapshotWanted,
@@ -449,12 +450,16 @@ class ExpertKeeper:
         """Ask everybody at once what they keep; what is not signed by its host does not count."""
         offers: list[tuple[PeerID, SnapshotOffer]] = []
         silent: list[PeerID] = []
+        seen: list[tuple[PeerID, Seen]] = []
 
         async def ask(node: PeerID) -> None:
             answer = await self.ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
             if answer is None or isinstance(answer, str):
                 silent.append(node)
-            elif isinstance(answer, Snapshots) and answer.offer is not None:
+            elif isinstance(answer, Snapshots):
+                seen.extend((node, host) for host in answer.hosts)
+                if answer.offer is None:
+                    return
                 if answer.offer.uid == str(uid) and self._signed(answer.offer):
                     offers.append((node, answer.offer))
                 else:
@@ -466,8 +471,8 @@ class ExpertKeeper:
                 nursery.start_soon(ask, node)
         if uid in self._shelf.offers:
             offers.append((self._context.me, self._shelf.offers[uid]))
-        found = OffersFound(trio.current_time(), uid, tuple(offers), tuple(silent))
-        self._driver.feed(found)
+        now_s = trio.current_time()
+        self._driver.feed(OffersFound(now_s, uid, tuple(offers), tuple(silent), tuple(seen)))
 
     def _signed(self, offer: SnapshotOffer) -> bool:
         signed = signed_bytes(self._context.run.run_id, offer)
@@ -531,8 +536,9 @@ class ExpertKeeper:
             case Probe():
                 return Answer(encode_message(Alive()))
             case SnapshotWanted():
-                kept = self._shelf.offers.get(uid_untrusted(message.uid))
-                return Answer(encode_message(Snapshots(kept)))
+                uid = uid_untrusted(message.uid)
+                snapshots = Snapshots(self._shelf.offers.get(uid), tuple(self.core.seen(uid)))
+                return Answer(encode_message(snapshots))
             case Keep(offer):
                 return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
             case ReplicaWanted(offer):

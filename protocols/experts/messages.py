@@ -35,6 +35,8 @@ EXPERT_SERVICE: Final = "expert"
 EXPERTS_SERVICE: Final = "experts"
 STATED_MAX: Final = 256
 """Coordinates that one host may state under one prefix: what fits into a directory record."""
+HOSTS_MAX: Final = 8
+"""Former hosts of one expert that a node remembers."""
 REPLICAS_STATED_MAX: Final = 64
 """Replicas that one host may name under one prefix."""
 REPLICAS_MAX: Final = 4
@@ -131,10 +133,20 @@ class SnapshotWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """The directory named this host for the expert."""
+
+    epoch: Epoch
+    host: PeerID
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshots:
     """None, or the newest."""
 
     offer: SnapshotOffer | None
+    hosts: Annotated[tuple[Seen, ...], Size(0, HOSTS_MAX)] = ()
+    """That this node has seen: its word on who may have signed what others offer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ Rules:
   expert for a moment, never with one epoch. The higher epoch wins; the other finds out from the directory and drops it, and
   looks there at once when a caller knows a newer epoch. A caller's word alone takes nothing from anybody.
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
-- A snapshot counts when who signed it is a host that we saw: the directory named it for that expert in that epoch, or a later
-  one, before the expert was missing. What a stranger signed counts for nothing, though there be nothing else: anybody can
-  sign for any epoch. Whoever has seen the signer adopts it in a later turn; nodes keep only what they have seen, too.
-- Who has seen no host lets those go first who have, and then believes what somebody else than its signer keeps.
+- A snapshot counts when who signed it is a host that we saw: the directory named it for that expert in that epoch. Nodes keep
+  only what they saw so, too. What a stranger signed leaves those a while who have seen it, and counts then, after all others,
+  when somebody else than its signer says so. Without a witness it never counts, though there be nothing else: anybody can
+  sign for any epoch.
 - Who does not answer, or was down when all were asked, may have a snapshot, and one that could not be fetched may be had
   yet: an expert begins anew only when all nodes have answered that they have none, or after minutes (GIVE_UP_S, SILENT_S).
   Its epoch is a first one then: whoever still has what it had learned has the better claim.
@@ -62,7 +62,7 @@ from protocols.experts.events import (
     Suspected,
     TakeSnapshot,
 )
-from protocols.experts.messages import SnapshotOffer
+from protocols.experts.messages import HOSTS_MAX, Seen, SnapshotOffer
 from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
@@ -79,8 +79,8 @@ HAND_OVER_AGAIN_S: Final = 2.0
 """A node that has refused an expert is not offered one again sooner."""
 SNAPSHOT_AGAIN_S: Final = 1.0
 """After this a snapshot is tried again that too few have kept."""
-LEAVING_S: Final = 60.0
-"""A node that said that it leaves counts for nothing so long; it may come back, or have lied."""
+LEAVING_S: Final = 10.0
+"""A node that said that it leaves counts for nothing so long; it may have come back since."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
 GIVE_UP_S: Final = 60.0
@@ -89,11 +89,7 @@ SILENT_S: Final = 180.0
 """And so long before nobody waits for those that are there and do not answer, or do not give what they offer, or are down
 after they have offered something: each time another message may be lost."""
 UNSEEN_S: Final = 30.0
-"""So long who has seen no host of an expert lets those adopt it who have."""
-STRANGERS_S: Final = SILENT_S + GIVE_UP_S
-"""So long those who have seen the signer of a snapshot may take to adopt it, before somebody who has not begins anew."""
-HOSTS_MAX: Final = 8
-"""Former hosts of one expert that are remembered."""
+"""So long who has not seen the signer of a snapshot lets those adopt it who have."""
 
 
 @dataclass(slots=True)
@@ -114,8 +110,8 @@ class _Memory:
     """What was seen of an expert."""
 
     epoch: int = 0
-    hosts: dict[PeerID, int] = field(default_factory=dict)
-    """Whom the directory named as its host, with the newest epoch of each; the latest last."""
+    hosts: dict[int, PeerID] = field(default_factory=dict)
+    """Epoch -> whom the directory named as its host; the latest last."""
     missing_since_s: float | None = None
     failed: int = 0
     """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""
@@ -130,7 +126,7 @@ class _Memory:
 
     def seen(self, epoch: int, host: PeerID) -> None:
         """The directory names it as the host."""
-        self.hosts[host] = max(epoch, self.hosts.pop(host, 0))
+        self.hosts[epoch] = self.hosts.pop(epoch, host)  # who states another's epoch comes later
         if len(self.hosts) > HOSTS_MAX:
             del self.hosts[next(iter(self.hosts))]
 
@@ -143,7 +139,7 @@ class _Memory:
 
     def signed_by_a_host(self, offer: SnapshotOffer) -> bool:
         """Tell whether who signed it had the expert then: anybody can sign for an epoch that never was."""
-        return offer.epoch <= self.hosts.get(offer.host, -1)
+        return self.hosts.get(offer.epoch) == offer.host
 
     def is_newest(self, offer: SnapshotOffer) -> bool:
         """Tell whether it is of the last epoch that we saw: nobody can have one of a later."""
@@ -185,7 +181,8 @@ class Placement:
     _memory: dict[ExpertUID, _Memory] = field(default_factory=dict)
     _busy: dict[ExpertUID, str] = field(default_factory=dict)
     """What is under way for an expert that we do not host yet: find, create, adopt, take over."""
-    _down: set[PeerID] = field(default_factory=set)
+    _down: dict[PeerID, float] = field(default_factory=dict)
+    """Who does not answer, with since when."""
     _probed_s: dict[PeerID, float] = field(default_factory=dict)
     _refused_s: dict[PeerID, float] = field(default_factory=dict)
     """When a node last did not take an expert from us."""
@@ -215,11 +212,11 @@ class Placement:
                 return self._claims_seen(now_s, claims)
             case Suspected(now_s, peer):
                 return self._suspected(now_s, peer)
-            case Probed(_, peer, alive):
+            case Probed(now_s, peer, alive):
                 if alive:
-                    self._down.discard(peer)
+                    self._down.pop(peer, None)
                     return ()
-                self._down.add(peer)
+                self._down.setdefault(peer, now_s)
                 return [Doubt(peer)]
             case NewerEpoch(now_s, uid, epoch):
                 return self._newer(now_s, uid, epoch)
@@ -246,6 +243,11 @@ class Placement:
     def hosting(self) -> Mapping[ExpertUID, int]:
         """What runs here, with epochs."""
         return {uid: own.epoch for uid, own in self.own.items()}
+
+    def seen(self, uid: ExpertUID) -> Sequence[Seen]:
+        """Return whom we have seen as hosts of an expert."""
+        memory = self._memory.get(uid)
+        return [Seen(*pair) for pair in memory.hosts.items()] if memory is not None else ()
 
     @property
     def orphans(self) -> int:
@@ -280,10 +282,11 @@ class Placement:
         return [claim for claim in self._claims.get(uid, ()) if claim.peer not in self._down]
 
     def _nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
-        self._down -= rooms.keys() - self._rooms.keys()
+        for peer in rooms.keys() - self._rooms.keys():
+            self._down.pop(peer, None)
         self._rooms = dict(rooms)
         for times_s in (self._probed_s, self._refused_s, self._leaving_s):
-            for peer in times_s.keys() - rooms.keys() - self._down:
+            for peer in times_s.keys() - rooms.keys() - self._down.keys():
                 del times_s[peer]
 
     def _suspected(self, now_s: float, peer: PeerID) -> Sequence[Effect]:
@@ -295,7 +298,7 @@ class Placement:
     def _probe_down(self, now_s: float) -> Sequence[Effect]:
         due = [
             peer
-            for peer in sorted(self._down & self._rooms.keys())
+            for peer in sorted(self._down.keys() & self._rooms.keys())
             if now_s - self._probed_s.get(peer, -math.inf) >= PROBE_DOWN_S
         ]
         self._probed_s |= dict.fromkeys(due, now_s)
@@ -368,7 +371,7 @@ class Placement:
     def _find(self, uid: ExpertUID) -> FindSnapshots:
         """Ask for a snapshot. Its keepers come first in its own order, whoever its host was."""
         self._busy[uid] = "find"
-        up = self._memory[uid].up = frozenset(self._rooms.keys() - self._down)
+        up = self._memory[uid].up = frozenset(self._rooms.keys() - self._down.keys())
         return FindSnapshots(uid, tuple(preference(uid, up)[:ASKED_MAX]))
 
     def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
@@ -377,12 +380,13 @@ class Placement:
             del self._busy[uid]
             return ()
         missing_s = event.now_s - memory.missing_since_s
-        good = [(k, o) for k, o in event.offers if self._believes(k, o, memory, missing_s)]
-        best = max(  # what can be fetched comes before what could not
-            (offer for _, offer in good),
-            key=lambda o: (o.root not in memory.failures, o.age),
-            default=None,
-        )
+        ours = [(k, o) for k, o in event.offers if self._knows(k, o, memory)]
+        good = [*ours, *(offer for offer in self._witnessed(event, missing_s) if offer not in ours)]
+        best = max(  # what we know comes before what others do, and what can be fetched before what could not
+            ((k, o) for k, o in good),
+            key=lambda found: (found in ours, found[1].root not in memory.failures, found[1].age),
+            default=(None, None),
+        )[1]
         memory.offered |= best is not None
         newest = best is not None and memory.is_newest(best)
         strangers = [o for k, o in event.offers if (k, o) not in good]
@@ -411,19 +415,34 @@ class Placement:
         long = memory.failures or (best is None and memory.offered)
         if event.silent and missing_s < SILENT_S:
             return True
-        if self._rooms.keys() - memory.up and missing_s < (SILENT_S if long else GIVE_UP_S):
+        wait_s = SILENT_S if long else GIVE_UP_S
+        unasked = self._rooms.keys() - memory.up
+        if unasked and missing_s < wait_s:
             return True
-        # A stranger's may be genuine: then somebody else has seen its signer, and adopts it.
+        # One that a lost probe has made seem down just now would be done without, though all others have had a minute.
+        lately = any(event.now_s - self._down.get(peer, event.now_s) < wait_s for peer in unasked)
+        if lately and missing_s < SILENT_S:
+            return True
+        # A stranger's may be genuine: then somebody else knows its signer, and adopts it. That may take as long as it takes us.
         newer = any(best is None or offer.age > best.age for offer in strangers)
-        return newer and missing_s < (STRANGERS_S if best is None else UNSEEN_S)
+        return newer and missing_s < (SILENT_S if best is None else UNSEEN_S)
 
-    def _believes(
-        self, keeper: PeerID, offer: SnapshotOffer, memory: _Memory, missing_s: float
-    ) -> bool:
-        """Tell whether a snapshot counts. What we keep ourselves was its host's when we took it."""
-        if keeper == self.me or memory.signed_by_a_host(offer):
-            return True
-        return not memory.hosts and missing_s >= UNSEEN_S and keeper != offer.host
+    def _knows(self, keeper: PeerID, offer: SnapshotOffer, memory: _Memory) -> bool:
+        """Tell whether we know that a host signed it. What we keep was its host's when we took it; the key is ours for life."""
+        return self.me in (keeper, offer.host) or memory.signed_by_a_host(offer)
+
+    def _witnessed(
+        self, event: OffersFound, missing_s: float
+    ) -> Sequence[tuple[PeerID, SnapshotOffer]]:
+        """Return the offers of which somebody else than the signer says that it was the host, when all others had their turn."""
+        if missing_s < UNSEEN_S:
+            return ()
+        said = {(seen.epoch, seen.host) for node, seen in event.seen if node != seen.host}
+        return [
+            (keeper, offer)
+            for keeper, offer in event.offers
+            if keeper != offer.host or (offer.epoch, offer.host) in said
+        ]
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
@@ -460,7 +479,7 @@ class Placement:
         return effects
 
     def _snapshot(self, uid: ExpertUID, own: _Own) -> Sequence[Effect]:
-        nodes = self._rooms.keys() - self._down - self._leaving_s.keys()
+        nodes = self._rooms.keys() - self._down.keys() - self._leaving_s.keys()
         keepers = tuple(preference(uid, nodes)[: self.keepers])
         own.copying = bool(keepers)
         return [TakeSnapshot(uid, own.epoch, keepers)] if keepers else ()
@@ -587,7 +606,7 @@ class Placement:
         return {node: room - loads[node] for node, room in rooms.items() if node != self.me}
 
     def _live_rooms(self) -> dict[PeerID, int]:
-        gone = self._down | self._leaving_s.keys()
+        gone = self._down.keys() | self._leaving_s.keys()
         rooms = {node: room for node, room in self._rooms.items() if node not in gone}
         if not self.draining:
             rooms[self.me] = self.room

@@ -13,6 +13,7 @@ from protocols.experts.messages import (
     Forward,
     Keep,
     Message,
+    Seen,
     SnapshotOffer,
     Snapshots,
     Stated,
@@ -37,7 +38,14 @@ plain = st.recursive(
 
 
 @pytest.mark.parametrize(
-    "message", [Forward("ffn0.3.1", 2), Backward("a.0", 1, 9), Keep(OFFER), Snapshots(None)]
+    "message",
+    [
+        Forward("ffn0.3.1", 2),
+        Backward("a.0", 1, 9),
+        Keep(OFFER),
+        Snapshots(None),
+        Snapshots(OFFER, (Seen(3, OFFER.host),)),
+    ],
 )
 def test_a_message_survives_the_wire(message: Message) -> None:
     packed = msgpack.packb(encode_message(message))

@@ -29,7 +29,7 @@ from protocols.experts.events import (
     SnapshotKept,
     TakeSnapshot,
 )
-from protocols.experts.messages import SnapshotOffer
+from protocols.experts.messages import Seen, SnapshotOffer
 from protocols.experts.placement import Placement
 from protocols.experts.uid import Grid
 from protocols.experts.view import Claim
@@ -198,13 +198,14 @@ def missing(*seen: Claim) -> Placement:
 
 
 def test_what_a_stranger_signed_counts_for_nothing_though_there_be_nothing_else() -> None:
-    liar, keeper = PeerID(b"liar"), PeerID(b"keeper")
-    placement = missing(Claim(3, OTHER))
-    offers = ((liar, offer(4, 9, liar)), (keeper, offer(3, 9, liar)), (liar, offer(4, 1, OTHER)))
-    for now_s, gives_up in ((4.0, False), (62.0, False), (182.0, False), (242.0, True)):
-        placement.handle(Tick(now_s))
-        effects = placement.handle(OffersFound(now_s, UID, offers))
-        assert [type(effect) for effect in effects] == [Create] * gives_up
+    liar = PeerID(b"liar")
+    for placement in (missing(Claim(3, OTHER)), missing()):
+        offers = ((liar, offer(4, 9, liar)), (liar, offer(3, 9, liar)))
+        word = ((liar, Seen(4, liar)), (PeerID(b"third"), Seen(4, OTHER)))
+        for now_s, gives_up in ((4.0, False), (62.0, False), (182.0, True)):
+            placement.handle(Tick(now_s))
+            effects = placement.handle(OffersFound(now_s, UID, offers, seen=word))
+            assert [type(effect) for effect in effects] == [Create] * gives_up
 
 
 def test_a_strangers_newer_snapshot_leaves_half_a_minute_for_those_who_know_its_signer() -> None:
@@ -219,13 +220,21 @@ def test_a_strangers_newer_snapshot_leaves_half_a_minute_for_those_who_know_its_
         )
 
 
-def test_who_has_seen_no_host_lets_others_go_first_and_then_believes_another_keeper() -> None:
-    for keeper, believed in ((PeerID(b"keeper"), True), (OTHER, False)):
-        placement = missing()
+@pytest.mark.parametrize("seen", [(), (Claim(2, PeerID(b"gone")),)], ids=["nobody", "another"])
+def test_what_somebody_else_than_its_signer_witnesses_counts_when_nothing_else_does(
+    seen: tuple[Claim, ...],
+) -> None:
+    third, only = PeerID(b"third"), offer(3, 4, OTHER)
+    for keeper, word, believed in (
+        (third, (), True),
+        (OTHER, ((third, Seen(3, OTHER)),), True),
+        (OTHER, ((OTHER, Seen(3, OTHER)), (third, Seen(4, OTHER)), (third, Seen(3, third))), False),
+    ):
+        placement = missing(*seen)
         for now_s, late in ((4.0, False), (32.0, True)):
             placement.handle(Tick(now_s))
-            effects = placement.handle(OffersFound(now_s, UID, ((keeper, offer(3, 4, OTHER)),)))
-            assert bool(effects) == (late and believed)
+            found = OffersFound(now_s, UID, ((keeper, only),), seen=word)
+            assert bool(placement.handle(found)) == (late and believed)
 
 
 def test_who_claims_an_expert_beside_its_rightful_host_is_no_host() -> None:
@@ -234,22 +243,27 @@ def test_who_claims_an_expert_beside_its_rightful_host_is_no_host() -> None:
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER), Claim(2, liar)]}))
     placement.handle(Hosted(0.0, UIDS[1], 5))
     placement.handle(ClaimsSeen(0.5, {UIDS[1]: [Claim(4, liar)]}))
-    assert placement._memory[UID].hosts == {OTHER: 3}
-    assert placement._memory[UIDS[1]].hosts == {ME: 5}
+    assert placement.seen(UID) == [Seen(3, OTHER)]
+    assert placement.seen(UIDS[1]) == [Seen(5, ME)]
 
 
-def test_what_we_keep_ourselves_was_a_hosts() -> None:
-    placement, third = missing(Claim(3, OTHER)), PeerID(b"third")
-    placement.handle(Tick(4.0))
-    (adopt,) = placement.handle(OffersFound(4.0, UID, ((ME, offer(3, 7, third)),)))
-    assert isinstance(adopt, Adopt)
-    assert adopt.offer.host == third
+def test_what_we_keep_or_signed_ourselves_was_a_hosts() -> None:
+    third = PeerID(b"third")
+    for found in (
+        (ME, offer(4, 7, third)),
+        (third, offer(4, 7, ME)),
+    ):  # or signed in an earlier life
+        placement = missing(Claim(3, OTHER))
+        placement.handle(Tick(4.0))
+        (adopt,) = placement.handle(OffersFound(4.0, UID, (found,)))
+        assert isinstance(adopt, Adopt)
+        assert adopt.offer == found[1]
 
 
 def test_the_latest_hosts_are_remembered() -> None:
     seen = [Claim(epoch, PeerID(b"h%d" % epoch)) for epoch in range(1, 11)]
     placement = missing(*seen)
-    assert placement._memory[UID].hosts == {claim.peer: claim.epoch for claim in seen[2:]}
+    assert placement.seen(UID) == [Seen(claim.epoch, claim.peer) for claim in seen[2:]]
 
 
 def test_an_expert_without_any_snapshot_begins_anew_and_counts_as_lost() -> None:
@@ -368,7 +382,7 @@ def test_who_has_offered_an_older_snapshot_and_is_down_now_is_waited_for_for_min
         assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
 
 
-def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_minute() -> None:
+def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_while() -> None:
     placement, third = core(), PeerID(b"third")
     placement.handle(NodesSeen(0.0, {OTHER: 9, third: 9}))
     placement.handle(Hosted(0.0, UID, 2))
@@ -379,7 +393,7 @@ def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_minute() -> None
     assert placement.handle(Tick(11.5)) == [TakeSnapshot(UID, 2, (second,))]
     assert first not in placement._live_rooms()
     placement.handle(SnapshotKept(11.6, UID, 1))
-    assert placement.handle(Tick(71.0)) == [TakeSnapshot(UID, 2, (first,))]
+    assert placement.handle(Tick(20.5)) == [TakeSnapshot(UID, 2, (first,))]
 
 
 def test_a_snapshot_that_takes_long_holds_up_the_next_one() -> None:

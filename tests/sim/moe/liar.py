@@ -3,8 +3,7 @@
 It signs snapshots of its own, of the epochs that experts have, had or come to next, and gives them to whoever asks.
 
 What it does not do: state a plausible newer epoch of another's expert and answer probes. That withholds the expert, and
-nothing that a node sees alone can tell it from an honest adopter. Nor does it sign false snapshots for an epoch in which it
-had the expert: a host decides what its expert knows.
+nothing that a node sees alone can tell it from an honest adopter.
 """
 
 from __future__ import annotations
@@ -15,9 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from protocols.experts.epoch import next_epoch
 from protocols.experts.messages import (
+    HOSTS_MAX,
     HandOver,
     Keep,
+    Seen,
     SnapshotOffer,
+    Snapshots,
     Stated,
     statement_bytes,
 )
@@ -39,8 +41,6 @@ class LyingNode:
         self._world = world
         self._peer = peer
         self._rng = random.Random(f"lying node/{world.seed}/{peer.name}")
-        self._had: dict[ExpertUID, int] = {}
-        """The newest epoch in which it hosted an expert itself."""
 
     def start(self, until_s: float) -> None:
         """Lie until the world heals."""
@@ -52,18 +52,19 @@ class LyingNode:
 
     # --- answers ---
 
-    def offer(self, uid: ExpertUID, kept: SnapshotOffer | None) -> SnapshotOffer | None:
-        """Answer who asks for the newest snapshot."""
+    def offer(self, uid: ExpertUID, true: Snapshots) -> Snapshots:
+        """Answer who asks for the newest snapshot, and bear false witness."""
         me, other = self._peer.peer_id, self._rng.choice(self._others())
         false = self._forged(uid)
         lies = [
-            kept,
+            true.offer,
             offer_of(false, me),
             offer_of(false, me),
             SnapshotOffer(str(uid), 3, 99, false.root, other.peer_id, b"?" * 64),
             next((p.shelf.offers.get(uid) for p in self._others() if p.up), None),  # true, not kept
         ]
-        return self._rng.choice(lies)
+        seen = [Seen(false.epoch, peer) for peer in (me, other.peer_id)]
+        return Snapshots(self._rng.choice(lies), (*seen, *true.hosts)[:HOSTS_MAX])
 
     def snapshot(self, offer: SnapshotOffer, asker: MoePeer) -> State | None:
         """Answer who fetches one: what it signed itself, and mostly something else in place of a true one."""
@@ -74,10 +75,8 @@ class LyingNode:
         """Make up a state of an epoch in which somebody else has or had this expert, or will have it next, or of none."""
         rng = self._rng
         seen = [peer.core._memory[uid].epoch for peer in self._others()]
-        newest = max(seen)
-        own = self._had.get(uid, -1)
-        epochs = [*seen, newest, next_epoch(newest, rng), next_epoch(newest, rng), _ABSURD]
-        epoch = rng.choice([epoch for epoch in epochs if epoch > own])
+        later = next_epoch(max(seen), rng)
+        epoch = rng.choice((*seen, max(seen), later, later, _ABSURD))
         return State(uid, epoch, rng.choice((0, 99)), forged=True)
 
     # --- what nobody asked for ---
@@ -87,8 +86,6 @@ class LyingNode:
 
     def _lie(self) -> None:
         world, rng, me = self._world, self._rng, self._peer
-        for uid, expert in me.experts.items():
-            self._had[uid] = max(expert.epoch, self._had.get(uid, -1))
         if world.clock.now_s >= self._until_s:
             return
         world.clock.after(world.scaled(rng.random()), self._lie)

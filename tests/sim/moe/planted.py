@@ -64,7 +64,7 @@ def _keeps_it(self: Placement, uid: Any) -> Any:
 
 def _offers_at_once(self: Placement, event: Any) -> Any:
     """Who does not answer is taken to have no snapshot."""
-    down, self._down = self._down, set()
+    down, self._down = self._down, {}
     effects = _offers_found(self, dataclasses.replace(event, silent=()))
     self._down = down
     return effects
@@ -75,16 +75,15 @@ def _everybody_signs(self: Any, offer: Any) -> bool:
     return True
 
 
-def _last_resort(self: Placement, keeper: Any, offer: Any, memory: Any, missing_s: float) -> bool:
-    """What a stranger signed is adopted when nobody else does for a minute."""
-    return _believes(self, keeper, offer, memory, missing_s) or missing_s >= placement.GIVE_UP_S
+def _last_resort(self: Placement, event: Any, missing_s: float) -> Any:
+    """What a stranger signed is adopted when nobody else does."""
+    return event.offers if missing_s >= placement.UNSEEN_S else ()
 
 
-def _newcomer_believes(
-    self: Placement, keeper: Any, offer: Any, memory: Any, missing_s: float
-) -> bool:
-    """Who has seen no host believes anybody, at once."""
-    return _believes(self, keeper, offer, memory, missing_s) or not memory.hosts
+def _own_witness(self: Placement, event: Any, missing_s: float) -> Any:
+    """Who signed a snapshot may say itself that it was the host."""
+    named = [(b"", seen) for _, seen in event.seen]
+    return _witnessed(self, dataclasses.replace(event, seen=named), missing_s)
 
 
 def _hurries(
@@ -233,9 +232,9 @@ def _all_at_once(self: Placement, now_s: float) -> Any:
 
 
 def _remember_all(self: Any, epoch: int, host: Any) -> None:
-    """Every former host is remembered for ever."""
-    self.hosts[host] = epoch
-    self.hosts[bytes(host) + bytes(str(epoch), "ascii")] = epoch
+    """Every sight of a host is remembered for ever."""
+    self.hosts[epoch] = host
+    self.hosts[-len(self.hosts)] = host
 
 
 def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
@@ -243,10 +242,10 @@ def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
     return [] if any(memory.epoch for memory in self._memory.values()) else _take(self, now_s, orphans)  # fmt: skip
 
 
-def _states_for_ever(self: Announcements, experts: Any) -> None:
+def _states_for_ever(self: Announcements, experts: Any, replicas: Any = None) -> None:
     """What a node has hosted once it states for ever."""
     self._ever = {**getattr(self, "_ever", {}), **experts}  # type: ignore[attr-defined]
-    _announce(self, self._ever)  # type: ignore[attr-defined]
+    _announce(self, self._ever, replicas)  # type: ignore[attr-defined]
 
 
 def _is_one_of_ours(offer: Any) -> bool:
@@ -255,7 +254,7 @@ def _is_one_of_ours(offer: Any) -> bool:
 
 
 _judge_call = judge_call
-_believes = Placement._believes
+_witnessed = Placement._witnessed
 _waits = Placement._waits
 _snapshot = Placement._snapshot
 _judge = Shelf.judge
@@ -286,8 +285,8 @@ SUITE: Final = (
             ((Placement, "_offers_found", _offers_at_once),), first_seed=63),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
             ((placement._Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
-    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((Placement, "_believes", _last_resort),)),
-    Planted("who has seen no host believes anybody", OnlyWhatAHostSigned, ((Placement, "_believes", _newcomer_believes),)),
+    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((Placement, "_witnessed", _last_resort),)),
+    Planted("a signer is its own witness", OnlyWhatAHostSigned, ((Placement, "_witnessed", _own_witness),)),
     Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((Placement, "_waits", _hurries),)),
     Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
     Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),

@@ -166,6 +166,10 @@ class RestartInjector(Injector):
                 back_s = world.scaled(15.0 + _OUT_S * self._rng.random())
                 world.clock.after(back_s, self._restart, peer, True)
 
+    def _crash(self, peer: SimPeer) -> None:
+        if self._swarm.healed_s is None:  # what a mass preemption begins may be due after its end
+            super()._crash(peer)
+
     def _leave(self, peer: SimPeer) -> None:
         if self._swarm.healed_s is None:  # else it was told to leave when all was well again
             super()._leave(peer)

@@ -93,20 +93,20 @@ class OnlyWhatAHostSigned(TenureChecker):
 
     def __init__(self, world: MoeWorld) -> None:
         super().__init__(world)
-        self._seen: dict[tuple[Life, ExpertUID], dict[PeerID, int]] = {}
+        self._seen: dict[tuple[Life, ExpertUID], set[tuple[int, PeerID]]] = {}
         self._offers: dict[tuple[Life, ExpertUID], list[SnapshotOffer]] = {}
         self._given: dict[tuple[Life, ExpertUID], SnapshotOffer] = {}
 
     @on(ClaimsSeen)
     def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
         for uid, claims in event.claims.items():
-            seen = self._seen.setdefault((life_of(peer), uid), {})
+            seen = self._seen.setdefault((life_of(peer), uid), set())
             for claim in claims:
-                seen[claim.peer] = max(claim.epoch, seen.get(claim.peer, 0))
+                seen.add((claim.epoch, claim.peer))
 
     @on(Hosted)
     def hosts(self, peer: MoePeer, event: Hosted) -> None:
-        self._seen.setdefault((life_of(peer), event.uid), {})[peer.peer_id] = event.epoch
+        self._seen.setdefault((life_of(peer), event.uid), set()).add((event.epoch, peer.peer_id))
 
     @on(HandOverOffered)
     def is_offered(self, peer: MoePeer, event: HandOverOffered) -> None:
@@ -123,11 +123,11 @@ class OnlyWhatAHostSigned(TenureChecker):
         tenure = self.tenures.get(effect.uid, {}).get(offer.epoch)
         if tenure is None or tenure.host != offer.host:
             raise self.broken(f"{peer.name} adopts {offer}, whose signer never had that epoch")
-        offers, seen = self._offers.pop(key, None), self._seen.get(key, {})
+        offers, seen = self._offers.pop(key, None), self._seen.get(key, set())
         if self._given.get(key) == offer:
             self._takes_over(peer, effect)
             return
-        good = [o for o in offers or () if o.epoch <= seen.get(o.host, -1)]
+        good = [o for o in offers or () if (o.epoch, o.host) in seen]
         kept = peer.shelf.offers.get(effect.uid)
         if good and offer not in good and offer != kept:
             raise self.broken(f"{peer.name} adopts {offer}; a host that it saw signed {good}")
@@ -148,7 +148,7 @@ class KeptIsGenuine(TenureChecker):
     def stores(self, peer: MoePeer, note: SnapshotStored) -> None:
         offer = peer.shelf.offers[note.uid]
         tenure = self.tenures.get(note.uid, {}).get(offer.epoch)
-        if tenure is None or tenure.host != offer.host or note.state.forged:
+        if tenure is None or tenure.host != offer.host:
             raise self.broken(f"{peer.name} keeps {note.state} of {offer.host.decode()}")
 
 
