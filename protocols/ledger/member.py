@@ -695,7 +695,8 @@ class Ledger:
             return "not your ballot"
         if record.index != self.record.index + 1 or record.previous != self._digest:
             return "the record does not follow ours"
-        if (record.epoch, record.forks) != (self.record.epoch, self.record.forks):
+        ours = self.record
+        if (record.epoch, record.forks, record.began) != (ours.epoch, ours.forks, ours.began):
             return "the epoch is another one"
         if record.step != self.record.step + (1 if record.commits_step else 0):
             return "the step does not follow ours"

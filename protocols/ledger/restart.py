@@ -37,7 +37,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from protocols.core import Tick
 from protocols.ids import PeerID
@@ -65,10 +65,12 @@ from protocols.ledger.view import (
     Member,
     Record,
     View,
+    began_with,
     is_of_history,
+    is_overtaken,
     shape_problem,
 )
-from protocols.schema import Natural, Range
+from protocols.schema import Natural
 
 EPOCH_GAP: Final = 1024
 """Indices left out between two epochs: more than any member may be ahead of the newest record that is known."""
@@ -96,8 +98,6 @@ class Disk:
 
     newest: Record
     """By epoch and index, of its journal, its checkpoints and its vote."""
-    began_at: Annotated[int, Range(0)] = 0
-    """The step at which that record's epoch began."""
     before: tuple[PeerID, ...] = ()
     """Who was a member when it began."""
     claims: tuple[Claim, ...] = ()
@@ -236,7 +236,6 @@ class Restart:
         self._rng = rng
         self._new_epoch = new_epoch
         self._newest = disk.newest
-        self._began_at = disk.began_at
         self._before = frozenset(disk.before)
         self._claims = disk.claims
         self._vote = disk.vote
@@ -313,16 +312,16 @@ class Restart:
             self._settled_at_s = now_s + _SETTLE_SILENCES * self._settings.silence_s
         self._backs[peer] = now_s, back
         if _order(back.newest) > _order(self._newest):
-            self._learn(back.newest, back.began_at)
+            self._learn(back.newest)
         if self.phase is Phase.JOINING and peer == self._told_by:
             self.phase = Phase.WAITING  # the run that it told us of does not go on
             return [Join(False)]
         return []
 
-    def _learn(self, newest: Record, began_at: int) -> None:
+    def _learn(self, newest: Record) -> None:
         """There is a newer record: its members decide, and what was tried before is void."""
         self._before |= frozenset(self.members)
-        self._newest, self._began_at = newest, began_at
+        self._newest = newest
         self._backs = {
             peer: found for peer, found in self._backs.items() if peer in _voters(newest)
         }
@@ -360,7 +359,7 @@ class Restart:
         begin = self._begin(record) if self.phase is Phase.WAITING else []
         if begin:
             return begin
-        self._learn(record, record.step)
+        self._learn(record)
         return [NoteEpoch(record)]
 
     def _begin(self, record: Record) -> list[Effect]:
@@ -518,6 +517,7 @@ class Restart:
             index=index,
             epoch=epoch,
             forks=forks,
+            began=began_with(newest, epoch, plan.step),
             step=plan.step,
             lead=lead,
             members=members,
@@ -549,7 +549,7 @@ class Restart:
             return [Join(False)]
         long_ago_s = now_s - _PRESENT_BEATS * self._settings.heartbeat_s
         self._backs = {peer: found for peer, found in self._backs.items() if found[0] >= long_ago_s}
-        back = Back(self._incarnation, self._newest, self._began_at, self._claims, self._may_vote)
+        back = Back(self._incarnation, self._newest, self._claims, self._may_vote)
         effects: list[Effect] = [Tell(peer, back) for peer in self.members if peer != self.me]
         return effects + self._go_on(now_s)
 
@@ -620,12 +620,9 @@ class Restart:
         """Tell whether a checkpoint is of the history that the newest record ends."""
         if claim.step > self._settings.steps or claim.stage >= self._settings.stages:
             return False
-        newest = self._newest
-        if claim.epoch == newest.epoch:
-            return True
-        if claim.epoch > newest.epoch or claim.step > self._began_at:
+        if claim.epoch > self._newest.epoch or is_overtaken(self._newest, claim.epoch, claim.step):
             return False
-        return is_of_history(newest, claim.epoch, claim.step)
+        return is_of_history(self._newest, claim.epoch, claim.step)
 
     def _plan(self, now_s: float) -> _Plan | None:
         """Return the newest step of which every stage is there; None, and say what is missing, when there is none."""

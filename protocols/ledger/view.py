@@ -31,6 +31,7 @@ Index = Annotated[int, Range(0, 2**30)]
 """Of a record, or a step: one a second for 34 years. Lease generations (protocols.ledger.leases) leave 31 bits for it."""
 
 MEMBERS_MAX: Final = 16384
+BEGAN_MAX: Final = 8
 FORKS_MAX: Final = 8
 FORK_ABSENT_MAX: Final = 16
 """Each record carries them, so there are few: one that is found is enough for two histories to meet."""
@@ -119,6 +120,14 @@ class Fork:
     """Sorted. Members of the record before that are not members of its first one: looked for, and listened to, from then on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """An epoch began at this step: what earlier ones had done after it was overtaken."""
+
+    epoch: Natural
+    step: Index
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One decision. A *view record* only changes the members; a *step record* also commits an optimizer step.
@@ -132,6 +141,9 @@ class Record:
     """Raised when the run went on from checkpoints (protocols.ledger.restart): its steps may come again."""
     forks: Annotated[tuple[Fork, ...], Size(0, FORKS_MAX)] = ()
     """The last words of operators that this history has come through, oldest first; most runs have none."""
+    began: Annotated[tuple[Beginning, ...], Size(0, BEGAN_MAX)] = ()
+    """How the last epochs began, oldest first, each at a later step than the one before: an epoch that began no later than
+    earlier ones replaces them."""
     step: Index
     """The last committed optimizer step, this record's own included."""
     lead: PeerID
@@ -298,6 +310,22 @@ def is_of_history(newest: Record, epoch: int, step: int) -> bool:
             return False
         oldest = fork.after
     return history_of(epoch) == history_of(oldest)
+
+
+def began_with(before: Record, epoch: int, step: int) -> tuple[Beginning, ...]:
+    """Return how the epochs began up to one that begins at this step after `before`."""
+    kept = (earlier for earlier in before.began if earlier.step < step)
+    return (*kept, Beginning(epoch, step))[-BEGAN_MAX:]
+
+
+def is_overtaken(newest: Record, epoch: int, step: int) -> bool:
+    """Tell whether a step of an epoch was left behind by a later one that began before it.
+
+    So is all that is older than the beginnings that the record names: one that it does not name may have done it.
+    """
+    if len(newest.began) == BEGAN_MAX and epoch < newest.began[0].epoch:
+        return True
+    return any(step > later.step for later in newest.began if later.epoch > epoch)
 
 
 def _forks_problem(record: Record) -> str | None:

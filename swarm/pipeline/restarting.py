@@ -97,20 +97,17 @@ def read_disk(
         return None
     kept, problem = _kept(folder / VOTE, run)
     newest = max(steps.values(), key=lambda record: (record.epoch, record.index))
-    began: dict[int, int] = {}
     members: dict[int, tuple[Member, ...]] = {}
     try:
         for record in read_journal(journal):
-            began.setdefault(record.epoch, record.step)
             members[record.epoch] = record.members
             if (record.epoch, record.index) > (newest.epoch, newest.index):
                 newest = record
     except (OSError, SchemaError, ValueError) as error:
         log.warning("the journal cannot be read to its end: %s", error)
-    began_at = began.get(newest.epoch, newest.step) if newest.epoch else 0
     before = max((epoch for epoch in members if epoch < newest.epoch), default=newest.epoch)
     disk = Disk(
-        newest=newest, began_at=began_at,
+        newest=newest,
         before=tuple(member.peer for member in members.get(before, ())),
         claims=tuple(claims), vote=kept.vote, may_vote=not problem,
         incarnation=kept.incarnation,

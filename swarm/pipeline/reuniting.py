@@ -106,7 +106,7 @@ class Reuniting:
                 case Call(peer):
                     self._tell(peer, record)
                 case Ask(peer):
-                    back = Back(self._ledger().incarnation, record, 0, (), may_vote=False)
+                    back = Back(self._ledger().incarnation, record, (), may_vote=False)
                     self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(back))
                 case GiveWay(theirs):
                     self.ended = HistoryEndsError(record, theirs)

@@ -38,7 +38,7 @@ from protocols.ledger.restart_messages import (
     decode_restart_untrusted,
     encode_restart,
 )
-from protocols.ledger.view import Ballot, Member, Record
+from protocols.ledger.view import Ballot, Beginning, Member, Record
 from tests.protocols.ledger.swarm import peer_ids
 
 SETTINGS = LedgerSettings(stages=2, microbatches=4, steps=1000, silence_s=1.0)
@@ -134,7 +134,7 @@ class World:
                     (self.joining.add if wanted else self.joining.discard)(peer)
 
     def _note(self, peer: PeerID, found: Record) -> None:
-        self.disks[peer] = dataclasses.replace(self.disks[peer], newest=found, began_at=found.step)
+        self.disks[peer] = dataclasses.replace(self.disks[peer], newest=found)
 
     def _waits_as(self, peer: PeerID, incarnation: int | None) -> Disk:
         self.disks[peer] = dataclasses.replace(self.disks[peer], incarnation=incarnation)
@@ -262,10 +262,10 @@ def test_stages_of_two_histories_are_never_put_together() -> None:
 
 def test_what_was_overtaken_by_an_epoch_does_not_count_any_more() -> None:
     world = World()
-    newest = record(110, index=5000, epoch=1)
+    newest = dataclasses.replace(record(110, index=5000, epoch=1), began=(Beginning(1, 100),))
     for k in range(4):
         claims = (claim(k, 120), claim(k, 100))
-        world.disks[IDS[k]] = Disk(newest=newest, began_at=100, claims=claims)
+        world.disks[IDS[k]] = Disk(newest=newest, claims=claims)
     world.back(0, 1, 2, 3)
     world.pass_time(10.0)
     assert (world.the_record().epoch, world.the_record().step) == (2, 100)
@@ -440,7 +440,7 @@ def test_a_late_word_from_an_earlier_life_does_not_replace_a_newer_one() -> None
 def test_who_joins_waits_again_when_the_one_that_told_it_of_the_run_is_back_from_its_disk() -> None:
     core = Restart(IDS[0], 1, SETTINGS, Disk(newest=record()), random.Random(1), now_s=0.0)
     assert core.handle(Heard(0.0, IDS[1], Running(record(126, index=131)))) == [Join(True)]
-    others = Back(incarnation=8, newest=record(), began_at=0, claims=())
+    others = Back(incarnation=8, newest=record(), claims=())
     assert core.handle(Heard(0.1, IDS[2], others)) == []
     assert core.handle(Heard(0.2, IDS[1], others)) == [Join(False)]
     assert core.phase is Phase.WAITING

@@ -22,11 +22,15 @@ from protocols.ledger.restart_messages import (
 )
 from protocols.ledger.reunion import CALL_SILENCES, Ask, Call, GiveWay, Reunion, gives_way
 from protocols.ledger.view import (
+    BEGAN_MAX,
     FORK_ABSENT_MAX,
+    Beginning,
     Fork,
     Member,
     Record,
+    began_with,
     is_of_history,
+    is_overtaken,
     shape_problem,
 )
 from tests.protocols.ledger.swarm import peer_ids
@@ -187,6 +191,29 @@ def test_a_history_goes_through_several_words() -> None:
     assert not is_of_history(newest, 0, 101)
 
 
+def test_a_step_is_overtaken_by_any_later_epoch_that_began_before_it() -> None:
+    began: tuple[Beginning, ...] = ()
+    newest = record(0, 10, 0, 1)
+    for epoch, step in ((1, 6), (2, 12), (3, 9)):
+        newest = dataclasses.replace(newest, epoch=epoch, began=began_with(newest, epoch, step))
+        began = newest.began
+    assert began == (Beginning(1, 6), Beginning(3, 9)), "the second is replaced by the third"
+    assert is_overtaken(newest, 0, 7)
+    assert not is_overtaken(newest, 0, 6)
+    assert is_overtaken(newest, 2, 10)
+    assert not is_overtaken(newest, 1, 9)
+    assert not is_overtaken(newest, 3, 400)
+
+
+def test_what_is_older_than_the_beginnings_that_are_kept_counts_as_overtaken() -> None:
+    newest = record(0, 0, 0, 1)
+    for epoch in range(1, BEGAN_MAX + 2):
+        newest = dataclasses.replace(newest, epoch=epoch, began=began_with(newest, epoch, epoch))
+    assert len(newest.began) == BEGAN_MAX
+    assert is_overtaken(newest, 1, 0)
+    assert not is_overtaken(newest, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("epoch", "forks"),
     [
@@ -214,7 +241,7 @@ SETTINGS = LedgerSettings(stages=2, microbatches=4, steps=10**6, silence_s=1.0)
 
 
 def back(newest: Record, *claims: Claim, new_epoch: bool = False, gives: bool = False) -> Restart:
-    disk = Disk(newest=newest, began_at=100, claims=claims)
+    disk = Disk(newest=newest, claims=claims)
     return Restart(
         IDS[0], 8, SETTINGS, disk, random.Random(5), now_s=0.0, new_epoch=new_epoch, gives_way=gives
     )
@@ -254,7 +281,7 @@ def test_checkpoints_of_another_history_never_count() -> None:
     own = Claim(0, 110, LEFT, bytes(32), bytes(32))
     other = Claim(1, 110, RIGHT, bytes(32), bytes(32))
     core = back(left(120), own)
-    core.handle(Heard(0.0, IDS[1], Back(8, left(120), 100, (other,))))
+    core.handle(Heard(0.0, IDS[1], Back(8, left(120), (other,))))
     core.handle(Tick(1.0))
     assert "of step 110 nobody who is back has stages [1]" in core.waiting_because
 

@@ -24,7 +24,6 @@ class SimDisk:
     """What is durable, and what is being written."""
 
     newest: Record | None = None
-    began_at: int = 0
     before: tuple[PeerID, ...] = ()
     claims: deque[Claim] = field(default_factory=lambda: deque(maxlen=CLAIMS_KEPT))
     """Newest first."""
@@ -42,10 +41,7 @@ class SimDisk:
         before = self.newest
         if before is not None and (record.epoch, record.index) <= (before.epoch, before.index):
             return
-        if before is None:
-            self.began_at = 0
-        elif record.epoch != before.epoch:
-            self.began_at = record.step
+        if before is not None and record.epoch != before.epoch:
             self.before = tuple(before.view)
         self.newest = record
 
@@ -75,7 +71,6 @@ class SimDisk:
             return None
         return Disk(
             newest=self.newest,
-            began_at=self.began_at,
             before=self.before,
             claims=tuple(self.claims),
             vote=None if self.damaged else self.vote,

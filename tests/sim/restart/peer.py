@@ -197,7 +197,7 @@ class RestartPeer(SimPeer):
                 self.world.cast(self, peer, Running(self.running))
             case Ask(peer):
                 assert self.running is not None
-                back = Back(self.incarnation, self.running, 0, (), may_vote=False)
+                back = Back(self.incarnation, self.running, (), may_vote=False)
                 self.world.cast(self, peer, back)
             case GiveWay(record):
                 self._give_way(record)

@@ -135,6 +135,11 @@ def _all_counts(newest: Record, epoch: int, step: int) -> bool:
     return True
 
 
+def _never_overtaken(newest: Record, epoch: int, step: int) -> bool:
+    """A checkpoint counts whatever epoch has begun before it since."""
+    return False
+
+
 def _believes_anybody(ours: Record, theirs: Record, *, speaker: PeerID) -> bool:
     """Whoever says that its history is longer is believed."""
     absent = tuple(fork.absent for fork in ours.forks)
@@ -184,7 +189,11 @@ SUITE: Final = (
     Planted(
         "all_counts",
         OfThisHistory,
-        ((restart, "is_of_history", _all_counts), (disk, "is_of_history", _all_counts)),
+        (
+            (restart, "is_of_history", _all_counts),
+            (restart, "is_overtaken", _never_overtaken),
+            (disk, "is_of_history", _all_counts),
+        ),
     ),
     Planted("believes_anybody", LongerStays, ((reunion, "gives_way", _believes_anybody),)),
     Planted("shorter_stays", LongerStays, ((reunion, "gives_way", _shorter_stays),)),

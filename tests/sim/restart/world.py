@@ -213,7 +213,7 @@ class RestartWorld(World[RestartPeer]):
         ballot = Ballot(1, head.lead)
         commits = tuple(StageCommit(bytes([stage]) * 32, 1.0) for stage in range(self.stages))
         return Record(
-            index=head.index + 1, epoch=head.epoch, forks=head.forks, step=head.step + 1, lead=head.lead,
+            index=head.index + 1, epoch=head.epoch, forks=head.forks, began=head.began, step=head.step + 1, lead=head.lead,
             members=head.members, reduced_at=ballot, stages=commits, previous=head.digest(),
         )  # fmt: skip
 
@@ -247,7 +247,7 @@ class RestartWorld(World[RestartPeer]):
         able = [m.peer for m in members if m.peer in here]
         lead = head.lead if head.lead in able or not able else able[0]
         return Record(
-            index=index, epoch=head.epoch, forks=head.forks, step=head.step, lead=lead, members=members,
+            index=index, epoch=head.epoch, forks=head.forks, began=head.began, step=head.step, lead=lead, members=members,
             let_go=tuple(sorted(let_go)), previous=head.digest(),
         )  # fmt: skip
 
