@@ -8,7 +8,7 @@ from protocols.ledger.epoch import history_of
 from protocols.ledger.restart import Begin, NoteEpoch, Tell, WriteVote
 from protocols.ledger.restart_messages import Back, Decided, RestartAccepted, RestartPromise
 from protocols.ledger.reunion import GiveWay
-from protocols.ledger.view import Member
+from protocols.ledger.view import Member, Record
 from tests.sim.engine.checker import Checker, Progress, on
 from tests.sim.restart import notes
 from tests.sim.restart.disk import holders
@@ -107,11 +107,17 @@ class OfThisHistory(RestartChecker):
         record = known.get(claim.lineage)
         if record is None or record.step != begin.record.step:
             raise self.broken(f"{peer.name} goes on from step {claim.step} of another history")
-        if any(world.peers[m.peer].incarnation != m.incarnation for m in begin.record.members):
+        if any(self._is_elsewhere(member, begin.record) for member in begin.record.members):
             return  # one has gone since, perhaps with its disk
         disks = {m.peer: world.peers[m.peer].disk for m in begin.record.members}
         if len(holders(disks, record)) != world.stages:
             raise self.broken(f"step {record.step} is not complete among the members")
+
+    def _is_elsewhere(self, member: Member, record: Record) -> bool:
+        """Tell whether a member has died since, or has joined another history."""
+        peer = self.world.peers[member.peer]
+        elsewhere = peer.running is not None and peer.running.epoch != record.epoch
+        return elsewhere or peer.incarnation != member.incarnation
 
 
 class EqualReplicas(RestartChecker):
