@@ -94,13 +94,21 @@ class Running:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class GoBack:
+    """The lead to all members: a stage's state is lost, and is on disks; end this life and go back to yours, as I do."""
+
+    index: Index
+    """Of the newest record: members that know a newer one are in a run that went on."""
+
+
 RestartMessage: TypeAlias = (
-    Back | RestartPrepare | RestartPromise | RestartAccept | RestartAccepted | RestartRefused | Decided | Running
+    Back | GoBack | RestartPrepare | RestartPromise | RestartAccept | RestartAccepted | RestartRefused | Decided | Running
 )  # fmt: skip
 
 _TAGS: Final[dict[str, type[Any]]] = {
     "back": Back, "prepare": RestartPrepare, "promise": RestartPromise, "accept": RestartAccept,
-    "accepted": RestartAccepted, "refused": RestartRefused, "decided": Decided, "running": Running,
+    "back to disk": GoBack, "accepted": RestartAccepted, "refused": RestartRefused, "decided": Decided, "running": Running,
 }  # fmt: skip
 _TAG_OF: Final = {shape: tag for tag, shape in _TAGS.items()}
 
