@@ -47,8 +47,8 @@ class GoingBack:
         self._lost = LostStages(patience_s=LOST_SILENCES * member.settings.silence_s)
 
     async def run(self) -> None:
-        """Look whether all have to go back, as long as we lead; until cancelled."""
-        while True:
+        """Look, as long as we lead, whether all have to go back. Returns when this node has to."""
+        while not self.due.is_set():
             await trio.sleep(self._member.settings.silence_s)
             ledger = self._member.ledger
             lost = ledger.lead.lost_stages() if ledger.lead is not None else []
