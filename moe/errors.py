@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from protocols.experts.uid import ExpertUID
 
@@ -19,7 +19,17 @@ class TooFewExpertsError(Exception):
             f"layer {layer}: {rows} rows have fewer than {k_min} answers; tried {names}{more}"
         )
         self.layer = layer
+        self.rows = rows
+        self.k_min = k_min
         self.tried = tuple(tried)
+
+    def __reduce__(self) -> tuple[Callable[..., TooFewExpertsError], tuple[object, ...]]:
+        """Let it be pickled and copied: `Exception` would call the constructor with the message alone."""
+        return _too_few, (self.layer, self.rows, self.k_min, self.tried)
+
+
+def _too_few(layer: str, rows: int, k_min: int, tried: tuple[ExpertUID, ...]) -> TooFewExpertsError:
+    return TooFewExpertsError(layer, rows=rows, k_min=k_min, tried=tried)
 
 
 class BridgeClosedError(Exception):

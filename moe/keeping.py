@@ -16,6 +16,7 @@ import trio
 from torch import Tensor
 
 from moe.peer import ExpertPeer
+from moe.replicating import ReplicaKeeper
 from moe.server import Expert, build_expert
 from protocols.core import DrainWanted, Tick
 from protocols.errors import RemoteProtocolError
@@ -54,6 +55,9 @@ from protocols.experts.messages import (
     Kept,
     Message,
     Probe,
+    ReplicaOver,
+    ReplicaWanted,
+    Seen,
     SnapshotOffer,
     Snapshots,
     SnapshotWanted,
@@ -64,12 +68,14 @@ from protocols.experts.messages import (
     uid_untrusted,
 )
 from protocols.experts.placement import Placement
+from protocols.experts.replicas import Replicas
 from protocols.experts.shelf import Shelf
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.experts.view import Claim
 from protocols.frames import Limits, TensorSpec
 from protocols.ids import PeerID
+from protocols.replies import ErrorCode
 from protocols.run import OptimizerSpec
 from swarm.calls import (
     CALL_FAILURES,
@@ -179,6 +185,13 @@ class ExpertKeeper:
         self._kept: dict[ExpertUID, Snapshot] = {}
         """Of what others host, or hosted: what the shelf says."""
         self._handing: dict[ExpertUID, _Offered] = {}
+        self.replicas = ReplicaKeeper(
+            Replicas(context.me, spec.replicas, spec.popular, spec.replicas_average_s),
+            self,
+            peer,
+            caller=resources.caller,
+            compute=resources.compute,
+        )
         self.expected: dict[str, TensorSpec] = {}
         """Tensors of an expert's state; known once `run` has begun."""
         self._nursery: trio.Nursery | None = None
@@ -190,6 +203,7 @@ class ExpertKeeper:
             self._nursery = nursery
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
+            await nursery.start(self.replicas.run)
             task_status.started()
             await self._driver.run()
 
@@ -213,6 +227,7 @@ class ExpertKeeper:
             if found:
                 claims[uid] = found
         self._driver.feed(ClaimsSeen(now_s, claims))
+        self.replicas.rightful_seen(claims)
 
     def suspect(self, peer: PeerID) -> None:
         """A call to this host could not reach it."""
@@ -221,18 +236,21 @@ class ExpertKeeper:
 
     def newer(self, uid: ExpertUID, epoch: int) -> None:
         """A caller knows a newer epoch than ours."""
+        if uid in self.replicas.core.serving:
+            self._peer.search.look_again(uid)
         self._driver.feed(NewerEpoch(trio.current_time(), uid, epoch))
 
     def drain(self) -> None:
         """Hand everything over; `left` is called then."""
+        self.replicas.drain()
         self._driver.feed(DrainWanted(trio.current_time()))
 
     # --- what others fetch ---
 
     def find_part(self, name: str) -> Part | None:
         """Return a hosted expert's state as it is now, for an export."""
-        uid = next((uid for uid in self._peer.server.experts if part_name(uid) == name), None)
-        return None if uid is None else part_of(self._peer.server.experts[uid])
+        hosted = self._peer.server.hosted
+        return next((part_of(of) for of in hosted if part_name(of.uid) == name), None)
 
     def find_kept(self, name: str, version: int) -> Snapshot | None:
         """Return a snapshot that we made or keep."""
@@ -294,12 +312,10 @@ class ExpertKeeper:
                 log.info("host is down: peer=%s", peer)
                 self._peer.view.doubt(peer)
                 self.looked()
-            case Announce(experts):
-                hosted = dict(experts)
-                self._peer.view.own(self._context.me, hosted)
-                self._peer.announcer.announce(hosted)
+            case Announce():
+                self.announce()
             case Left():
-                self._left()
+                self._start(self._leave)
             case _:
                 assert_never(effect)
 
@@ -313,15 +329,28 @@ class ExpertKeeper:
 
     # --- hosting ---
 
+    def standing(self) -> tuple[Mapping[ExpertUID, int], Mapping[PeerID, int], int]:
+        """See moe.replicating.Copies."""
+        return self.core.hosting, self.core.spare(), self.core.free
+
+    def announce(self) -> None:
+        """State what we host, and its replicas."""
+        hosted = self.core.hosting
+        named = {uid: peers for uid, peers in self.replicas.named.items() if uid in hosted}
+        self._peer.view.own(self._context.me, hosted, named)
+        self._peer.announcer.announce(hosted, named)
+
     async def _host(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> None:
         """Build an expert, answer for it, and tell the core."""
-        expert = await self._compute.run_own(self._build, uid, epoch, state)
+        expert = await self._compute.run_own(self.build, uid, epoch, state)
+        self.replicas.hosted(uid)
         self._peer.server.put(expert)
         log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
         self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
 
-    def _build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
+    def build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
+        """Build an expert. On the compute thread."""
         expert = build_expert(uid, self._make(uid), self._optimizer, row=self._row, epoch=epoch)
         if state is not None:
             expert.hosted.load(state)
@@ -329,7 +358,7 @@ class ExpertKeeper:
 
     def _template(self) -> dict[str, TensorSpec]:
         """Describe an expert's state; all of a run have the same shapes."""
-        expert = self._build(self._uids[0], 1, None)
+        expert = self.build(self._uids[0], 1, None)
         return expected_specs(expert.hosted.snapshot())
 
     async def _adopt(
@@ -355,14 +384,15 @@ class ExpertKeeper:
         for donor in donors:
             if donor != self._context.me:
                 try:
-                    return (await self._fetched(uid, offer, [donor])).tensors
+                    return (await self.fetched(uid, offer, [donor])).tensors
                 except (FetchError, RemoteProtocolError) as error:
                     problem = error
         raise problem
 
-    async def _fetched(
+    async def fetched(
         self, uid: ExpertUID, offer: SnapshotOffer, donors: Sequence[PeerID]
     ) -> FetchedState:
+        """Fetch a snapshot. Raises FetchError, RemoteProtocolError."""
         name = snapshot_name(uid, offer.epoch)
         fetch = Fetch(self._caller, self._codec, self.expected, part=name, version=offer.version)
         state = await fetch.run(donors)
@@ -376,7 +406,7 @@ class ExpertKeeper:
     async def _snapshot(self, uid: ExpertUID) -> _Held | None:
         """Return the newest state of a hosted expert, signed; made anew when the expert has stepped since the last."""
         expert = self._peer.server.experts.get(uid)
-        if expert is None:
+        if expert is None or expert.replica:
             return None
         held = self._own.get(uid)
         if held is not None and held.offer.age == (expert.epoch, expert.hosted.version):
@@ -396,29 +426,40 @@ class ExpertKeeper:
             self._own[uid] = held
         return held
 
+    async def signed_snapshot(self, uid: ExpertUID) -> SnapshotOffer | None:
+        """See moe.replicating.Copies."""
+        held = await self._snapshot(uid)
+        return held.offer if held is not None else None
+
     async def _take_snapshot(self, uid: ExpertUID, epoch: int, keepers: Sequence[PeerID]) -> None:
         held = await self._snapshot(uid)
         if held is None or held.offer.epoch != epoch:
             return
-        count = 0
+        count, leaving = 0, list[PeerID]()
         for keeper in keepers:
-            answer = await self._ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
+            answer = await self.ask(keeper, Keep(held.offer), deadline_s=_KEEP_S)
             if isinstance(answer, Kept) and answer.kept:
                 count += 1
-            else:
-                log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
-        self._driver.feed(SnapshotKept(trio.current_time(), uid, count))
+                continue
+            log.debug("snapshot not kept: expert=%s peer=%s", uid, keeper)
+            if answer == "draining":
+                leaving.append(keeper)
+        self._driver.feed(SnapshotKept(trio.current_time(), uid, count, tuple(leaving)))
 
     async def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
         """Ask everybody at once what they keep; what is not signed by its host does not count."""
         offers: list[tuple[PeerID, SnapshotOffer]] = []
         silent: list[PeerID] = []
+        seen: list[tuple[PeerID, Seen]] = []
 
         async def ask(node: PeerID) -> None:
-            answer = await self._ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
-            if answer is None:
+            answer = await self.ask(node, SnapshotWanted(str(uid)), deadline_s=_ASK_S)
+            if answer is None or isinstance(answer, str):
                 silent.append(node)
-            elif isinstance(answer, Snapshots) and answer.offer is not None:
+            elif isinstance(answer, Snapshots):
+                seen.extend((node, host) for host in answer.hosts)
+                if answer.offer is None:
+                    return
                 if answer.offer.uid == str(uid) and self._signed(answer.offer):
                     offers.append((node, answer.offer))
                 else:
@@ -430,8 +471,8 @@ class ExpertKeeper:
                 nursery.start_soon(ask, node)
         if uid in self._shelf.offers:
             offers.append((self._context.me, self._shelf.offers[uid]))
-        found = OffersFound(trio.current_time(), uid, tuple(offers), tuple(silent))
-        self._driver.feed(found)
+        now_s = trio.current_time()
+        self._driver.feed(OffersFound(now_s, uid, tuple(offers), tuple(silent), tuple(seen)))
 
     def _signed(self, offer: SnapshotOffer) -> bool:
         signed = signed_bytes(self._context.run.run_id, offer)
@@ -439,16 +480,20 @@ class ExpertKeeper:
 
     # --- leaving ---
 
+    async def _leave(self) -> None:
+        await self.replicas.told()
+        self._left()
+
     async def _hand_over(self, uid: ExpertUID, epoch: int, peer: PeerID) -> None:
         expert = self._peer.server.experts.get(uid)
-        if expert is None:
+        if expert is None or expert.replica:
             self._driver.feed(HandedOver(trio.current_time(), uid, epoch, taken=False))
             return
         expert.frozen = True
         held = await self._snapshot(uid)
         taken = False
         if held is not None:
-            answer = await self._ask(peer, HandOver(held.offer), deadline_s=_KEEP_S)
+            answer = await self.ask(peer, HandOver(held.offer), deadline_s=_KEEP_S)
             taken = isinstance(answer, Taken) and answer.taken
         log.info("expert handed over: expert=%s peer=%s taken=%s", uid, peer, taken)
         expert.frozen = False
@@ -457,14 +502,17 @@ class ExpertKeeper:
     async def _probe(self, peer: PeerID) -> None:
         alive = False
         for _ in range(_PROBES):
-            answer = await self._ask(peer, Probe(), deadline_s=_PROBE_S)
-            alive = isinstance(answer, Alive)
+            answer = await self.ask(peer, Probe(), deadline_s=_PROBE_S)
+            # Who is too busy to answer, or leaves, is there.
+            alive = isinstance(answer, Alive) or answer in ("busy", "draining")
             if alive:
                 break
         self._driver.feed(Probed(trio.current_time(), peer, alive))
 
-    async def _ask(self, peer: PeerID, message: Message, *, deadline_s: float) -> Message | None:
-        """Return the answer, or None when there is none that can be used."""
+    async def ask(
+        self, peer: PeerID, message: Message, *, deadline_s: float
+    ) -> Message | ErrorCode | None:
+        """Return the answer, the code of a refusal, or None when there is neither."""
         try:
             answer = await self._caller.call(
                 peer, EXPERTS_SERVICE, encode_message(message), deadline_s=deadline_s
@@ -473,6 +521,7 @@ class ExpertKeeper:
                 return decode_message_untrusted(answer.message)
         except CallError as error:
             log.debug("refused: peer=%s code=%s", peer, error.code)
+            return error.code
         except CALL_FAILURES:
             if not isinstance(message, Probe):
                 self.suspect(peer)
@@ -487,10 +536,18 @@ class ExpertKeeper:
             case Probe():
                 return Answer(encode_message(Alive()))
             case SnapshotWanted():
-                kept = self._shelf.offers.get(uid_untrusted(message.uid))
-                return Answer(encode_message(Snapshots(kept)))
+                uid = uid_untrusted(message.uid)
+                snapshots = Snapshots(self._shelf.offers.get(uid), tuple(self.core.seen(uid)))
+                return Answer(encode_message(snapshots))
             case Keep(offer):
                 return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
+            case ReplicaWanted(offer):
+                uid = self._offer_untrusted(incoming.peer, offer)
+                taken = await self.replicas.offered(incoming.peer, uid, offer)
+                return Answer(encode_message(Taken(taken)))
+            case ReplicaOver():
+                self.replicas.released(incoming.peer, message)
+                return Answer(encode_message(Alive()))
             case HandOver(offer):
                 return Answer(encode_message(Taken(await self._take_over(incoming.peer, offer))))
             case _:
@@ -506,18 +563,20 @@ class ExpertKeeper:
         return uid
 
     async def _keep(self, peer: PeerID, offer: SnapshotOffer) -> bool:
-        """Fetch a snapshot and keep it, in place of an older one."""
+        """Fetch a snapshot and keep it, in place of an older one. Raises Refusal, RemoteProtocolError."""
         uid = self._offer_untrusted(peer, offer)
+        if self.core.draining:
+            raise Refusal("draining", "this node is leaving, and what it keeps with it")
         hosts = self._hosts(uid)
         verdict = self._shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
             for claim in hosts[:1]:  # it may be dead, and the directory not know it yet
                 self.suspect(claim.peer)
-            raise Refusal("overtaken", "the directory names another host of that expert")
+            raise Refusal("overtaken", "the directory does not name you as that expert's host")
         if verdict != "fetch":
             return verdict == "kept"
         try:
-            state = await self._fetched(uid, offer, [peer])
+            state = await self.fetched(uid, offer, [peer])
         except (FetchError, RemoteProtocolError) as error:
             log.info("snapshot not fetched: expert=%s reason=%s", uid, error)
             return False
@@ -531,8 +590,9 @@ class ExpertKeeper:
         )
         if snapshot.manifest.root != offer.root:  # cut in chunks of another size than ours
             return False
-        if self._shelf.put(uid, offer, self._hosts(uid)):
-            self._kept[uid] = snapshot
+        if not self._shelf.put(uid, offer, self._hosts(uid)):
+            return False
+        self._kept[uid] = snapshot
         return True
 
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:

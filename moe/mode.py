@@ -119,11 +119,13 @@ class MoeMode:
 
     @property
     def limits(self) -> Limits:
-        """Answers are rows of experts, verdicts, offers, manifests and chunks."""
+        """Answers are rows of experts, their parameters, verdicts, offers, manifests and chunks."""
         rows_bytes = self._run.training.batch * self._model.context * self._model.width * 8
         return Limits(
             header_bytes_max=64 * 1024,
-            body_bytes_max=max(MANIFEST_BYTES_MAX, rows_bytes),
+            body_bytes_max=max(
+                MANIFEST_BYTES_MAX, rows_bytes, _expert_bytes(self._model, self._spec)
+            ),
             tensors_max=2,
         )
 
@@ -360,7 +362,7 @@ class MoeMode:
 
     def progress(self) -> Progress:
         learner = self._models.learner if self._models is not None else None
-        hosted = len(self._peer.server.experts) if self._peer is not None else 0
+        hosted = len(self._peer.server.hosted) if self._peer is not None else 0
         return Progress(
             in_run=self._peer is not None,
             role=f"{hosted} experts" + (", trains" if self._gossip is not None else ""),
@@ -403,7 +405,7 @@ class MoeMode:
         layers = [mixture.stats for mixture in mixtures(learner.hosted.module)] if learner else []
         return status | {
             "experts_alive": self._alive(peer),
-            "experts_hosted": len(peer.server.experts),
+            "experts_hosted": len(peer.server.hosted),
             "experts_room": self._room,
             "experts_created": core.created,
             "experts_adopted": core.adopted,
@@ -411,6 +413,9 @@ class MoeMode:
             "experts_given_up": core.gave_way,
             "experts_handed_over": core.handed_over,
             "experts_taken_over": core.taken_over,
+            "replicas": sum(map(len, keeper.replicas.named.values())),
+            "replica_of": len(keeper.replicas.core.serving),
+            "replica_averages": keeper.replicas.core.averages,
             "snapshots_kept": len(keeper.kept),
             "snapshots_kept_bytes": keeper.bytes_kept,
             "steps_failed": self.steps_failed,
@@ -430,7 +435,7 @@ class MoeMode:
     # --- the model ---
 
     def parts(self) -> Sequence[Part]:
-        experts = self._peer.server.experts.values() if self._peer is not None else ()
+        experts = self._peer.server.hosted if self._peer is not None else ()
         return tuple(part_of(expert) for expert in experts)
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -473,7 +478,7 @@ class MoeMode:
         assert self._keeper is not None
         resources = self._resources
         own = peer.server.experts.get(uid)
-        if own is not None and not own.frozen:
+        if own is not None and not own.frozen and not own.replica:
             return await resources.compute.run_own(part_of(own).snapshot)
         expected: dict[str, TensorSpec] = self._keeper.expected
         fetch = Fetch(
@@ -481,7 +486,7 @@ class MoeMode:
         )
         problem = "nobody hosts it"
         for _ in range(_EXPORT_TRIES):
-            hosts = [claim.peer for claim in peer.view.hosts(uid, trio.current_time())]
+            hosts = [claim.peer for claim in peer.view.answering(uid, trio.current_time())]
             try:
                 state = await fetch.run(hosts)
             except FetchError as error:  # it may be changing hands
@@ -496,5 +501,9 @@ class MoeMode:
 def _room(model: ByteTransformerSpec, spec: MoeSpec) -> int:
     """Return how many experts a quarter of this machine's memory has room for."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    expert_bytes = 2 * model.width * spec.hidden * 8 * _COPIES
-    return max(1, int(_MEMORY_SHARE * memory_bytes / expert_bytes))
+    return max(1, int(_MEMORY_SHARE * memory_bytes / (_expert_bytes(model, spec) * _COPIES)))
+
+
+def _expert_bytes(model: ByteTransformerSpec, spec: MoeSpec) -> int:
+    """Return a bound on the bytes of an expert's parameters: two matrices, biases, at most eight bytes each."""
+    return 2 * model.width * spec.hidden * 8

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -115,6 +116,7 @@ class RemoteExperts:
         self._me = me
         self._local = local
         self._failed = failed
+        self._rng = random.Random(bytes(me))
         self.asked = 0
         self.absent = 0
         """Calls of both kinds that came to nothing."""
@@ -166,15 +168,16 @@ class RemoteExperts:
 
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:
         now_s = trio.current_time()
-        return self.dispatch.usable(self._search.view.hosts(uid, now_s), now_s)
+        return self.dispatch.usable(self._search.view.answering(uid, now_s), now_s)
 
     async def _forward(
         self, uid: ExpertUID, x: Tensor, out_row: tuple[int, ...]
     ) -> Answered | None:
-        hosts = self._hosts(uid)
+        kind = kind_of(FORWARD, x.nbytes)
+        hosts = self.dispatch.spread(self._hosts(uid), kind, self._rng, me=self._me)
         if not hosts:
             return None
-        after_s = self.dispatch.hedge_after_s(hosts, kind_of(FORWARD, x.nbytes))
+        after_s = self.dispatch.hedge_after_s(hosts, kind)
         if after_s is None:
             return await self._forward_at(hosts[0], uid, x, out_row)
         return await self._hedged(hosts, after_s, uid, x, out_row)

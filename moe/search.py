@@ -168,9 +168,13 @@ class ExpertAnnouncer:
         self.core = Announcements()
         self._changed = trio.Event()
 
-    def announce(self, experts: Mapping[ExpertUID, int]) -> None:
-        """State these from now on, with their epochs; the latest call counts."""
-        self.core.announce(experts)
+    def announce(
+        self,
+        experts: Mapping[ExpertUID, int],
+        replicas: Mapping[ExpertUID, tuple[PeerID, ...]] | None = None,
+    ) -> None:
+        """State these from now on, with their epochs and who answers for them as well; the latest call counts."""
+        self.core.announce(experts, replicas)
         self._changed.set()
 
     def found(self, prefix: Prefix) -> None:

@@ -11,9 +11,9 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import outcome
 import torch
@@ -23,6 +23,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.experts.admission import judge_call, judge_gradient
 from protocols.experts.messages import (
     EXPERT_SERVICE,
+    Average,
     Backward,
     Forward,
     Output,
@@ -63,6 +64,8 @@ class ExpertStats:
     """Steps between a forward pass and its gradient: moving average."""
     staleness_max: int = 0
     failed: int = 0
+    seconds: float = 0.0
+    """That the compute thread has spent on it."""
     since_s: float = 0.0
     """When this node began to host it, by time.monotonic()."""
 
@@ -83,6 +86,8 @@ class Expert:
     dtype: str
     frozen: bool = False
     """Being handed over: it answers nothing."""
+    replica: bool = False
+    """Another node hosts it; we answer for it as well."""
     stats: ExpertStats = field(default_factory=ExpertStats)
 
 
@@ -92,6 +97,9 @@ class _Item:
 
     x: Tensor
     grad_y: Tensor | None = None
+
+
+_Results: TypeAlias = Sequence[outcome.Outcome[tuple[Tensor, int]]]
 
 
 class ExpertServer:
@@ -118,6 +126,9 @@ class ExpertServer:
         self._staleness_max = staleness_max
         self._newer = newer
         self.experts: dict[ExpertUID, Expert] = {}
+        """What we host, and what we are a replica of."""
+        self.averaging: Callable[[Incoming, Average], Awaitable[Answer]] | None = None
+        """Answers replicas of our experts."""
         self._limits = Limits(
             header_bytes_max=_HEADER_BYTES, body_bytes_max=BODY_BYTES_MAX, tensors_max=2
         )
@@ -182,13 +193,15 @@ class ExpertServer:
                     expert, x, grad_y, epoch=message.epoch, version=message.version
                 )
                 return Answer(encode_message(stepped), [to_wire(grad_x)])
+            case Average() if self.averaging is not None:
+                return await self.averaging(incoming, message)
             case _:
                 raise RemoteProtocolError(f"a {type(message).__name__} asks for nothing here")
 
     async def forward(self, expert: Expert, x: Tensor) -> tuple[Tensor, Output]:
         """Apply an expert to rows (R, *row); also for a caller on this node. Raises Refusal, RemoteProtocolError."""
         key = (id(expert), "forward")
-        y, version = await self._run(lambda items: _forward(expert, items), _Item(x), key)
+        y, version = await self._run(lambda items: _timed(expert, _forward, items), _Item(x), key)
         return y, Output(expert.epoch, version)
 
     async def backward(
@@ -202,9 +215,14 @@ class ExpertServer:
         self._require_fresh(expert, epoch, version)
         key = (id(expert), "backward")
         grad_x, now = await self._run(
-            lambda items: self._backward(expert, items), _Item(x, grad_y), key
+            lambda items: _timed(expert, self._backward, items), _Item(x, grad_y), key
         )
         return grad_x, Stepped(expert.epoch, now)
+
+    @property
+    def hosted(self) -> Sequence[Expert]:
+        """What we host, without what we are a replica of."""
+        return [expert for expert in self.experts.values() if not expert.replica]
 
     def find(self, uid: ExpertUID, epoch: int) -> Expert:
         """Return an expert for a caller on this node. Raises Refusal."""
@@ -244,7 +262,7 @@ class ExpertServer:
 
     async def _run(
         self,
-        work: Callable[[Sequence[_Item]], Sequence[outcome.Outcome[tuple[Tensor, int]]]],
+        work: Callable[[Sequence[_Item]], _Results],
         item: _Item,
         key: object,
     ) -> tuple[Tensor, int]:
@@ -259,9 +277,7 @@ class ExpertServer:
 
     # --- on the compute thread ---
 
-    def _backward(
-        self, expert: Expert, items: Sequence[_Item]
-    ) -> Sequence[outcome.Outcome[tuple[Tensor, int]]]:
+    def _backward(self, expert: Expert, items: Sequence[_Item]) -> _Results:
         try:
             grads = self._step(expert, items)
         except NonFiniteError as error:
@@ -314,10 +330,18 @@ def build_expert(
     return expert
 
 
+def _timed(
+    expert: Expert, work: Callable[[Expert, Sequence[_Item]], _Results], items: Sequence[_Item]
+) -> _Results:
+    began_s = time.monotonic()
+    try:
+        return work(expert, items)
+    finally:
+        expert.stats.seconds += time.monotonic() - began_s
+
+
 @torch.no_grad()
-def _forward(
-    expert: Expert, items: Sequence[_Item]
-) -> Sequence[outcome.Outcome[tuple[Tensor, int]]]:
+def _forward(expert: Expert, items: Sequence[_Item]) -> _Results:
     hosted = expert.hosted
     y = hosted.module(_joined([item.x for item in items]))
     try:

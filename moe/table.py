@@ -45,15 +45,17 @@ def expert_rows(
     rows = []
     for index, grid in enumerate(grids):
         for uid in grid.uids():
-            hosts = peer.view.hosts(uid, now_s)
+            hosts, answering = peer.view.hosts(uid, now_s), peer.view.answering(uid, now_s)
             own = peer.server.experts.get(uid)
             stats = own.stats if own is not None else None
             rows.append(
                 {
                     "expert": str(uid),
                     "hosts": [str(claim.peer) for claim in hosts],
+                    "replicas": [str(claim.peer) for claim in answering[len(hosts) :]],
                     "epoch": max(1, changes(hosts[0].epoch)) if hosts else None,
-                    "here": own is not None,
+                    "here": own is not None and not own.replica,
+                    "replica_here": own is not None and own.replica,
                     "rows": layers[index].loads.get(uid, 0) if layers else None,
                     "steps": own.hosted.version if own is not None else None,
                     "staleness": round(stats.staleness, 2) if stats else None,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from protocols.experts.messages import Stated, statement_bytes
 from protocols.experts.uid import ExpertUID, Prefix
+from protocols.ids import PeerID
 
 
 class Announcements:
@@ -20,10 +21,15 @@ class Announcements:
         """What the directory has of us, and writes again before it expires."""
         return {prefix: value for prefix, value in self._written.items() if value}
 
-    def announce(self, experts: Mapping[ExpertUID, int]) -> None:
-        """State these from now on, with their epochs; the latest call counts."""
+    def announce(
+        self,
+        experts: Mapping[ExpertUID, int],
+        replicas: Mapping[ExpertUID, tuple[PeerID, ...]] | None = None,
+    ) -> None:
+        """State these from now on, with their epochs and who answers for them as well; the latest call counts."""
         self._wanted = {
-            prefix: statement_bytes(stated) for prefix, stated in _by_prefix(experts).items()
+            prefix: statement_bytes(stated)
+            for prefix, stated in _by_prefix(experts, replicas or {}).items()
         }
 
     def forget(self) -> None:
@@ -54,13 +60,16 @@ class Announcements:
             self._written[prefix] = value
 
 
-def _by_prefix(experts: Mapping[ExpertUID, int]) -> dict[Prefix, Iterable[Stated]]:
-    found: dict[Prefix, dict[int, int]] = {}
+def _by_prefix(
+    experts: Mapping[ExpertUID, int], replicas: Mapping[ExpertUID, tuple[PeerID, ...]]
+) -> dict[Prefix, Iterable[Stated]]:
+    found: dict[Prefix, dict[int, Stated]] = {}
     for uid, epoch in experts.items():
         for prefix in uid.prefixes:
+            coordinate = uid.place[len(prefix.place)]
             last = len(prefix.place) == len(uid.place) - 1
-            found.setdefault(prefix, {})[uid.place[len(prefix.place)]] = epoch if last else 0
-    return {
-        prefix: [Stated(coordinate, epoch) for coordinate, epoch in lines.items()]
-        for prefix, lines in found.items()
-    }
+            line = (
+                Stated(coordinate, epoch, replicas.get(uid, ())) if last else Stated(coordinate, 0)
+            )
+            found.setdefault(prefix, {})[coordinate] = line
+    return {prefix: lines.values() for prefix, lines in found.items()}

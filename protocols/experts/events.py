@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from protocols.core import DrainWanted, Tick
-from protocols.experts.messages import SnapshotOffer
+from protocols.experts.messages import Seen, SnapshotOffer
 from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
@@ -65,6 +65,8 @@ class OffersFound:
     """With who keeps it."""
     silent: tuple[PeerID, ...] = ()
     """Who did not answer, and so may have one."""
+    seen: tuple[tuple[PeerID, Seen], ...] = ()
+    """Of whom each that answered says that it was a host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class SnapshotKept:
     now_s: float
     uid: ExpertUID
     keepers: int
+    leaving: tuple[PeerID, ...] = ()
+    """Those that did not take it because they leave."""
 
 
 @dataclass(frozen=True, slots=True)

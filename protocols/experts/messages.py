@@ -4,9 +4,12 @@
 |---|---|---|
 | `expert` | Forward, x | Output, y |
 | `expert` | Backward, x and grad_y | Stepped, grad_x |
+| `expert` | Average, the replica's parameters (n,) | Averaged, the mean (n,) |
 | `experts` | Keep | Kept (the keeper has fetched the snapshot by then) |
 | `experts` | SnapshotWanted | Snapshots |
 | `experts` | HandOver | Taken |
+| `experts` | ReplicaWanted | Taken |
+| `experts` | ReplicaOver | Alive |
 | `experts` | Probe | Alive |
 
 x, y and their gradients are (rows, width) in the expert's dtype. Tags are part of the wire form: adding a message adds a tag,
@@ -32,6 +35,12 @@ EXPERT_SERVICE: Final = "expert"
 EXPERTS_SERVICE: Final = "experts"
 STATED_MAX: Final = 256
 """Coordinates that one host may state under one prefix: what fits into a directory record."""
+HOSTS_MAX: Final = 8
+"""Former hosts of one expert that a node remembers."""
+REPLICAS_STATED_MAX: Final = 64
+"""Replicas that one host may name under one prefix."""
+REPLICAS_MAX: Final = 4
+"""Of one expert."""
 
 UIDText: TypeAlias = Annotated[str, Size(1, UID_CHARACTERS_MAX)]
 Epoch: TypeAlias = Annotated[int, Range(0, (1 << 53) - 1)]
@@ -68,6 +77,21 @@ class Backward:
 class Stepped:
     epoch: Epoch
     version: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Replica -> host: average these parameters with yours."""
+
+    uid: UIDText
+    epoch: Epoch
+    rows: Natural
+    """That the replica has trained on since it last averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +133,20 @@ class SnapshotWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """The directory named this host for the expert."""
+
+    epoch: Epoch
+    host: PeerID
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshots:
     """None, or the newest."""
 
     offer: SnapshotOffer | None
+    hosts: Annotated[tuple[Seen, ...], Size(0, HOSTS_MAX)] = ()
+    """That this node has seen: its word on who may have signed what others offer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +159,21 @@ class HandOver:
 @dataclass(frozen=True, slots=True)
 class Taken:
     taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWanted:
+    """Host -> a node with room: fetch this from me, and answer for the expert as well."""
+
+    offer: SnapshotOffer
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOver:
+    """Host -> replica: you are let go. Replica -> host: I have stopped."""
+
+    uid: UIDText
+    epoch: Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +191,16 @@ Message: TypeAlias = (
     | Output
     | Backward
     | Stepped
+    | Average
+    | Averaged
     | Keep
     | Kept
     | SnapshotWanted
     | Snapshots
     | HandOver
     | Taken
+    | ReplicaWanted
+    | ReplicaOver
     | Probe
     | Alive
 )
@@ -156,12 +209,16 @@ _TAGS: Final[dict[str, type[Message]]] = {
     "output": Output,
     "backward": Backward,
     "stepped": Stepped,
+    "average": Average,
+    "averaged": Averaged,
     "keep": Keep,
     "kept": Kept,
     "snapshot-wanted": SnapshotWanted,
     "snapshots": Snapshots,
     "hand-over": HandOver,
     "taken": Taken,
+    "replica-wanted": ReplicaWanted,
+    "replica-over": ReplicaOver,
     "probe": Probe,
     "alive": Alive,
 }
@@ -212,19 +269,33 @@ class Stated:
     """The next one. Something of this host is alive below it."""
     epoch: int
     """Of the expert, where the coordinate is the last one; else 0."""
+    replicas: tuple[PeerID, ...] = ()
+    """Who answers for the expert as well, by the word of its host."""
 
 
 def statement_bytes(stated: Iterable[Stated]) -> bytes:
-    """Return the value of a directory record; the first STATED_MAX coordinates are stated."""
-    lines = sorted((line.coordinate, line.epoch) for line in stated)[:STATED_MAX]
-    value = bytes(msgpack.packb({"experts": lines}))
-    assert len(value) <= VALUE_BYTES_MAX
-    return value
+    """Return the value of a directory record: the first STATED_MAX coordinates, and of their replicas what there is room for."""
+    lines = sorted(stated, key=lambda line: line.coordinate)[:STATED_MAX]
+    experts = [(line.coordinate, line.epoch) for line in lines]
+    named = [(line.coordinate, bytes(peer)) for line in lines for peer in line.replicas]
+    named = named[:REPLICAS_STATED_MAX]
+    while True:
+        statement: dict[str, Any] = {"experts": experts}
+        if named:
+            statement |= {"of": [of for of, _ in named], "replicas": [peer for _, peer in named]}
+        value = bytes(msgpack.packb(statement))
+        if len(value) <= VALUE_BYTES_MAX:
+            return value
+        assert named, "coordinates alone always fit"
+        named.pop()
 
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
     experts: Annotated[tuple[Annotated[tuple[Epoch, ...], Size(2, 2)], ...], Size(0, STATED_MAX)]
+    of: Annotated[tuple[Epoch, ...], Size(0, REPLICAS_STATED_MAX)] = ()
+    """The coordinate of each replica."""
+    replicas: Annotated[tuple[PeerID, ...], Size(0, REPLICAS_STATED_MAX)] = ()
 
 
 def statement_untrusted(value: bytes) -> tuple[Stated, ...]:
@@ -233,4 +304,12 @@ def statement_untrusted(value: bytes) -> tuple[Stated, ...]:
         statement: _Statement = decode(_Statement, unpack_untrusted(value))
     except SchemaError as error:
         raise RemoteProtocolError(f"not a statement about experts: {error.problem}") from error
-    return tuple(Stated(coordinate, epoch) for coordinate, epoch in statement.experts)
+    named: dict[int, list[PeerID]] = {}
+    for coordinate, peer in zip(statement.of, statement.replicas, strict=False):
+        peers = named.setdefault(coordinate, [])
+        if peer not in peers and len(peers) < REPLICAS_MAX:
+            peers.append(peer)
+    return tuple(
+        Stated(coordinate, epoch, tuple(named.get(coordinate, ())))
+        for coordinate, epoch in statement.experts
+    )

@@ -10,7 +10,8 @@ from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
 
 Verdict: TypeAlias = Literal["fetch", "kept", "old", "overtaken"]
-"""`fetch`: it is wanted. `kept`: it is here. `old`: a newer one is here. `overtaken`: another host has the expert."""
+"""`fetch`: it is wanted. `kept`: it is here. `old`: a newer one is here. `overtaken`: the directory names another host, or
+does not name this one yet."""
 
 
 class Shelf:
@@ -26,8 +27,8 @@ class Shelf:
     def judge(self, uid: ExpertUID, offer: SnapshotOffer, claims: Sequence[Claim]) -> Verdict:
         """Say what to do about a snapshot that its host wants kept.
 
-        Anybody can sign for any epoch. So what is here is replaced only by its own host's, or by that of the host that the
-        directory names; and the latter counts, though somebody else's seems newer.
+        Anybody can sign for any epoch. So only the host that the directory names is heard, though somebody else's seems newer;
+        and, while it names none, the one of what is here in the same epoch. Whoever asks us later may take it for a host's.
 
         Args:
           claims: the expert's hosts, as far as is known, the rightful one first.
@@ -36,13 +37,11 @@ class Shelf:
         if kept is not None and kept.root == offer.root:
             return "kept"
         named = Claim(offer.epoch, offer.host) in claims[:1]
-        if not named and (claims or (kept is not None and kept.host != offer.host)):
+        goes_on = kept is not None and (kept.host, kept.epoch) == (offer.host, offer.epoch)
+        if not named and (claims or not goes_on):
             return "overtaken"
-        if kept is None or kept.host != offer.host:
-            return "fetch"
-        newer = offer.age > kept.age or (
-            named and offer.epoch != kept.epoch
-        )  # it may have begun anew
+        # Named in another epoch, older or newer: the expert may have begun anew.
+        newer = kept is None or not goes_on or offer.version > kept.version
         return "fetch" if newer else "old"
 
     def put(self, uid: ExpertUID, offer: SnapshotOffer, claims: Sequence[Claim]) -> bool:

@@ -62,6 +62,13 @@ class MoeSpec:
     """Nodes that keep a copy of an expert's newest snapshot, beside its host."""
     snapshot_every_s: Annotated[float, Range(0.5, 3600.0)] = 5.0
     """What an expert learned since its last snapshot is lost with its host."""
+    replicas: Annotated[int, Range(0, 3)] = 0
+    """Other nodes that answer for each expert too, as far as they have room: more of its hosts may go at once, and calls have
+    somebody else to go to."""
+    popular: Annotated[float, Range(0.01, 1.0)] = 0.5
+    """An expert that takes more than this share of its host's time gets one replica more; 1 turns that off."""
+    replicas_average_s: Annotated[float, Range(0.2, 3600.0)] = 2.0
+    """Between two averagings of a replica with its expert."""
     announced_s: Annotated[float, Range(5.0, 600.0)] = 60.0
     """How long the directory names a host that went silently; whoever calls it finds out at once."""
     refresh_s: Annotated[float, Range(0.2, 60.0)] = 2.0

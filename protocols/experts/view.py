@@ -6,6 +6,7 @@ Rules:
 - A host that does not answer is doubted: its records count for nothing until it has written a newer one.
 - Of several hosts of one expert those of the highest epoch count: an older host has been replaced and may not know it. An
   epoch that no expert can come to was made up and does not count.
+- A host names the replicas of its expert: they are asked too, and still are while its record lives, when it answers no more.
 - A prefix that only a search has wanted is forgotten when none wants it any more: a large grid is not watched as a whole.
 """
 
@@ -55,8 +56,8 @@ class _Known:
     whole: bool
     """All peers that may hold records were asked, not only the first that held some."""
     statements: dict[PeerID, HostStatement]
-    children: dict[int, list[tuple[int, HostStatement]]]
-    """Coordinate -> (epoch, whose statement)."""
+    children: dict[int, list[tuple[Stated, HostStatement]]]
+    """Coordinate -> (line, whose statement it is in)."""
 
 
 class PrefixView:
@@ -76,6 +77,7 @@ class PrefixView:
         self._doubted: dict[PeerID, float] = {}
         """Records issued up to then count for nothing."""
         self._own: dict[ExpertUID, int] = {}
+        self._own_replicas: dict[ExpertUID, tuple[PeerID, ...]] = {}
         self._me: PeerID | None = None
 
     def want(self, prefixes: Iterable[Prefix]) -> None:
@@ -117,11 +119,11 @@ class PrefixView:
         if before is not None and (before.asked_s > asked_s or not whole):
             return  # a look that began later has answered before
         kept = {statement.peer: statement for statement in statements}
-        children: dict[int, list[tuple[int, HostStatement]]] = {}
+        children: dict[int, list[tuple[Stated, HostStatement]]] = {}
         for statement in kept.values():
             for line in statement.stated:
                 if plausible(line.epoch):
-                    children.setdefault(line.coordinate, []).append((line.epoch, statement))
+                    children.setdefault(line.coordinate, []).append((line, statement))
         self._known[prefix] = _Known(asked_s, whole, kept, children)
 
     def doubt(self, peer: PeerID) -> None:
@@ -134,9 +136,14 @@ class PrefixView:
         newest_s = max(issued, default=self._doubted.get(peer, 0.0))
         self._doubted[peer] = newest_s
 
-    def own(self, me: PeerID, experts: Mapping[ExpertUID, int]) -> None:
-        """Say what this node hosts, with epochs: known at once, without the directory."""
-        self._me, self._own = me, dict(experts)
+    def own(
+        self,
+        me: PeerID,
+        experts: Mapping[ExpertUID, int],
+        replicas: Mapping[ExpertUID, tuple[PeerID, ...]] | None = None,
+    ) -> None:
+        """Say what this node hosts, with epochs and who answers for it as well: known at once, without the directory."""
+        self._me, self._own, self._own_replicas = me, dict(experts), dict(replicas or {})
 
     # --- reading ---
 
@@ -158,7 +165,7 @@ class PrefixView:
         alive = own | {
             coordinate
             for coordinate, lines in known.children.items()
-            if any(self._counts(statement, now_s) for _, statement in lines)
+            if any(self._answers(line, statement, now_s) for line, statement in lines)
         }
         if not alive and now_s - known.asked_s >= self._negative_s:
             return None
@@ -169,8 +176,8 @@ class PrefixView:
         known = self._known.get(Prefix(uid.layer, uid.place[:-1]))
         lines = known.children.get(uid.place[-1], []) if known is not None else []
         claims = {
-            Claim(epoch, statement.peer)
-            for epoch, statement in lines
+            Claim(line.epoch, statement.peer)
+            for line, statement in lines
             if self._counts(statement, now_s)
         }
         if self._me is not None and uid in self._own:
@@ -178,9 +185,30 @@ class PrefixView:
         return sorted(claims)
 
     def hosts(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
-        """Return whom to ask for this expert: the hosts of its highest epoch, the rightful one first."""
+        """Return the hosts of this expert's highest epoch, the rightful one first."""
         claims = self.claims(uid, now_s)
         return [claim for claim in claims if claim.epoch == claims[0].epoch]
+
+    def answering(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
+        """Return whom to ask for this expert: its hosts, then its replicas."""
+        hosts = self.hosts(uid, now_s)
+        return [*hosts, *(claim for claim in self._replicas(uid, now_s) if claim not in hosts)]
+
+    def _replicas(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
+        """Return who answers for an expert beside its host, as its host said; also when the host does not answer any more."""
+        if uid in self._own:
+            lines = [(self._own[uid], peer) for peer in self._own_replicas.get(uid, ())]
+        else:
+            known = self._known.get(Prefix(uid.layer, uid.place[:-1]))
+            stated = known.children.get(uid.place[-1], []) if known is not None else []
+            lines = [
+                (line.epoch, peer)
+                for line, statement in stated
+                if statement.until_s > now_s and statement.peer != self._me
+                for peer in line.replicas
+            ]
+        rightful = [*(claim.epoch for claim in self.claims(uid, now_s)), *(e for e, _ in lines)]
+        return [Claim(epoch, peer) for epoch, peer in lines if epoch == max(rightful)]
 
     def overtaken(self, uid: ExpertUID, epoch: int, now_s: float) -> bool:
         """Tell whether a host of this epoch is known to have been replaced."""
@@ -194,7 +222,7 @@ class PrefixView:
             if prefix.layer != grid.layer or len(prefix.place) != len(grid.sizes) - 1:
                 continue
             for coordinate, lines in known.children.items():
-                if any(self._counts(statement, now_s) for _, statement in lines):
+                if any(self._answers(line, statement, now_s) for line, statement in lines):
                     found.add(ExpertUID(grid.layer, (*prefix.place, coordinate)))
         return sorted(uid for uid in found if uid in grid)
 
@@ -202,6 +230,11 @@ class PrefixView:
         """Tell whether every prefix of these grids was looked up at least once, wholly."""
         known = (self._known.get(prefix) for grid in grids for prefix in grid.prefixes())
         return all(of is not None and of.whole for of in known)
+
+    def _answers(self, line: Stated, statement: HostStatement, now_s: float) -> bool:
+        """Tell whether the host, or a replica that it named, answers."""
+        named = bool(line.replicas) and statement.until_s > now_s and statement.peer != self._me
+        return named or self._counts(statement, now_s)
 
     def _counts(self, statement: HostStatement, now_s: float) -> bool:
         if statement.until_s <= now_s or statement.peer == self._me:

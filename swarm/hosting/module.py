@@ -116,6 +116,24 @@ class HostedModule:
         self.version += 1
         self.reset_gradient()
 
+    def blend(self, vector: Tensor, *, share: float) -> Tensor:
+        """Replace the parameters by (1 - share) of their own and `share` of a vector (n,); return a copy of the outcome, (n,).
+
+        Counts as a step. Raises NonFiniteError when the vector is not finite.
+        """
+        require_finite(vector)
+        with torch.no_grad():
+            self.flat.lerp_(vector.to(self.device, self.flat.dtype), share)
+        self.version += 1
+        return self.flat.detach().clone()
+
+    def move(self, by: Tensor) -> None:
+        """Add a vector (n,) to the parameters. Counts as a step. Raises NonFiniteError when it is not finite."""
+        require_finite(by)
+        with torch.no_grad():
+            self.flat += by.to(self.device, self.flat.dtype)
+        self.version += 1
+
     def _may_overflow(self, rate: float) -> bool:
         """Tell whether a step could end in infinities. Gradients are bounded, so only the rate or the parameters can do that."""
         tiny_range = torch.finfo(self.flat.dtype).max < _RANGE_MIN

@@ -2,153 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
 
 import pytest
 import torch
 import trio
 
-from moe.keeping import ExpertKeeper
-from moe.model import build_feed_forward
-from node.identity import verify_signature
+from protocols.experts.assignment import preference
 from protocols.experts.epoch import changes
-from protocols.experts.messages import (
-    EXPERTS_SERVICE,
-    HandOver,
-    Keep,
-    Message,
-    SnapshotOffer,
-    decode_message_untrusted,
-    encode_message,
-    signed_bytes,
-)
-from protocols.experts.spec import MoeSpec
-from protocols.experts.uid import ExpertUID, Grid
+from protocols.experts.messages import HandOver, Keep, SnapshotOffer, signed_bytes
+from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
-from protocols.run import ByteTransformerSpec, RunSpec, TextSpec
-from protocols.state_calls import STATE_SERVICE
 from swarm.calls import CallError
-from swarm.calls.rates import UNLIMITED
-from swarm.endpoints import Endpoint
-from swarm.hosting.compute import ComputeThread
-from swarm.mode import RunContext
-from swarm.mode_info import Wishes
-from swarm.resources import Resources
-from swarm.state.transfer import Snapshots
-from tests.fakes.host import MemoryNetwork
-from tests.fakes.signer import SeededSigner
-from tests.moe.nodes import RUN, Node, nodes
+from tests.moe.keepers import UIDS, Keeping, ask, keepers, spread, train, until
+from tests.moe.nodes import RUN
 
 pytestmark = pytest.mark.trio
-WIDTH = 8
-GRID = Grid("ffn0", (2, 2))
-UIDS = list(GRID.uids())
-SPEC = MoeSpec(grid=(2, 2), hidden=8, nodes_to_start=3, snapshot_every_s=0.5, refresh_s=0.2)
-MODEL = ByteTransformerSpec(layers=1, width=WIDTH, heads=2, context=8)
-SPEC_OF_RUN = RunSpec(
-    name="t", mode="moe", data=TextSpec(pattern="x", sha256="0" * 64), model=MODEL, table=SPEC
-)
-
-
-class Identified:
-    """The run as the network in memory knows it."""
-
-    run_id = RUN
-
-
-@dataclass(slots=True)
-class Keeping:
-    node: Node
-    keeper: ExpertKeeper
-    left: trio.Event
-    signer: SeededSigner
-
-    @property
-    def hosted(self) -> set[ExpertUID]:
-        return set(self.node.peer.server.experts)
-
-
-@asynccontextmanager
-async def keepers(count: int = 3) -> AsyncIterator[tuple[MemoryNetwork, Sequence[Keeping]]]:
-    async with (
-        nodes(count) as (network, made),
-        ComputeThread("codec") as codec,
-        trio.open_nursery() as nursery,
-    ):
-        found = []
-        for index, node in enumerate(made):
-            left, signer = trio.Event(), SeededSigner(index)
-            context = RunContext(
-                run=cast("RunSpec", Identified()), signer=signer, verify=verify_signature,
-                host=node.host, directory=cast("Any", None), guard=node.guard, rates=UNLIMITED,
-                run_key=None, wishes=Wishes(), founding=lambda: None, folder=Path(),
-                life=cast("Any", None), refuses_work=lambda: None, rng=random.Random(index),
-                keeper=cast("Any", None), unix_s=trio.current_time,
-            )  # fmt: skip
-            keeper = ExpertKeeper(
-                context,
-                Resources(node.caller, node.compute, codec),
-                node.peer,
-                spec=SPEC,
-                grids=[GRID],
-                make=lambda uid: build_feed_forward(MODEL, SPEC, uid, 1),
-                optimizer=SPEC_OF_RUN.optimizer,
-                row=(WIDTH,),
-                room=99,
-                left=left.set,
-            )
-            node.peer.search._looked = keeper.looked
-            node.peer.network._failed = keeper.suspect
-            node.peer.watch([GRID])
-            state = Snapshots(keeper.find_part, node.compute, codec, kept=keeper.find_kept)
-            await nursery.start(keeper.run)
-            await node.endpoints.open(
-                {**node.peer.wire(), **keeper.wire(), STATE_SERVICE: Endpoint(state.answer)}
-            )
-            found.append(Keeping(node, keeper, left, signer))
-        tell(found)
-        try:
-            yield network, found
-        finally:
-            nursery.cancel_scope.cancel()
-
-
-def tell(found: Sequence[Keeping]) -> None:
-    """Let all know who is there."""
-    for one in found:
-        one.keeper.nodes_seen({o.node.me: 99 for o in found if o is not one})
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    with trio.fail_after(15):
-        while not condition():  # noqa: ASYNC110 - several nodes' states
-            await trio.sleep(0.02)
-
-
-def spread(found: Sequence[Keeping]) -> bool:
-    """Whether every expert has exactly one host."""
-    return sorted(uid for one in found for uid in one.hosted) == UIDS
-
-
-async def train(one: Keeping, uid: ExpertUID, steps: int) -> None:
-    """Let a hosted expert step."""
-    server = one.node.peer.server
-    expert = server.experts[uid]
-    for _ in range(steps):
-        x = torch.randn(4, WIDTH)
-        await server.backward(expert, x, x, epoch=expert.epoch, version=expert.hosted.version)
-
-
-async def ask(asker: Keeping, host: Keeping, message: Message) -> Message:
-    answer = await asker.node.caller.call(
-        host.node.me, EXPERTS_SERVICE, encode_message(message), deadline_s=5.0
-    )
-    return decode_message_untrusted(answer.message)
 
 
 def test_an_adopted_expert_goes_on_with_parameters_and_optimizer_of_its_last_snapshot() -> None:
@@ -200,6 +69,25 @@ def test_a_node_that_leaves_hands_over_what_its_experts_know_now() -> None:
     trio.run(main)
 
 
+def test_who_leaves_keeps_no_snapshot_any_more_and_the_host_finds_another_keeper() -> None:
+    async def main() -> None:
+        async with keepers() as (_, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            uid = min(host.hosted)
+            await until(lambda: any(uid in one.keeper.kept for one in found))
+            leaving = next(one for one in found if uid in one.keeper.kept)
+            third = next(one for one in found if one not in (host, leaving))
+            leaving.keeper.core.draining = True  # and goes on: it has not given away its own yet
+            await train(host, uid, 1)
+            await until(lambda: uid in third.keeper.kept and third.keeper.kept[uid].version == 1)
+            assert leaving.keeper.kept[uid].version == 0
+            assert not host.node.guard.faults()
+            assert not leaving.node.guard.faults()
+
+    trio.run(main)
+
+
 def test_offers_that_their_host_did_not_sign_or_that_name_no_expert_are_refused_and_counted() -> (
     None
 ):
@@ -229,6 +117,46 @@ def test_offers_that_their_host_did_not_sign_or_that_name_no_expert_are_refused_
                 for offer in victim.keeper.kept.values()
                 if offer.epoch == 9
             )
+
+    trio.run(main)
+
+
+async def forged(liar: Keeping, uid: ExpertUID, epoch: int) -> SnapshotOffer:
+    """Have a liar sign for an expert that it never had, ready to be fetched."""
+    server = liar.node.peer.server
+    server.put(liar.keeper.build(uid, epoch, None))
+    await train(liar, uid, 9)
+    held = await liar.keeper._snapshot(uid)
+    assert held is not None
+    server.remove(uid)
+    liar.keeper._kept[uid] = liar.keeper._own.pop(uid).snapshot
+    return held.offer
+
+
+def test_what_a_stranger_signs_is_neither_kept_nor_adopted_though_it_can_be_fetched() -> None:
+    async def main() -> None:
+        async with keepers() as (network, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            liar, honest = (one for one in found if one is not host)
+            pair = (liar.node.me, honest.node.me)
+            uid = next(uid for uid in host.hosted if preference(uid, pair)[0] == honest.node.me)
+            await train(host, uid, 5)
+            await until(lambda: uid in honest.keeper.kept and honest.keeper.kept[uid].version == 5)
+            before = host.node.peer.server.experts[uid].hosted.snapshot()
+            liar.keeper.core.room = 0  # it adopts nothing
+            lie = await forged(liar, uid, host.node.peer.server.experts[uid].epoch + (1 << 20))
+            assert await honest.keeper._state_of(uid, lie, [liar.node.me]), "its bytes are right"
+            liar.keeper._shelf._offers[uid] = lie  # what it answers to who asks for the newest
+            with pytest.raises(CallError) as caught:
+                await ask(liar, honest, Keep(lie))
+            assert caught.value.code == "overtaken"
+            network.crash(host.node.me)
+            honest.keeper.nodes_seen({liar.node.me: 0})
+            honest.keeper.suspect(host.node.me)
+            await until(lambda: uid in honest.hosted)
+            after = honest.node.peer.server.experts[uid].hosted.snapshot()
+            assert all(torch.equal(before[name], after[name]) for name in before)
 
     trio.run(main)
 
@@ -268,7 +196,7 @@ def test_two_copies_of_one_expert_may_count_the_same_version_and_each_is_fetched
             keeper = next(one for one in others if uid in one.keeper.kept)
             third = next(one for one in others if one is not keeper)
             kept = keeper.keeper.kept[uid]
-            keeper.node.peer.server.put(keeper.keeper._build(uid, kept.epoch + 1, None))
+            keeper.node.peer.server.put(keeper.keeper.build(uid, kept.epoch + 1, None))
             await train(keeper, uid, 2)
             held = await keeper.keeper._snapshot(uid)
             assert held is not None

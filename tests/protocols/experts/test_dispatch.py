@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections import Counter
 
 from protocols.experts.dispatch import AVOIDED_FIRST_S, AVOIDED_MAX_S, Dispatch, absurd
 from protocols.experts.view import Claim
@@ -85,3 +87,16 @@ def test_percentiles_are_of_the_latest_answers() -> None:
     assert found is not None
     assert 50 <= found[0] <= 51
     assert 95 <= found[1] <= 96
+
+
+def test_calls_are_shared_among_an_experts_hosts_by_how_fast_they_answer() -> None:
+    dispatch, rng = Dispatch(floor_s=0.1, ceiling_s=9.0), random.Random(1)
+    fast, slow = Claim(1, PeerID(b"fast")), Claim(1, PeerID(b"slow"))
+    assert dispatch.spread([slow], "f/1", rng) == [slow]
+    for _ in range(20):
+        dispatch.answered(fast.peer, "f/1", 0.1)
+        dispatch.answered(slow.peer, "f/1", 0.4)
+    first = Counter(dispatch.spread([slow, fast], "f/1", rng)[0] for _ in range(2000))
+    assert 0.75 < first[fast] / 2000 < 0.85, "four times as fast, so asked four times as often"
+    mine = [dispatch.spread([fast, slow], "f/1", rng, me=slow.peer)[0] for _ in range(50)]
+    assert set(mine) == {slow}, "what is here costs no call"

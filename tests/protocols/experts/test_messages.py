@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from protocols.errors import RemoteProtocolError
 from protocols.experts.messages import (
+    REPLICAS_MAX,
     STATED_MAX,
     Backward,
     Forward,
     Keep,
     Message,
+    Seen,
     SnapshotOffer,
     Snapshots,
     Stated,
@@ -36,7 +38,14 @@ plain = st.recursive(
 
 
 @pytest.mark.parametrize(
-    "message", [Forward("ffn0.3.1", 2), Backward("a.0", 1, 9), Keep(OFFER), Snapshots(None)]
+    "message",
+    [
+        Forward("ffn0.3.1", 2),
+        Backward("a.0", 1, 9),
+        Keep(OFFER),
+        Snapshots(None),
+        Snapshots(OFFER, (Seen(3, OFFER.host),)),
+    ],
 )
 def test_a_message_survives_the_wire(message: Message) -> None:
     packed = msgpack.packb(encode_message(message))
@@ -102,3 +111,23 @@ def test_the_signature_covers_every_field_of_an_offer() -> None:
     signed = {signed_bytes(run, offer) for offer in [OFFER, *others]}
     assert len(signed) == 6
     assert signed_bytes(RunID(b"r" * 32), OFFER) not in signed
+
+
+def test_a_host_names_the_replicas_of_its_experts_as_far_as_there_is_room() -> None:
+    peers = [PeerID(bytes([index]) * 38) for index in range(8)]
+    lines = [Stated(3, 7, (peers[0], peers[1])), Stated(5, 9), Stated(8, 2, (peers[2],))]
+    assert statement_untrusted(statement_bytes(lines)) == tuple(lines)
+    many = [Stated(coordinate, 1, tuple(peers[:2])) for coordinate in range(STATED_MAX)]
+    value = statement_bytes(many)
+    assert len(value) <= VALUE_BYTES_MAX
+    found = statement_untrusted(value)
+    assert [line.coordinate for line in found] == list(range(STATED_MAX))
+    assert found[0].replicas == tuple(peers[:2]), "every expert comes before any replica"
+    assert found[-1].replicas == ()
+
+
+def test_a_statement_with_too_many_replicas_of_one_expert_counts_for_some_of_them() -> None:
+    peers = [bytes([index]) * 38 for index in range(8)]
+    value = msgpack.packb({"experts": [(3, 7)], "of": [3] * 9, "replicas": [peers[0], *peers]})
+    (line,) = statement_untrusted(value)
+    assert line.replicas == tuple(PeerID(peer) for peer in peers[:REPLICAS_MAX])

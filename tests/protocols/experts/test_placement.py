@@ -29,7 +29,7 @@ from protocols.experts.events import (
     SnapshotKept,
     TakeSnapshot,
 )
-from protocols.experts.messages import SnapshotOffer
+from protocols.experts.messages import Seen, SnapshotOffer
 from protocols.experts.placement import Placement
 from protocols.experts.uid import Grid
 from protocols.experts.view import Claim
@@ -188,6 +188,84 @@ def test_a_snapshot_of_the_host_that_was_seen_is_believed_before_a_newer_one_of_
     assert changes(adopt.epoch) == 1, "the made-up epoch of the stranger does not count"
 
 
+def missing(*seen: Claim) -> Placement:
+    """Return a core that has seen these as the host of UID, one after the other, and then nobody."""
+    placement = core()
+    for claim in seen:
+        placement.handle(ClaimsSeen(0.0, {UID: [claim]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    return placement
+
+
+def test_what_a_stranger_signed_counts_for_nothing_though_there_be_nothing_else() -> None:
+    liar = PeerID(b"liar")
+    for placement in (missing(Claim(3, OTHER)), missing()):
+        offers = ((liar, offer(4, 9, liar)), (liar, offer(3, 9, liar)))
+        word = ((liar, Seen(4, liar)), (PeerID(b"third"), Seen(4, OTHER)))
+        for now_s, gives_up in ((4.0, False), (62.0, False), (182.0, True)):
+            placement.handle(Tick(now_s))
+            effects = placement.handle(OffersFound(now_s, UID, offers, seen=word))
+            assert [type(effect) for effect in effects] == [Create] * gives_up
+
+
+def test_a_strangers_newer_snapshot_leaves_half_a_minute_for_those_who_know_its_signer() -> None:
+    stranger, keeper = PeerID(b"stranger"), PeerID(b"keeper")
+    placement = missing(Claim(4, PeerID(b"gone")), Claim(3, OTHER))
+    offers = ((keeper, offer(3, 40, OTHER)), (keeper, offer(5, 1, stranger)))
+    for now_s, adopts in ((4.0, False), (32.0, True)):
+        placement.handle(Tick(now_s))
+        effects = placement.handle(OffersFound(now_s, UID, offers))
+        assert [effect.offer.host for effect in effects if isinstance(effect, Adopt)] == (
+            [OTHER] * adopts
+        )
+
+
+@pytest.mark.parametrize("seen", [(), (Claim(2, PeerID(b"gone")),)], ids=["nobody", "another"])
+def test_what_somebody_else_than_its_signer_witnesses_counts_when_nothing_else_does(
+    seen: tuple[Claim, ...],
+) -> None:
+    third, only = PeerID(b"third"), offer(3, 4, OTHER)
+    for keeper, word, believed in (
+        (third, (), True),
+        (OTHER, ((third, Seen(3, OTHER)),), True),
+        (OTHER, ((OTHER, Seen(3, OTHER)), (third, Seen(4, OTHER)), (third, Seen(3, third))), False),
+    ):
+        placement = missing(*seen)
+        for now_s, late in ((4.0, False), (32.0, True)):
+            placement.handle(Tick(now_s))
+            found = OffersFound(now_s, UID, ((keeper, only),), seen=word)
+            assert bool(placement.handle(found)) == (late and believed)
+
+
+def test_who_claims_an_expert_beside_its_rightful_host_is_no_host() -> None:
+    liar = PeerID(b"liar")
+    placement = core()
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(3, OTHER), Claim(2, liar)]}))
+    placement.handle(Hosted(0.0, UIDS[1], 5))
+    placement.handle(ClaimsSeen(0.5, {UIDS[1]: [Claim(4, liar)]}))
+    assert placement.seen(UID) == [Seen(3, OTHER)]
+    assert placement.seen(UIDS[1]) == [Seen(5, ME)]
+
+
+def test_what_we_keep_or_signed_ourselves_was_a_hosts() -> None:
+    third = PeerID(b"third")
+    for found in (
+        (ME, offer(4, 7, third)),
+        (third, offer(4, 7, ME)),
+    ):  # or signed in an earlier life
+        placement = missing(Claim(3, OTHER))
+        placement.handle(Tick(4.0))
+        (adopt,) = placement.handle(OffersFound(4.0, UID, (found,)))
+        assert isinstance(adopt, Adopt)
+        assert adopt.offer == found[1]
+
+
+def test_the_latest_hosts_are_remembered() -> None:
+    seen = [Claim(epoch, PeerID(b"h%d" % epoch)) for epoch in range(1, 11)]
+    placement = missing(*seen)
+    assert placement.seen(UID) == [Seen(claim.epoch, claim.peer) for claim in seen[2:]]
+
+
 def test_an_expert_without_any_snapshot_begins_anew_and_counts_as_lost() -> None:
     placement, epoch = core(), next_epoch(0, random.Random(2))
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(epoch, OTHER)]}))
@@ -287,6 +365,35 @@ def test_who_is_down_is_waited_for_for_minutes_when_a_snapshot_was_offered_once(
     for now_s, gives_up in ((62.0, False), (182.0, True)):
         placement.handle(Tick(now_s))
         assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
+
+
+def test_who_has_offered_an_older_snapshot_and_is_down_now_is_waited_for_for_minutes() -> None:
+    placement, third = core(), PeerID(b"third")
+    placement.handle(NodesSeen(0.0, {OTHER: 0, third: 0}))
+    placement.handle(ClaimsSeen(0.0, {UID: [Claim(4, third)]}))
+    placement.handle(ClaimsSeen(0.5, {UID: [Claim(3, OTHER)]}))
+    placement.handle(ClaimsSeen(1.0, {}))
+    placement.handle(Tick(4.0))
+    only = ((OTHER, offer(3, 40, OTHER)),)
+    assert not placement.handle(OffersFound(4.0, UID, only, silent=(third,)))
+    placement.handle(Probed(6.0, OTHER, alive=False))
+    for now_s, gives_up in ((62.0, False), (182.0, True)):
+        placement.handle(Tick(now_s))
+        assert bool(placement.handle(OffersFound(now_s, UID, ()))) == gives_up
+
+
+def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_while() -> None:
+    placement, third = core(), PeerID(b"third")
+    placement.handle(NodesSeen(0.0, {OTHER: 9, third: 9}))
+    placement.handle(Hosted(0.0, UID, 2))
+    first, second = preference(UID, (OTHER, third))
+    (take,) = placement.handle(Tick(10.0))
+    assert take == TakeSnapshot(UID, 2, (first,))
+    placement.handle(SnapshotKept(10.1, UID, 0, leaving=(first,)))
+    assert placement.handle(Tick(11.5)) == [TakeSnapshot(UID, 2, (second,))]
+    assert first not in placement._live_rooms()
+    placement.handle(SnapshotKept(11.6, UID, 1))
+    assert placement.handle(Tick(20.5)) == [TakeSnapshot(UID, 2, (first,))]
 
 
 def test_a_snapshot_that_takes_long_holds_up_the_next_one() -> None:

@@ -17,7 +17,7 @@ def offer(epoch: int, version: int, host: PeerID) -> SnapshotOffer:
 
 def shelf_with(kept: SnapshotOffer) -> Shelf:
     shelf = Shelf()
-    assert shelf.put(UID, kept, [])
+    assert shelf.put(UID, kept, [Claim(kept.epoch, kept.host)])
     return shelf
 
 
@@ -36,6 +36,14 @@ def test_nobody_but_the_host_that_the_directory_names_replaces_what_is_kept() ->
         assert shelf.judge(UID, offer(1 << 50, 9, LIAR), claims) == "overtaken"
         assert not shelf.put(UID, offer(1 << 50, 9, LIAR), claims)
         assert shelf.offers[UID] == kept
+
+
+def test_nothing_is_kept_of_a_host_that_the_directory_does_not_name_yet() -> None:
+    shelf = Shelf()
+    assert shelf.judge(UID, offer(1, 5, HOST), []) == "overtaken"
+    assert not shelf.put(UID, offer(1, 5, HOST), [Claim(1, NEXT)])
+    assert shelf.put(UID, offer(1, 5, HOST), [Claim(1, HOST)])
+    assert shelf.judge(UID, offer(1, 6, HOST), []) == "fetch", "it was named before"
 
 
 def test_the_named_host_replaces_what_a_liar_signed_however_new_it_seems() -> None:

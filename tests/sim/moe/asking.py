@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from tests.sim.moe.peer import MoePeer
 
 REFUSED: Final = "refused"
+DRAINING: Final = "draining"
+"""Refused by a node that leaves."""
 
 
 class ControlCall(Call):
-    """One message of the service `experts`. `done` gets the answer, REFUSED, or None when none came."""
+    """One message of the service `experts`. `done` gets the answer, REFUSED, DRAINING, or None when none came."""
 
     __slots__ = ("_done", "message", "served")
     asker: MoePeer

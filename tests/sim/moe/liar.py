@@ -1,5 +1,7 @@
 """A node that lies beside what its honest core does: absurd epochs, false claims and snapshots, ids that are none.
 
+It signs snapshots of its own, of the epochs that experts have, had or come to next, and gives them to whoever asks.
+
 What it does not do: state a plausible newer epoch of another's expert and answer probes. That withholds the expert, and
 nothing that a node sees alone can tell it from an honest adopter.
 """
@@ -10,10 +12,14 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from protocols.experts.epoch import next_epoch
 from protocols.experts.messages import (
+    HOSTS_MAX,
     HandOver,
     Keep,
+    Seen,
     SnapshotOffer,
+    Snapshots,
     Stated,
     statement_bytes,
 )
@@ -46,27 +52,32 @@ class LyingNode:
 
     # --- answers ---
 
-    def offer(self, uid: ExpertUID, kept: SnapshotOffer | None) -> SnapshotOffer | None:
-        """Answer who asks for the newest snapshot."""
+    def offer(self, uid: ExpertUID, true: Snapshots) -> Snapshots:
+        """Answer who asks for the newest snapshot, and bear false witness."""
         me, other = self._peer.peer_id, self._rng.choice(self._others())
-        false = State(uid, _ABSURD, 99, forged=True)
+        false = self._forged(uid)
         lies = [
-            kept,
+            true.offer,
+            offer_of(false, me),
             offer_of(false, me),
             SnapshotOffer(str(uid), 3, 99, false.root, other.peer_id, b"?" * 64),
             next((p.shelf.offers.get(uid) for p in self._others() if p.up), None),  # true, not kept
         ]
-        return self._rng.choice(lies)
+        seen = [Seen(false.epoch, peer) for peer in (me, other.peer_id)]
+        return Snapshots(self._rng.choice(lies), (*seen, *true.hosts)[:HOSTS_MAX])
 
     def snapshot(self, offer: SnapshotOffer, asker: MoePeer) -> State | None:
-        """Answer who fetches one: a keeper of another's with what was signed, all others mostly with something else."""
-        uid = ExpertUID.from_text(offer.uid)
-        if self._rng.random() >= 0.7:
-            return None
-        kept = asker.shelf.offers.get(uid)
-        tempted = kept is not None and kept.host != offer.host and uid not in asker.core._busy
-        epoch = offer.epoch if tempted else 3
-        return State(uid, epoch, offer.version, forged=True)
+        """Answer who fetches one: what it signed itself, and mostly something else in place of a true one."""
+        forged = State(ExpertUID.from_text(offer.uid), offer.epoch, offer.version, forged=True)
+        return forged if forged.root == offer.root or self._rng.random() < 0.7 else None
+
+    def _forged(self, uid: ExpertUID) -> State:
+        """Make up a state of an epoch in which somebody else has or had this expert, or will have it next, or of none."""
+        rng = self._rng
+        seen = [peer.core._memory[uid].epoch for peer in self._others()]
+        later = next_epoch(max(seen), rng)
+        epoch = rng.choice((*seen, max(seen), later, later, _ABSURD))
+        return State(uid, epoch, rng.choice((0, 99)), forged=True)
 
     # --- what nobody asked for ---
 
@@ -86,7 +97,7 @@ class LyingNode:
         world, rng, me = self._world, self._rng, self._peer
         uid = rng.choice(world.uids)
         epoch = rng.choice((0, 1, _ABSURD))
-        mine = offer_of(State(uid, epoch, rng.choice((0, 99)), forged=True), me.peer_id)
+        mine = offer_of(self._forged(uid), me.peer_id)
         unsigned = SnapshotOffer(mine.uid, epoch, 7, mine.root, me.peer_id, b"?" * 64)
         others = offer_of(State(uid, epoch, 7, forged=True), victim.peer_id)
         none = offer_of(State(ExpertUID("none", (7,)), epoch, 7, forged=True), me.peer_id)
@@ -100,7 +111,8 @@ class LyingNode:
 
         def state() -> None:
             prefix = uid.prefixes[-1]
-            lines = [Stated(uid.place[-1], _ABSURD), Stated(rng.randrange(60_000), epoch)]
+            no_place = rng.randrange(100, 60_000)  # a real one would withhold the expert
+            lines = [Stated(uid.place[-1], _ABSURD), Stated(no_place, epoch)]
             if world.directory.available:
                 world.records.write(me.peer_id, prefix, statement_bytes(lines))
 

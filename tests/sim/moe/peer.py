@@ -39,24 +39,37 @@ from protocols.experts.events import (
 from protocols.experts.lookups import LookUps
 from protocols.experts.messages import (
     Alive,
+    Average,
     HandOver,
     Keep,
     Kept,
     Message,
     Probe,
+    ReplicaOver,
+    ReplicaWanted,
+    Seen,
     SnapshotOffer,
     Snapshots,
     SnapshotWanted,
     Taken,
 )
 from protocols.experts.placement import Placement
+from protocols.experts.replicas import (
+    Appoint,
+    AverageWith,
+    Name,
+    RefuseReplica,
+    Release,
+    Replicate,
+    StopServing,
+)
 from protocols.experts.shelf import Shelf
 from protocols.experts.uid import ExpertUID, Prefix
 from protocols.experts.view import HostStatement, PrefixView
 from protocols.ids import PeerID
 from tests.sim.engine.compute import SimCompute
 from tests.sim.engine.peer import SimPeer
-from tests.sim.moe.asking import REFUSED, ControlCall, ExpertCall, FetchCall
+from tests.sim.moe.asking import DRAINING, REFUSED, ControlCall, ExpertCall, FetchCall
 from tests.sim.moe.notes import (
     Asked,
     ExpertStepped,
@@ -67,6 +80,7 @@ from tests.sim.moe.notes import (
     SnapshotStored,
 )
 from tests.sim.moe.records import Record
+from tests.sim.moe.replicas import ReplicaShell
 from tests.sim.moe.state import Held, HostedExpert, State, is_signed, offer_of
 from tests.sim.moe.trainer import Search, Trainer
 
@@ -129,12 +143,14 @@ class MoePeer(SimPeer):
             nodes_to_start=world.nodes_to_start,
         )
         self.begin(self.core)
+        self.replicas = ReplicaShell(self)
         self.trainer = Trainer(self) if self.trains else None
         self._see_nodes()
         self._look_again()
         self._renew()
 
     def leave_in_order(self) -> None:
+        self.replicas.drain()
         self.feed(DrainWanted(self.now_s))
         self.later(self.world.drain_s, self.gone)
 
@@ -229,6 +245,7 @@ class MoePeer(SimPeer):
             if found:
                 claims[uid] = found
         self.feed(ClaimsSeen(self.now_s, claims))
+        self.replicas.claims_seen(claims)
 
     def _write(self) -> None:
         directory, records = self.world.directory, self.world.records
@@ -265,7 +282,7 @@ class MoePeer(SimPeer):
             case Drop(uid, reason):
                 self._drop(uid, superseded=reason == "superseded")
             case TakeSnapshot(uid, epoch, keepers):
-                self._snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
+                self.snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
             case HandOverTo(uid, epoch, peer):
                 self._hand_over(uid, epoch, peer)
             case ProbePeer(peer):
@@ -276,14 +293,24 @@ class MoePeer(SimPeer):
             case Doubt(peer):
                 self.view.doubt(peer)
                 self.later(0.0, self.see_claims)
-            case Announce(experts):
-                self.view.own(self.peer_id, dict(experts))
-                self.announcements.announce(dict(experts))
-                self._write()
+            case Announce():
+                self.announce()
             case Left():
                 self.later(self.world.scaled(_FAREWELL_S) * self.rng.random(), self.gone)
+            case Appoint() | Name() | Replicate() | RefuseReplica() | AverageWith():
+                self.replicas.do(effect)
+            case StopServing() | Release():
+                self.replicas.do(effect)
             case _:
                 super().do(effect)
+
+    def announce(self) -> None:
+        """State what is hosted here, and its replicas."""
+        hosted = self.core.hosting
+        named = {uid: peers for uid, peers in self.replicas.named.items() if uid in hosted}
+        self.view.own(self.peer_id, hosted, named)
+        self.announcements.announce(hosted, named)
+        self._write()
 
     # --- hosting ---
 
@@ -297,6 +324,7 @@ class MoePeer(SimPeer):
     def _built(self, uid: ExpertUID, epoch: int, state: State | None, done: bool) -> None:
         version = state.version if state is not None else 0
         forged = state is not None and state.forged
+        self.replicas.hosted(uid)
         self.experts[uid] = HostedExpert(uid, epoch, version, forged=forged)
         self.note(HostingBegun(uid, epoch, state))
         self.world.log(f"{self.name} hosts {uid} in epoch {epoch} from {state}")
@@ -348,7 +376,7 @@ class MoePeer(SimPeer):
 
     # --- snapshots ---
 
-    def _snapshot(self, uid: ExpertUID, then: Callable[[Held | None], None]) -> None:
+    def snapshot(self, uid: ExpertUID, then: Callable[[Held | None], None]) -> None:
         """Take the state on the compute thread, after what waits there."""
 
         def taken(done: bool) -> None:
@@ -368,24 +396,29 @@ class MoePeer(SimPeer):
     ) -> None:
         if held is None or held.offer.epoch != epoch:
             return
-        left, kept = list(keepers), 0
+        left, kept, leaving = list(keepers), 0, list[PeerID]()
 
-        def answered(answer: Any) -> None:
+        def answered(keeper: PeerID, answer: Any) -> None:
             nonlocal kept
             kept += isinstance(answer, Kept) and answer.kept
+            if answer == DRAINING:
+                leaving.append(keeper)
             next_one()
 
         def next_one() -> None:
             if left:
-                self._ask(left.pop(0), Keep(held.offer), self.world.keep_s, answered)
+                keeper = left.pop(0)
+                done = partial(answered, keeper)
+                self._ask(keeper, Keep(held.offer), self.world.keep_s, done)
             else:
-                self.feed(SnapshotKept(self.now_s, uid, kept))
+                self.feed(SnapshotKept(self.now_s, uid, kept, tuple(leaving)))
 
         next_one()
 
     def _find_snapshots(self, uid: ExpertUID, nodes: Sequence[PeerID]) -> None:
         offers: list[tuple[PeerID, SnapshotOffer]] = []
         silent: list[PeerID] = []
+        seen: list[tuple[PeerID, Seen]] = []
         left = len(nodes)
 
         def answered(node: PeerID, answer: Any) -> None:
@@ -393,8 +426,11 @@ class MoePeer(SimPeer):
             left -= 1
             if answer is None:
                 silent.append(node)
-            elif isinstance(answer, Snapshots) and answer.offer is not None:
-                if answer.offer.uid == str(uid) and is_signed(answer.offer):
+            elif isinstance(answer, Snapshots):
+                seen.extend((node, host) for host in answer.hosts)
+                if answer.offer is None:
+                    pass
+                elif answer.offer.uid == str(uid) and is_signed(answer.offer):
                     offers.append((node, answer.offer))
                 else:
                     self.note(Faulted(node, "offered a snapshot that its host did not sign"))
@@ -404,7 +440,8 @@ class MoePeer(SimPeer):
         def found() -> None:
             if uid in self.shelf.offers:
                 offers.append((self.peer_id, self.shelf.offers[uid]))
-            self.feed(OffersFound(self.now_s, uid, tuple(offers), tuple(silent)))
+            found = OffersFound(self.now_s, uid, tuple(offers), tuple(silent), tuple(seen))
+            self.feed(found)
 
         for node in nodes:
             self._ask(node, SnapshotWanted(str(uid)), self.world.ask_s, partial(answered, node))
@@ -431,7 +468,7 @@ class MoePeer(SimPeer):
             else:
                 self._ask(peer, HandOver(held.offer), self.world.keep_s, answered)
 
-        self._snapshot(uid, snapped)
+        self.snapshot(uid, snapped)
 
     def _probe(self, peer: PeerID, tries: int) -> None:
         def answered(answer: Any) -> None:
@@ -461,14 +498,25 @@ class MoePeer(SimPeer):
             case Probe():
                 reply(Alive())
             case SnapshotWanted(text):
-                kept = self.shelf.offers.get(ExpertUID.from_text(text))
+                uid = ExpertUID.from_text(text)
+                snapshots = Snapshots(self.shelf.offers.get(uid), tuple(self.core.seen(uid)))
                 if self.lies is not None:
-                    kept = self.lies.offer(ExpertUID.from_text(text), kept)
-                reply(Snapshots(kept))
+                    snapshots = self.lies.offer(uid, snapshots)
+                reply(snapshots)
             case Keep(offer):
                 self._keep(source, offer, reply)
             case HandOver(offer):
                 self._take_over(source, offer, reply)
+            case Average():
+                self.replicas.average(source, message, reply)
+            case ReplicaWanted(offer):
+                if (of := self._offered(source, offer)) is None:
+                    reply(REFUSED)
+                else:
+                    self.replicas.offered(source, of, offer, reply)
+            case ReplicaOver():
+                self.replicas.released(source, message)
+                reply(Alive())
 
     def _offered(self, source: PeerID, offer: SnapshotOffer) -> ExpertUID | None:
         """Check what a host says of its own expert."""
@@ -483,6 +531,9 @@ class MoePeer(SimPeer):
         if uid is None:
             reply(REFUSED)
             return
+        if self.core.draining:
+            reply(DRAINING)
+            return
         hosts = self.view.hosts(uid, self.now_s)
         verdict = self.shelf.judge(uid, offer, hosts)
         if verdict == "overtaken":
@@ -493,12 +544,14 @@ class MoePeer(SimPeer):
             return
 
         def fetched(state: State | None) -> None:
-            good = state is not None and state.root == offer.root
-            if state is not None and good:
-                if self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s)):
-                    self.kept[uid] = state
+            if state is None or state.root != offer.root:
+                reply(Kept(False))
+                return
+            kept = self.shelf.put(uid, offer, self.view.hosts(uid, self.now_s))
+            if kept:
+                self.kept[uid] = state
                 self.note(SnapshotStored(uid, state))
-            reply(Kept(good))
+            reply(Kept(kept))
 
         FetchCall(self, source, offer, fetched).begin(self.world.keep_s)
 
@@ -519,13 +572,15 @@ class MoePeer(SimPeer):
 
     def compute_for(self, call: ExpertCall) -> None:
         """Take a forward or backward call."""
-        expert = self.experts.get(call.uid)
+        expert = self.experts.get(call.uid) or self.replicas.serving.get(call.uid)
         verdict = judge_call(
             expert.epoch if expert is not None else None,
             call.epoch,
             frozen=expert is not None and expert.frozen,
         )
-        if verdict == "adopted":
+        if verdict == "adopted" and call.uid in self.replicas.serving:
+            self.looks.hurry(call.uid.prefixes[-1:], self.now_s)
+        elif verdict == "adopted":
             self.feed(NewerEpoch(self.now_s, call.uid, call.epoch))
         if verdict != "taken" or expert is None:
             call.answer("draining" if verdict == "draining" else "not-here")

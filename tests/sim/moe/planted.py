@@ -64,7 +64,7 @@ def _keeps_it(self: Placement, uid: Any) -> Any:
 
 def _offers_at_once(self: Placement, event: Any) -> Any:
     """Who does not answer is taken to have no snapshot."""
-    down, self._down = self._down, set()
+    down, self._down = self._down, {}
     effects = _offers_found(self, dataclasses.replace(event, silent=()))
     self._down = down
     return effects
@@ -73,6 +73,48 @@ def _offers_at_once(self: Placement, event: Any) -> Any:
 def _everybody_signs(self: Any, offer: Any) -> bool:
     """The newest offer counts, whoever signed it."""
     return True
+
+
+def _last_resort(self: Placement, event: Any, missing_s: float) -> Any:
+    """What a stranger signed is adopted when nobody else does."""
+    return event.offers if missing_s >= placement.UNSEEN_S else ()
+
+
+def _own_witness(self: Placement, event: Any, missing_s: float) -> Any:
+    """Who signed a snapshot may say itself that it was the host."""
+    named = [(b"", seen) for _, seen in event.seen]
+    return _witnessed(self, dataclasses.replace(event, seen=named), missing_s)
+
+
+def _hurries(
+    self: Placement, event: Any, memory: Any, best: Any, strangers: Any, missing_s: float
+) -> bool:
+    """A minute is enough, though a keeper has offered a snapshot."""
+    memory.offered = False
+    return _waits(self, event, memory, best, (), missing_s)
+
+
+def _first_come(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
+    """A keeper takes the first snapshot from anybody, while it knows no host."""
+    if not claims and uid not in self._offers:
+        return "fetch"
+    return _judge(self, uid, offer, claims)
+
+
+def _former_host(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
+    """A keeper follows the host of what it keeps into any newer epoch."""
+    kept = self._offers.get(uid)
+    if kept is not None and not claims and kept.host == offer.host:
+        return "fetch" if offer.age > kept.age else "old"
+    return _judge(self, uid, offer, claims)
+
+
+def _to_who_leaves(self: Placement, uid: Any, own: Any) -> Any:
+    """A snapshot goes to who is leaving, again and again."""
+    leaving, self._leaving_s = self._leaving_s, {}
+    effects = _snapshot(self, uid, own)
+    self._leaving_s = leaving
+    return effects
 
 
 def _any_hand_over(self: Placement, peer: Any, offer: Any, uid: Any) -> Any:
@@ -190,9 +232,9 @@ def _all_at_once(self: Placement, now_s: float) -> Any:
 
 
 def _remember_all(self: Any, epoch: int, host: Any) -> None:
-    """Every former host is remembered for ever."""
-    self.hosts[host] = epoch
-    self.hosts[bytes(host) + bytes(str(epoch), "ascii")] = epoch
+    """Every sight of a host is remembered for ever."""
+    self.hosts[epoch] = host
+    self.hosts[-len(self.hosts)] = host
 
 
 def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
@@ -200,10 +242,10 @@ def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
     return [] if any(memory.epoch for memory in self._memory.values()) else _take(self, now_s, orphans)  # fmt: skip
 
 
-def _states_for_ever(self: Announcements, experts: Any) -> None:
+def _states_for_ever(self: Announcements, experts: Any, replicas: Any = None) -> None:
     """What a node has hosted once it states for ever."""
     self._ever = {**getattr(self, "_ever", {}), **experts}  # type: ignore[attr-defined]
-    _announce(self, self._ever)  # type: ignore[attr-defined]
+    _announce(self, self._ever, replicas)  # type: ignore[attr-defined]
 
 
 def _is_one_of_ours(offer: Any) -> bool:
@@ -212,6 +254,10 @@ def _is_one_of_ours(offer: Any) -> bool:
 
 
 _judge_call = judge_call
+_witnessed = Placement._witnessed
+_waits = Placement._waits
+_snapshot = Placement._snapshot
+_judge = Shelf.judge
 _offers_found = Placement._offers_found
 _snapshots = Placement._snapshots
 _handed_over = Placement._handed_over
@@ -239,6 +285,12 @@ SUITE: Final = (
             ((Placement, "_offers_found", _offers_at_once),), first_seed=63),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
             ((placement._Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
+    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((Placement, "_witnessed", _last_resort),)),
+    Planted("a signer is its own witness", OnlyWhatAHostSigned, ((Placement, "_witnessed", _own_witness),)),
+    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((Placement, "_waits", _hurries),)),
+    Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
+    Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),
+    Planted("a snapshot goes to who leaves", CopiesAreClose, ((Placement, "_snapshot", _to_who_leaves),)),
     Planted("an expert is taken from whoever offers it", OnlyWhatAHostSigned,
             ((Placement, "_hand_over_offered", _any_hand_over),), first_seed=3),
     Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),), first_seed=5),

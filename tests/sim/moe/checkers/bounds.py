@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from protocols.experts.events import HandOverTo
 from protocols.experts.lookups import AGAIN_S, LOOKS_AT_ONCE
-from protocols.experts.messages import Probe
+from protocols.experts.messages import HOSTS_MAX, Probe
 from protocols.experts.placement import (
     HAND_OVER_AGAIN_S,
     HAND_OVERS_MAX,
-    HOSTS_MAX,
     PROBE_AGAIN_S,
 )
 from protocols.experts.uid import ExpertUID, Prefix

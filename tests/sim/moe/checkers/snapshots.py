@@ -11,8 +11,7 @@ from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
 from tests.sim.engine.checker import on
 from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
-from tests.sim.moe.notes import Faulted
-from tests.sim.moe.state import State
+from tests.sim.moe.notes import Faulted, SnapshotStored
 
 if TYPE_CHECKING:
     from tests.sim.moe.peer import MoePeer
@@ -87,28 +86,27 @@ class NothingIsLost(TenureChecker):
             )
 
 
-class OnlyWhatAHostSigned(Checker):
-    """An orphan goes on from a snapshot that a host of it signed, when one was found; and from the newest of its last host."""
+class OnlyWhatAHostSigned(TenureChecker):
+    """An expert goes on only from what its host signed while it had it; an orphan from a host's that its adopter saw, if any."""
 
     promise = "only what a host signed"
 
     def __init__(self, world: MoeWorld) -> None:
         super().__init__(world)
-        self._seen: dict[tuple[Life, ExpertUID], dict[PeerID, int]] = {}
+        self._seen: dict[tuple[Life, ExpertUID], set[tuple[int, PeerID]]] = {}
         self._offers: dict[tuple[Life, ExpertUID], list[SnapshotOffer]] = {}
         self._given: dict[tuple[Life, ExpertUID], SnapshotOffer] = {}
 
     @on(ClaimsSeen)
     def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
         for uid, claims in event.claims.items():
-            seen = self._seen.setdefault((life_of(peer), uid), {})
+            seen = self._seen.setdefault((life_of(peer), uid), set())
             for claim in claims:
-                if claim.peer not in self.world.liars:
-                    seen[claim.peer] = max(claim.epoch, seen.get(claim.peer, 0))
+                seen.add((claim.epoch, claim.peer))
 
     @on(Hosted)
     def hosts(self, peer: MoePeer, event: Hosted) -> None:
-        self._seen.setdefault((life_of(peer), event.uid), {})[peer.peer_id] = event.epoch
+        self._seen.setdefault((life_of(peer), event.uid), set()).add((event.epoch, peer.peer_id))
 
     @on(HandOverOffered)
     def is_offered(self, peer: MoePeer, event: HandOverOffered) -> None:
@@ -121,17 +119,18 @@ class OnlyWhatAHostSigned(Checker):
 
     @on(Adopt)
     def adopts(self, peer: MoePeer, effect: Adopt) -> None:
-        key = life_of(peer), effect.uid
-        offers, seen = self._offers.pop(key, None), self._seen.get(key, {})
-        if self._given.get(key) == effect.offer:
+        offer, key = effect.offer, (life_of(peer), effect.uid)
+        tenure = self.tenures.get(effect.uid, {}).get(offer.epoch)
+        if tenure is None or tenure.host != offer.host:
+            raise self.broken(f"{peer.name} adopts {offer}, whose signer never had that epoch")
+        offers, seen = self._offers.pop(key, None), self._seen.get(key, set())
+        if self._given.get(key) == offer:
             self._takes_over(peer, effect)
             return
-        good = [o for o in offers or () if o.epoch <= seen.get(o.host, -1)]
-        false = effect.offer.host not in self.world.liars or b"state" not in effect.offer.root
-        if good and effect.offer not in good and false:
-            raise self.broken(
-                f"{peer.name} adopts {effect.offer}; a host that it saw signed {good}"
-            )
+        good = [o for o in offers or () if (o.epoch, o.host) in seen]
+        kept = peer.shelf.offers.get(effect.uid)
+        if good and offer not in good and offer != kept:
+            raise self.broken(f"{peer.name} adopts {offer}; a host that it saw signed {good}")
 
     def _takes_over(self, peer: MoePeer, effect: Adopt) -> None:
         honest = effect.offer.host not in self.world.liars
@@ -140,23 +139,17 @@ class OnlyWhatAHostSigned(Checker):
             raise self.broken(f"{peer.name} takes {effect.uid} from who never had it")
 
 
-class KeptIsGenuine(Checker):
-    """A keeper that sees an honest host keeps no liar's snapshot of that expert in place of the host's."""
+class KeptIsGenuine(TenureChecker):
+    """A keeper keeps only what a host signed of an epoch in which it had the expert: so an honest keeper is a witness."""
 
     promise = "kept is genuine"
 
-    def __init__(self, world: MoeWorld) -> None:
-        super().__init__(world)
-        self._before: dict[tuple[Life, ExpertUID], State] = {}
-
-    def looked(self) -> None:
-        for peer in self.up():
-            for uid, state in peer.kept.items():
-                key = life_of(peer), uid
-                before = self._before.get(key)
-                if before is not None and not before.forged and state.forged:
-                    raise self.broken(f"{peer.name} keeps {state} in place of {before}")
-                self._before[key] = state
+    @on(SnapshotStored)
+    def stores(self, peer: MoePeer, note: SnapshotStored) -> None:
+        offer = peer.shelf.offers[note.uid]
+        tenure = self.tenures.get(note.uid, {}).get(offer.epoch)
+        if tenure is None or tenure.host != offer.host:
+            raise self.broken(f"{peer.name} keeps {note.state} of {offer.host.decode()}")
 
 
 class CopiesAreClose(Checker):
