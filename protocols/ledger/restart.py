@@ -224,7 +224,7 @@ class Restart:
         self._not_before_s = now_s
         self._join_until_s = math.inf
         self._told_by: PeerID | None = None
-        """Who said last that the run goes on."""
+        """Who said that the run goes on."""
         self._next_beat_s = now_s
 
     @property
@@ -262,9 +262,7 @@ class Restart:
             case Back():
                 return self._back(now_s, peer, message)
             case Running():
-                if self.phase is Phase.WAITING:
-                    self._told_by = peer
-                return self._running(now_s, message.record)
+                return self._running(now_s, peer, message.record)
             case Decided():
                 return self._decided(now_s, message.record)
             case RestartPrepare() | RestartAccept():
@@ -300,13 +298,14 @@ class Restart:
         }
         self._try = None
 
-    def _running(self, now_s: float, record: Record) -> list[Effect]:
+    def _running(self, now_s: float, peer: PeerID, record: Record) -> list[Effect]:
         if self.phase is not Phase.WAITING or shape_problem(record, stages=self._settings.stages):
             return []
         begin = self._begin(record)
         if begin:
             return begin
         self.phase = Phase.JOINING
+        self._told_by = peer
         self._join_until_s = now_s + _JOIN_SILENCES * self._settings.silence_s
         self.waiting_because = "the run goes on: joining it as a newcomer"
         return [Join(True)]
