@@ -42,7 +42,6 @@ from protocols.ledger.restart_messages import (
     Back,
     Claim,
     Decided,
-    GoBack,
     RestartAccept,
     RestartAccepted,
     RestartMessage,
@@ -269,8 +268,6 @@ class Restart:
                 return self._asked(peer, message)
             case RestartPromise() | RestartAccepted() | RestartRefused():
                 return self._answered(now_s, peer, message)
-            case GoBack():
-                return []  # we are back already
             case _:
                 assert_never(message)
 

@@ -14,7 +14,7 @@ from protocols.ledger.outlived import LOST_SILENCES, LostStages, Outlived
 from protocols.ledger.restart_messages import (
     Back,
     GoBack,
-    RestartMessage,
+    RestartCast,
     Running,
     encode_restart,
 )
@@ -67,7 +67,7 @@ class GoingBack:
         await trio.sleep(_TOLD_S)
         self.due.set()
 
-    def heard(self, peer: PeerID, message: RestartMessage, record: Record) -> None:
+    def heard(self, peer: PeerID, message: RestartCast, record: Record) -> None:
         """Take a cast of the `restart` service, as a member by this record."""
         match message:
             case Back():

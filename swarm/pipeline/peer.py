@@ -58,6 +58,7 @@ from protocols.ledger.messages import (
 )
 from protocols.ledger.restart_messages import (
     Claim,
+    GoBack,
     decode_restart_untrusted,
 )
 from protocols.ledger.trainer import (
@@ -335,7 +336,7 @@ class PipelinePeer:
         record = self.ledger.record
         if self.ledger.member is not None and record is not None:
             self.going_back.heard(incoming.peer, message, record)
-        elif self.restarting is not None:
+        elif self.restarting is not None and not isinstance(message, GoBack):
             self.restarting.heard(incoming.peer, message)
         return Answer()
 
