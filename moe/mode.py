@@ -486,7 +486,7 @@ class MoeMode:
         )
         problem = "nobody hosts it"
         for _ in range(_EXPORT_TRIES):
-            hosts = [claim.peer for claim in peer.view.hosts(uid, trio.current_time())]
+            hosts = [claim.peer for claim in peer.view.answering(uid, trio.current_time())]
             try:
                 state = await fetch.run(hosts)
             except FetchError as error:  # it may be changing hands

@@ -168,7 +168,7 @@ class RemoteExperts:
 
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:
         now_s = trio.current_time()
-        return self.dispatch.usable(self._search.view.hosts(uid, now_s), now_s)
+        return self.dispatch.usable(self._search.view.answering(uid, now_s), now_s)
 
     async def _forward(
         self, uid: ExpertUID, x: Tensor, out_row: tuple[int, ...]

@@ -45,13 +45,14 @@ def expert_rows(
     rows = []
     for index, grid in enumerate(grids):
         for uid in grid.uids():
-            hosts = peer.view.hosts(uid, now_s)
+            hosts, answering = peer.view.hosts(uid, now_s), peer.view.answering(uid, now_s)
             own = peer.server.experts.get(uid)
             stats = own.stats if own is not None else None
             rows.append(
                 {
                     "expert": str(uid),
                     "hosts": [str(claim.peer) for claim in hosts],
+                    "replicas": [str(claim.peer) for claim in answering[len(hosts) :]],
                     "epoch": max(1, changes(hosts[0].epoch)) if hosts else None,
                     "here": own is not None and not own.replica,
                     "replica_here": own is not None and own.replica,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from typing import Final
 
-_DRAWN_BITS: Final = 20
-CHANGES_MAX: Final = (1 << 24) - 1
+_DRAWN_BITS: Final = 32
+"""Of 20 two nodes that create one expert draw alike once in a million times: a simulated run in a few thousand."""
+CHANGES_MAX: Final = (1 << 20) - 1
 """An expert that has changed hands more often than this was made up. Later hosts draw among the last epochs."""
 
 

@@ -11,12 +11,13 @@ anew only when nobody who is silent, down, or knows more is waited for any more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from protocols.experts.events import OffersFound
 from protocols.experts.messages import HOSTS_MAX, SnapshotOffer
+from protocols.experts.roster import Roster
 from protocols.ids import PeerID
 
 GIVE_UP_S: Final = 60.0
@@ -74,12 +75,8 @@ class Memory:
         return self.signed_by_a_host(offer) and offer.epoch == self.epoch
 
 
-def choose(event: OffersFound, memory: Memory, me: PeerID, nodes: Collection[PeerID]) -> Choice:
-    """Say what becomes of a missing expert.
-
-    Args:
-      nodes: all others of the run, those that are down among them.
-    """
+def choose(event: OffersFound, memory: Memory, me: PeerID, roster: Roster) -> Choice:
+    """Say what becomes of a missing expert."""
     assert memory.missing_since_s is not None
     missing_s = event.now_s - memory.missing_since_s
     known = [(keeper, offer) for keeper, offer in event.offers if _knows(me, keeper, offer, memory)]
@@ -97,8 +94,7 @@ def choose(event: OffersFound, memory: Memory, me: PeerID, nodes: Collection[Pee
     memory.offered |= best is not None
     if best is None or not memory.is_newest(best):
         strangers = [offer for keeper, offer in event.offers if (keeper, offer) not in good]
-        unasked = any(node not in memory.up for node in nodes)
-        if _waits(event, memory, best, strangers, unasked, missing_s):
+        if _waits(event, memory, best, strangers, roster, missing_s):
             return "wait"
     if best is None or (missing_s >= SILENT_S and best.root in memory.failures):
         return "create"
@@ -127,20 +123,25 @@ def _waits(
     memory: Memory,
     best: SnapshotOffer | None,
     strangers: Sequence[SnapshotOffer],
-    unasked: bool,
+    roster: Roster,
     missing_s: float,
 ) -> bool:
     """Tell whether somebody may yet have, or know, something better.
 
     Args:
       strangers: what was offered and does not count.
-      unasked: somebody of the run was down, or not there yet, when all were asked.
     """
     # A snapshot that was offered once is worth the longer wait: its keeper is down now, or does not give it.
     long = memory.failures or (best is None and memory.offered)
     if event.silent and missing_s < SILENT_S:
         return True
-    if unasked and missing_s < (SILENT_S if long else GIVE_UP_S):
+    wait_s = SILENT_S if long else GIVE_UP_S
+    unasked = roster.rooms.keys() - memory.up
+    if unasked and missing_s < wait_s:
+        return True
+    # One that a lost probe has made seem down just now would be done without, though all others have had a minute.
+    lately = any(event.now_s - roster.down.get(peer, event.now_s) < wait_s for peer in unasked)
+    if lately and missing_s < SILENT_S:
         return True
     # A stranger's may be genuine: then somebody else knows its signer, and adopts it. That may take as long as it takes us.
     newer = any(best is None or offer.age > best.age for offer in strangers)

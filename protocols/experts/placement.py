@@ -149,11 +149,11 @@ class Placement:
                 return self._claims_seen(now_s, claims)
             case Suspected(now_s, peer):
                 return [ProbePeer(peer)] if self.roster.suspect(peer, now_s) else ()
-            case Probed(_, peer, alive):
+            case Probed(now_s, peer, alive):
                 if alive:
-                    self.roster.down.discard(peer)
+                    self.roster.down.pop(peer, None)
                     return ()
-                self.roster.down.add(peer)
+                self.roster.down.setdefault(peer, now_s)
                 return [Doubt(peer)]
             case NewerEpoch(now_s, uid, epoch):
                 return self._newer(now_s, uid, epoch)
@@ -291,7 +291,7 @@ class Placement:
         if memory.missing_since_s is None:  # somebody has it meanwhile
             del self._busy[uid]
             return ()
-        choice = choose(event, memory, self.me, self.roster.rooms)
+        choice = choose(event, memory, self.me, self.roster)
         if choice == "wait":
             del self._busy[uid]  # ask again
             return ()

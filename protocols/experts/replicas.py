@@ -229,6 +229,8 @@ class Replicas:
     each: int
     popular: float
     average_s: float
+    wake_at_s: float = math.inf
+    """It goes by Measured, and needs no Tick."""
     own: dict[ExpertUID, _Own] = field(default_factory=dict)
     serving: dict[ExpertUID, _Serving] = field(default_factory=dict)
     averages: int = 0
@@ -240,6 +242,9 @@ class Replicas:
     _free: int = 0
     _named: Mapping[ExpertUID, tuple[PeerID, ...]] = field(default_factory=dict)
     _leaving: bool = False
+
+    def start(self, now_s: float) -> Sequence[Effect]:
+        return ()
 
     def handle(self, event: Event) -> Sequence[Effect]:
         match event:

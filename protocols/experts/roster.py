@@ -25,7 +25,8 @@ class Roster:
 
     rooms: dict[PeerID, int] = field(default_factory=dict)
     """Experts that each has room for in all."""
-    down: set[PeerID] = field(default_factory=set)
+    down: dict[PeerID, float] = field(default_factory=dict)
+    """Who does not answer, with since when."""
     probed_s: dict[PeerID, float] = field(default_factory=dict)
     refused_s: dict[PeerID, float] = field(default_factory=dict)
     """When a node last did not take an expert from us."""
@@ -34,16 +35,17 @@ class Roster:
 
     def seen(self, rooms: Mapping[PeerID, int]) -> None:
         """These take part now, by the directory. Who is new, or back, is not down."""
-        self.down -= rooms.keys() - self.rooms.keys()
+        for peer in rooms.keys() - self.rooms.keys():
+            self.down.pop(peer, None)
         self.rooms = dict(rooms)
         for times_s in (self.probed_s, self.refused_s, self.leaving_s):
-            for peer in times_s.keys() - rooms.keys() - self.down:
+            for peer in times_s.keys() - rooms.keys() - self.down.keys():
                 del times_s[peer]
 
     @property
     def up(self) -> Set[PeerID]:
         """Who can be asked."""
-        return self.rooms.keys() - self.down
+        return self.rooms.keys() - self.down.keys()
 
     @property
     def staying(self) -> Set[PeerID]:
@@ -67,7 +69,7 @@ class Roster:
         """Return who was down and is to be probed again."""
         due = [
             peer
-            for peer in sorted(self.down & self.rooms.keys())
+            for peer in sorted(self.down.keys() & self.rooms.keys())
             if now_s - self.probed_s.get(peer, -math.inf) >= PROBE_DOWN_S
         ]
         self.probed_s |= dict.fromkeys(due, now_s)

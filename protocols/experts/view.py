@@ -185,10 +185,14 @@ class PrefixView:
         return sorted(claims)
 
     def hosts(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
-        """Return whom to ask for this expert: the hosts of its highest epoch, the rightful one first, then its replicas."""
+        """Return the hosts of this expert's highest epoch, the rightful one first."""
         claims = self.claims(uid, now_s)
-        hosts = [claim for claim in claims if claim.epoch == claims[0].epoch]
-        return hosts + [claim for claim in self._replicas(uid, now_s) if claim not in hosts]
+        return [claim for claim in claims if claim.epoch == claims[0].epoch]
+
+    def answering(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
+        """Return whom to ask for this expert: its hosts, then its replicas."""
+        hosts = self.hosts(uid, now_s)
+        return [*hosts, *(claim for claim in self._replicas(uid, now_s) if claim not in hosts)]
 
     def _replicas(self, uid: ExpertUID, now_s: float) -> Sequence[Claim]:
         """Return who answers for an expert beside its host, as its host said; also when the host does not answer any more."""

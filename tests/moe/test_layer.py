@@ -268,10 +268,13 @@ def test_a_second_host_of_an_expert_is_asked_when_the_first_is_late() -> None:
                 while len(made[0].peer.view.hosts(uid, trio.current_time())) < 2:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             network.link(made[0].me, first.me).delay_s = 0.4
-            began_s = trio.current_time()
-            await in_thread(layer, rows())
+            for _ in range(50):  # whom it asks first is drawn
+                began_s = trio.current_time()
+                await in_thread(layer, rows())
+                assert trio.current_time() - began_s < 0.4
+                if made[0].peer.network.hedged:
+                    break
             assert made[0].peer.network.hedged == 1
-            assert trio.current_time() - began_s < 0.4
 
     trio.run(main)
 

@@ -87,7 +87,7 @@ def test_calls_go_to_both_and_go_on_when_the_host_is_gone() -> None:
             )
             both = {host.node.me, replica.node.me}
             view = caller.node.peer.view
-            await until(lambda: {c.peer for c in view.hosts(uid, trio.current_time())} == both)
+            await until(lambda: {c.peer for c in view.answering(uid, trio.current_time())} == both)
 
             async def call() -> Answered | None:
                 x = torch.randn(4, WIDTH)

@@ -74,16 +74,16 @@ def heat_lines(section: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _shade(row: Mapping[str, Any], most: int) -> str:
-    if not row["hosts"]:
+    if not row["hosts"] and not row.get("replicas"):
         return " !"
     share = (row["rows"] or 0) / most if most else 0.0
     return 2 * _SHADES[round(share * (len(_SHADES) - 1))]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    hosts = row["hosts"]
-    host = "nobody" if not hosts else ("here" if row["here"] else hosts[0][-8:])
-    more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
+    answering = [*row["hosts"], *row.get("replicas", ())]
+    host = "nobody" if not answering else ("here" if row["here"] else answering[0][-8:])
+    more = f" +{len(answering) - 1}" if len(answering) > 1 else ""
     age = row["age_seconds"]
     values = (
         row["expert"], host + more, row["epoch"], row["rows"], row["steps"], row["staleness"],

@@ -23,8 +23,6 @@ _EXCUSED: Final = {
     "dispatch.absurd: if not size <= NORM_FACTOR * usual: no": _NUMBERS,
     "dispatch.Dispatch.percentiles_s: if len(self._recent) < 2: yes": _PEOPLE,
     "dispatch.Dispatch.percentiles_s: if len(self._recent) < 2: no": _PEOPLE,
-    "dispatch.Dispatch.hedge_after_s: if len(hosts) < 2 or known is None: no":
-        "two hosts of one epoch are a script's own replicas; in a run no two share one",
     "search.BeamSearch.__init__: if [len(row) for row in scores] != list(grid.sizes): yes": "a mistake of the caller's",
 }  # fmt: skip
 """Name of a branch -> why no seed can take it."""

@@ -12,6 +12,15 @@ from tests.sim.moe.state import State
 
 
 @dataclass(frozen=True, slots=True)
+class Blended:
+    """A host has taken a replica's copy into its own."""
+
+    uid: ExpertUID
+    epoch: int
+    source: PeerID
+
+
+@dataclass(frozen=True, slots=True)
 class HostingBegun:
     """A copy of an expert takes calls from now on."""
 

@@ -39,11 +39,14 @@ from protocols.experts.events import (
 from protocols.experts.lookups import LookUps
 from protocols.experts.messages import (
     Alive,
+    Average,
     HandOver,
     Keep,
     Kept,
     Message,
     Probe,
+    ReplicaOver,
+    ReplicaWanted,
     Seen,
     SnapshotOffer,
     Snapshots,
@@ -51,6 +54,15 @@ from protocols.experts.messages import (
     Taken,
 )
 from protocols.experts.placement import Placement
+from protocols.experts.replicas import (
+    Appoint,
+    AverageWith,
+    Name,
+    RefuseReplica,
+    Release,
+    Replicate,
+    StopServing,
+)
 from protocols.experts.shelf import Shelf
 from protocols.experts.uid import ExpertUID, Prefix
 from protocols.experts.view import HostStatement, PrefixView
@@ -68,6 +80,7 @@ from tests.sim.moe.notes import (
     SnapshotStored,
 )
 from tests.sim.moe.records import Record
+from tests.sim.moe.replicas import ReplicaShell
 from tests.sim.moe.state import Held, HostedExpert, State, is_signed, offer_of
 from tests.sim.moe.trainer import Search, Trainer
 
@@ -130,12 +143,14 @@ class MoePeer(SimPeer):
             nodes_to_start=world.nodes_to_start,
         )
         self.begin(self.core)
+        self.replicas = ReplicaShell(self)
         self.trainer = Trainer(self) if self.trains else None
         self._see_nodes()
         self._look_again()
         self._renew()
 
     def leave_in_order(self) -> None:
+        self.replicas.drain()
         self.feed(DrainWanted(self.now_s))
         self.later(self.world.drain_s, self.gone)
 
@@ -230,6 +245,7 @@ class MoePeer(SimPeer):
             if found:
                 claims[uid] = found
         self.feed(ClaimsSeen(self.now_s, claims))
+        self.replicas.claims_seen(claims)
 
     def _write(self) -> None:
         directory, records = self.world.directory, self.world.records
@@ -266,7 +282,7 @@ class MoePeer(SimPeer):
             case Drop(uid, reason):
                 self._drop(uid, superseded=reason == "superseded")
             case TakeSnapshot(uid, epoch, keepers):
-                self._snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
+                self.snapshot(uid, partial(self._send_to_keepers, uid, epoch, keepers))
             case HandOverTo(uid, epoch, peer):
                 self._hand_over(uid, epoch, peer)
             case ProbePeer(peer):
@@ -277,14 +293,24 @@ class MoePeer(SimPeer):
             case Doubt(peer):
                 self.view.doubt(peer)
                 self.later(0.0, self.see_claims)
-            case Announce(experts):
-                self.view.own(self.peer_id, dict(experts))
-                self.announcements.announce(dict(experts))
-                self._write()
+            case Announce():
+                self.announce()
             case Left():
                 self.later(self.world.scaled(_FAREWELL_S) * self.rng.random(), self.gone)
+            case Appoint() | Name() | Replicate() | RefuseReplica() | AverageWith():
+                self.replicas.do(effect)
+            case StopServing() | Release():
+                self.replicas.do(effect)
             case _:
                 super().do(effect)
+
+    def announce(self) -> None:
+        """State what is hosted here, and its replicas."""
+        hosted = self.core.hosting
+        named = {uid: peers for uid, peers in self.replicas.named.items() if uid in hosted}
+        self.view.own(self.peer_id, hosted, named)
+        self.announcements.announce(hosted, named)
+        self._write()
 
     # --- hosting ---
 
@@ -298,6 +324,7 @@ class MoePeer(SimPeer):
     def _built(self, uid: ExpertUID, epoch: int, state: State | None, done: bool) -> None:
         version = state.version if state is not None else 0
         forged = state is not None and state.forged
+        self.replicas.hosted(uid)
         self.experts[uid] = HostedExpert(uid, epoch, version, forged=forged)
         self.note(HostingBegun(uid, epoch, state))
         self.world.log(f"{self.name} hosts {uid} in epoch {epoch} from {state}")
@@ -349,7 +376,7 @@ class MoePeer(SimPeer):
 
     # --- snapshots ---
 
-    def _snapshot(self, uid: ExpertUID, then: Callable[[Held | None], None]) -> None:
+    def snapshot(self, uid: ExpertUID, then: Callable[[Held | None], None]) -> None:
         """Take the state on the compute thread, after what waits there."""
 
         def taken(done: bool) -> None:
@@ -441,7 +468,7 @@ class MoePeer(SimPeer):
             else:
                 self._ask(peer, HandOver(held.offer), self.world.keep_s, answered)
 
-        self._snapshot(uid, snapped)
+        self.snapshot(uid, snapped)
 
     def _probe(self, peer: PeerID, tries: int) -> None:
         def answered(answer: Any) -> None:
@@ -480,6 +507,16 @@ class MoePeer(SimPeer):
                 self._keep(source, offer, reply)
             case HandOver(offer):
                 self._take_over(source, offer, reply)
+            case Average():
+                self.replicas.average(source, message, reply)
+            case ReplicaWanted(offer):
+                if (of := self._offered(source, offer)) is None:
+                    reply(REFUSED)
+                else:
+                    self.replicas.offered(source, of, offer, reply)
+            case ReplicaOver():
+                self.replicas.released(source, message)
+                reply(Alive())
 
     def _offered(self, source: PeerID, offer: SnapshotOffer) -> ExpertUID | None:
         """Check what a host says of its own expert."""
@@ -535,13 +572,15 @@ class MoePeer(SimPeer):
 
     def compute_for(self, call: ExpertCall) -> None:
         """Take a forward or backward call."""
-        expert = self.experts.get(call.uid)
+        expert = self.experts.get(call.uid) or self.replicas.serving.get(call.uid)
         verdict = judge_call(
             expert.epoch if expert is not None else None,
             call.epoch,
             frozen=expert is not None and expert.frozen,
         )
-        if verdict == "adopted":
+        if verdict == "adopted" and call.uid in self.replicas.serving:
+            self.looks.hurry(call.uid.prefixes[-1:], self.now_s)
+        elif verdict == "adopted":
             self.feed(NewerEpoch(self.now_s, call.uid, call.epoch))
         if verdict != "taken" or expert is None:
             call.answer("draining" if verdict == "draining" else "not-here")

@@ -65,7 +65,7 @@ def _keeps_it(self: Placement, uid: Any) -> Any:
 
 def _offers_at_once(self: Placement, event: Any) -> Any:
     """Who does not answer is taken to have no snapshot."""
-    down, self.roster.down = self.roster.down, set()
+    down, self.roster.down = self.roster.down, {}
     effects = _offers_found(self, dataclasses.replace(event, silent=()))
     self.roster.down = down
     return effects
@@ -87,10 +87,10 @@ def _own_witness(event: Any, missing_s: float) -> Any:
     return _witnessed(dataclasses.replace(event, seen=named), missing_s)
 
 
-def _hurries(event: Any, memory: Any, best: Any, strangers: Any, unasked: bool, missing_s: float) -> bool:  # fmt: skip
+def _hurries(event: Any, memory: Any, best: Any, strangers: Any, roster: Any, missing_s: float) -> bool:  # fmt: skip
     """A minute is enough, though a keeper has offered a snapshot."""
     memory.offered = False
-    return _waits(event, memory, best, (), unasked, missing_s)
+    return _waits(event, memory, best, (), dataclasses.replace(roster, down={}), missing_s)
 
 
 def _first_come(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
@@ -241,10 +241,10 @@ def _never_takes(self: Placement, now_s: float, orphans: Any) -> Any:
     return [] if any(memory.epoch for memory in self._memory.values()) else _take(self, now_s, orphans)  # fmt: skip
 
 
-def _states_for_ever(self: Announcements, experts: Any) -> None:
+def _states_for_ever(self: Announcements, experts: Any, replicas: Any = None) -> None:
     """What a node has hosted once it states for ever."""
     self._ever = {**getattr(self, "_ever", {}), **experts}  # type: ignore[attr-defined]
-    _announce(self, self._ever)  # type: ignore[attr-defined]
+    _announce(self, self._ever, replicas)  # type: ignore[attr-defined]
 
 
 def _is_one_of_ours(offer: Any) -> bool:

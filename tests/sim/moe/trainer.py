@@ -98,7 +98,8 @@ class Trainer:
 
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:
         now_s = self._peer.now_s
-        return self.dispatch.usable(self._peer.view.hosts(uid, now_s), now_s)
+        usable = self.dispatch.usable(self._peer.view.answering(uid, now_s), now_s)
+        return self.dispatch.spread(usable, "forward", self._rng, me=self._peer.peer_id)
 
     def _forward(self, uid: ExpertUID, claim: Claim) -> None:
         peer, began_s = self._peer, self._peer.now_s

@@ -19,6 +19,7 @@ _CHECK_S: Final = 1.0
 SETTLE_S: Final = 30.0
 """Checkers watch the healed run for so long at least."""
 _SLOW_LOOK_S: Final = 12.0
+_POPULAR: Final = 0.1
 
 
 class MoeWorld(World[MoePeer]):
@@ -53,6 +54,7 @@ class MoeWorld(World[MoePeer]):
         announced_s: float = 20.0,
         snapshot_every_s: float = 5.0,
         staleness_max: int = 8,
+        replicas: int = 0,
         detailed: bool = False,
         checkers: Sequence[type[Checker]] = ALL,
     ) -> None:
@@ -71,6 +73,7 @@ class MoeWorld(World[MoePeer]):
         self.trainers, self.beam = trainers, beam
         self.snapshot_every_s = snapshot_every_s
         self.staleness_max = staleness_max
+        self.replicas = replicas
         self.batch_s = batch_s * scale
         self.step_s, self.build_s, self.fetch_s = 0.05 * scale, 0.2 * scale, 0.2 * scale
         self.ask_s, self.probe_s, self.keep_s = 5.0 * scale, 3.0 * scale, 8.0 * scale
@@ -91,6 +94,12 @@ class MoeWorld(World[MoePeer]):
         if self.slow_looks and rng.random() < self.slow_looks:
             return self.scaled(_SLOW_LOOK_S) * rng.random()
         return sum(self.network.delay_s() for _ in range(rng.randint(2, 6)))
+
+    def share_of_time(self, uid: ExpertUID) -> float:
+        """Return how much of its host's time an expert takes; who is popular changes every minute or so."""
+        minute = int(self.clock.now_s / self.scaled(60.0))
+        drawn = random.Random(f"popular/{self.seed}/{uid}/{minute}").random()
+        return 0.9 if drawn < _POPULAR else 0.35 if drawn < 2 * _POPULAR else 0.05
 
     def first_of(self, records: list[Record]) -> list[Record]:
         """Return what the first node that answers holds of them: not always all."""
@@ -188,6 +197,7 @@ def draw_world(
         snapshot_every_s=rng.choice((2.0, 5.0, 10.0)),
         staleness_max=rng.choice((4, 64)),
         beam=rng.choice((3, 8)),
+        replicas=rng.choice((0, 0, 1, 2)),
         detailed=detailed,
         checkers=checkers,
     )

@@ -12,6 +12,7 @@ from tests.sim.moe.checkers.hosting import (
     OneHostSoon,
     RoomIsKept,
 )
+from tests.sim.moe.checkers.replicas import OnlyReplicasBlend, ReplicasAreFew, ReplicasFollow
 from tests.sim.moe.checkers.searching import (
     FindsOnlyTheLiving,
     FindsTheBest,
@@ -43,6 +44,9 @@ ALL: tuple[type[Checker], ...] = (
     Bounded,
     TrafficBounded,
     NobodyHonestBlamed,
+    OnlyReplicasBlend,
+    ReplicasAreFew,
+    ReplicasFollow,
     ExpertsSettle,
 )
 
@@ -61,7 +65,10 @@ __all__ = [
     "NothingIsLost",
     "OneHostPerEpoch",
     "OneHostSoon",
+    "OnlyReplicasBlend",
     "OnlyWhatAHostSigned",
+    "ReplicasAreFew",
+    "ReplicasFollow",
     "RoomIsKept",
     "SearchIsQuick",
     "TrafficBounded",

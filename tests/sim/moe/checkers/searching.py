@@ -62,14 +62,14 @@ class FindsTheBest(Checker):
             prefix = Prefix(layer, place)
             return [u for u in range(size) if self._listed(peer, prefix, u)]
         uids = [ExpertUID(layer, (*place, u)) for u in range(size)]
-        return [uid.place[-1] for uid in uids if peer.view.claims(uid, peer.now_s)]
+        return [uid.place[-1] for uid in uids if peer.view.answering(uid, peer.now_s)]
 
     def _alive(self, peer: MoePeer, note: SearchEnded) -> list[ExpertUID]:
-        """Return every expert of a layer that the view has a claim for and, prefix by prefix, a way to."""
+        """Return every expert of a layer that somebody answers for, as the view has it, and, prefix by prefix, a way to."""
         return [
             uid
             for uid in note.grid.uids()
-            if peer.view.claims(uid, peer.now_s)
+            if peer.view.answering(uid, peer.now_s)
             and all(
                 self._listed(peer, prefix, uid.place[len(prefix.place)])
                 for prefix in uid.prefixes[:-1]
