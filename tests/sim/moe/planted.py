@@ -286,7 +286,7 @@ SUITE: Final = (
             ((evidence.Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
     Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((evidence, "_witnessed", _last_resort),)),
     Planted("a signer is its own witness", OnlyWhatAHostSigned, ((evidence, "_witnessed", _own_witness),)),
-    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),)),
+    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),), first_seed=70),
     Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
     Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),
     Planted("a snapshot goes to who leaves", CopiesAreClose, ((Placement, "_snapshot", _to_who_leaves),)),
