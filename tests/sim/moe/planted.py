@@ -7,13 +7,14 @@ import math
 from collections import deque
 from typing import Any, Final
 
-from protocols.experts import evidence, placement
+from protocols.experts import evidence, placement, replicas
 from protocols.experts.admission import judge_call
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import next_epoch
 from protocols.experts.events import Adopt, AnswerHandOver, HandedOver, Left
 from protocols.experts.lookups import LookUps
 from protocols.experts.placement import Placement
+from protocols.experts.replicas import Replicas
 from protocols.experts.roster import Roster
 from protocols.experts.search import BeamSearch, Found
 from protocols.experts.shelf import Shelf
@@ -34,7 +35,10 @@ from tests.sim.moe.checkers import (
     NothingIsLost,
     OneHostPerEpoch,
     OneHostSoon,
+    OnlyReplicasBlend,
     OnlyWhatAHostSigned,
+    ReplicasAreFew,
+    ReplicasFollow,
     RoomIsKept,
     SearchIsQuick,
     TrafficBounded,
@@ -252,6 +256,21 @@ def _is_one_of_ours(offer: Any) -> bool:
     return bool(offer.epoch % 7)
 
 
+def _everybody_averages(self: Replicas, uid: Any, epoch: int, peer: Any) -> bool:
+    """Whoever asks is averaged with."""
+    return uid in self.own and self.own[uid].epoch == epoch
+
+
+def _goes_on(self: Replicas, uid: Any, *, tell: bool) -> Any:
+    """Who is a replica stays one."""
+    return ()
+
+
+def _keeps_all(self: Replicas) -> Any:
+    """Experts that a node hosts push out nothing."""
+    return ()
+
+
 _judge_call = judge_call
 _witnessed = evidence._witnessed
 _waits = evidence._waits
@@ -269,6 +288,10 @@ _announce = Announcements.announce
 _begin = LookUps.begin
 
 SUITE: Final = (
+    Planted("whoever asks is averaged with", OnlyReplicasBlend, ((Replicas, "is_replica", _everybody_averages),)),
+    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),)),
+    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),)),
+    Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),)),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
