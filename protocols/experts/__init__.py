@@ -12,6 +12,8 @@ dispatch       how long to wait for whom, and whom to leave alone for a while
 admission      which calls a host takes for its expert, by epoch and version
 placement      which node hosts which expert, who keeps copies, who adopts orphans, and who gives way
 assignment     the order of nodes that every node computes alike
+evidence       what a node has seen of an expert, and which snapshots of it count
+roster         who takes part, and whom a node can count on
 events         what placement is told, and what it wants done
 shelf          which snapshots a node keeps for others
 """

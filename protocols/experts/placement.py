@@ -13,13 +13,9 @@ Rules:
   expert for a moment, never with one epoch. The higher epoch wins; the other finds out from the directory and drops it, and
   looks there at once when a caller knows a newer epoch. A caller's word alone takes nothing from anybody.
 - A host that does not answer is probed; only when that fails as well are its experts orphans.
-- A snapshot counts when who signed it is a host that we saw: the directory named it for that expert in that epoch. Nodes keep
-  only what they saw so, too. What a stranger signed leaves those a while who have seen it, and counts then, after all others,
-  when somebody else than its signer says so. Without a witness it never counts, though there be nothing else: anybody can
-  sign for any epoch.
-- Who does not answer, or was down when all were asked, may have a snapshot, and one that could not be fetched may be had
-  yet: an expert begins anew only when all nodes have answered that they have none, or after minutes (GIVE_UP_S, SILENT_S).
-  Its epoch is a first one then: whoever still has what it had learned has the better claim.
+- A snapshot counts when who signed it was seen as the host (`evidence`), and an expert begins anew only when all nodes have
+  answered that they have none, or after minutes. Its epoch is a first one then: whoever still has what it had learned has the
+  better claim.
 - A handed-over expert is taken only from the host that the directory names.
 """
 
@@ -62,34 +58,23 @@ from protocols.experts.events import (
     Suspected,
     TakeSnapshot,
 )
-from protocols.experts.messages import HOSTS_MAX, Seen, SnapshotOffer
+from protocols.experts.evidence import Memory, choose
+from protocols.experts.messages import Seen, SnapshotOffer
+from protocols.experts.roster import Roster
 from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
 
 TICK_S: Final = 0.5
-PROBE_AGAIN_S: Final = 1.0
-"""A peer is not probed again sooner, however many calls to it fail."""
-PROBE_DOWN_S: Final = 5.0
-"""One that did not answer is asked so often whether it is back."""
+LOOK_AGAIN_S: Final = 1.0
+"""However many callers know newer epochs."""
 REBALANCE_S: Final = 3.0
 HAND_OVERS_MAX: Final = 4
 """At once: each freezes an expert."""
-HAND_OVER_AGAIN_S: Final = 2.0
-"""A node that has refused an expert is not offered one again sooner."""
 SNAPSHOT_AGAIN_S: Final = 1.0
 """After this a snapshot is tried again that too few have kept."""
-LEAVING_S: Final = 10.0
-"""A node that said that it leaves counts for nothing so long; it may have come back since."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
-GIVE_UP_S: Final = 60.0
-"""So long an expert is missing before nobody waits for nodes that are down."""
-SILENT_S: Final = 180.0
-"""And so long before nobody waits for those that are there and do not answer, or do not give what they offer, or are down
-after they have offered something: each time another message may be lost."""
-UNSEEN_S: Final = 30.0
-"""So long who has not seen the signer of a snapshot lets those adopt it who have."""
 
 
 @dataclass(slots=True)
@@ -103,47 +88,6 @@ class _Own:
     """We leave, and nobody has room for it: a last snapshot was asked for."""
     safe: bool = False
     """Somebody keeps that one."""
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What was seen of an expert."""
-
-    epoch: int = 0
-    hosts: dict[int, PeerID] = field(default_factory=dict)
-    """Epoch -> whom the directory named as its host; the latest last."""
-    missing_since_s: float | None = None
-    failed: int = 0
-    """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""
-    up: frozenset[PeerID] = frozenset()
-    """Who was in the run, and not down, when all were last asked for a snapshot."""
-    offered: bool = False
-    """Somebody has offered a snapshot since it went missing."""
-    tried: bytes = b""
-    """Root of the snapshot that we fetch, or fetched last."""
-    failures: set[bytes] = field(default_factory=set)
-    """Roots of those that could not be had."""
-
-    def seen(self, epoch: int, host: PeerID) -> None:
-        """The directory names it as the host."""
-        self.hosts[epoch] = self.hosts.pop(epoch, host)  # who states another's epoch comes later
-        if len(self.hosts) > HOSTS_MAX:
-            del self.hosts[next(iter(self.hosts))]
-
-    def found(self) -> None:
-        """It is missing no more."""
-        self.missing_since_s = None
-        self.failed = 0
-        self.offered = False
-        self.failures.clear()
-
-    def signed_by_a_host(self, offer: SnapshotOffer) -> bool:
-        """Tell whether who signed it had the expert then: anybody can sign for an epoch that never was."""
-        return self.hosts.get(offer.epoch) == offer.host
-
-    def is_newest(self, offer: SnapshotOffer) -> bool:
-        """Tell whether it is of the last epoch that we saw: nobody can have one of a later."""
-        return self.signed_by_a_host(offer) and offer.epoch == self.epoch
 
 
 @dataclass(slots=True)
@@ -176,18 +120,11 @@ class Placement:
     gave_way: int = 0
     handed_over: int = 0
     taken_over: int = 0
-    _rooms: dict[PeerID, int] = field(default_factory=dict)
+    roster: Roster = field(default_factory=Roster)
     _claims: Mapping[ExpertUID, Sequence[Claim]] | None = None
-    _memory: dict[ExpertUID, _Memory] = field(default_factory=dict)
+    _memory: dict[ExpertUID, Memory] = field(default_factory=dict)
     _busy: dict[ExpertUID, str] = field(default_factory=dict)
     """What is under way for an expert that we do not host yet: find, create, adopt, take over."""
-    _down: dict[PeerID, float] = field(default_factory=dict)
-    """Who does not answer, with since when."""
-    _probed_s: dict[PeerID, float] = field(default_factory=dict)
-    _refused_s: dict[PeerID, float] = field(default_factory=dict)
-    """When a node last did not take an expert from us."""
-    _leaving_s: dict[PeerID, float] = field(default_factory=dict)
-    """When a node last said that it leaves."""
     _taking: dict[ExpertUID, HandOverTo] = field(default_factory=dict)
     """To whom each of our experts is being handed over."""
     _hint_s: float = -math.inf
@@ -196,7 +133,7 @@ class Placement:
     _left: bool = False
 
     def start(self, now_s: float) -> Sequence[Effect]:
-        self._memory = {uid: _Memory() for uid in self.uids}
+        self._memory = {uid: Memory() for uid in self.uids}
         self._rebalance_at_s = now_s + 2 * REBALANCE_S
         self.wake_at_s = now_s + TICK_S
         return ()
@@ -206,17 +143,17 @@ class Placement:
             case Tick(now_s):
                 return self._tick(now_s)
             case NodesSeen(_, rooms):
-                self._nodes_seen(rooms)
+                self.roster.seen(rooms)
                 return ()
             case ClaimsSeen(now_s, claims):
                 return self._claims_seen(now_s, claims)
             case Suspected(now_s, peer):
-                return self._suspected(now_s, peer)
+                return [ProbePeer(peer)] if self.roster.suspect(peer, now_s) else ()
             case Probed(now_s, peer, alive):
                 if alive:
-                    self._down.pop(peer, None)
+                    self.roster.down.pop(peer, None)
                     return ()
-                self._down.setdefault(peer, now_s)
+                self.roster.down.setdefault(peer, now_s)
                 return [Doubt(peer)]
             case NewerEpoch(now_s, uid, epoch):
                 return self._newer(now_s, uid, epoch)
@@ -227,7 +164,7 @@ class Placement:
             case HostFailed(_, uid):
                 return self._host_failed(uid)
             case SnapshotKept(now_s, uid, keepers, leaving):
-                self._leaving_s |= dict.fromkeys(leaving, now_s)
+                self.roster.leave(leaving, now_s)
                 return self._snapshot_kept(now_s, uid, keepers)
             case HandOverOffered(_, peer, offer, uid):
                 return self._hand_over_offered(peer, offer, uid)
@@ -279,34 +216,11 @@ class Placement:
     def _live_claims(self, uid: ExpertUID) -> Sequence[Claim]:
         """Return the claims that count: of hosts that are not down."""
         assert self._claims is not None
-        return [claim for claim in self._claims.get(uid, ()) if claim.peer not in self._down]
-
-    def _nodes_seen(self, rooms: Mapping[PeerID, int]) -> None:
-        for peer in rooms.keys() - self._rooms.keys():
-            self._down.pop(peer, None)
-        self._rooms = dict(rooms)
-        for times_s in (self._probed_s, self._refused_s, self._leaving_s):
-            for peer in times_s.keys() - rooms.keys() - self._down.keys():
-                del times_s[peer]
-
-    def _suspected(self, now_s: float, peer: PeerID) -> Sequence[Effect]:
-        if peer in self._down or now_s - self._probed_s.get(peer, -math.inf) < PROBE_AGAIN_S:
-            return ()
-        self._probed_s[peer] = now_s
-        return [ProbePeer(peer)]
-
-    def _probe_down(self, now_s: float) -> Sequence[Effect]:
-        due = [
-            peer
-            for peer in sorted(self._down.keys() & self._rooms.keys())
-            if now_s - self._probed_s.get(peer, -math.inf) >= PROBE_DOWN_S
-        ]
-        self._probed_s |= dict.fromkeys(due, now_s)
-        return [ProbePeer(peer) for peer in due]
+        return [claim for claim in self._claims.get(uid, ()) if claim.peer not in self.roster.down]
 
     def _newer(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         own = self.own.get(uid)
-        if own is None or own.epoch >= epoch or now_s - self._hint_s < PROBE_AGAIN_S:
+        if own is None or own.epoch >= epoch or now_s - self._hint_s < LOOK_AGAIN_S:
             return ()
         self._hint_s = now_s
         return [LookAgain(uid)]
@@ -320,12 +234,10 @@ class Placement:
 
     def _tick(self, now_s: float) -> Sequence[Effect]:
         self.wake_at_s = now_s + TICK_S
-        for peer in [p for p, at_s in self._leaving_s.items() if now_s - at_s >= LEAVING_S]:
-            del self._leaving_s[peer]
-        effects: list[Effect] = []
+        self.roster.tick(now_s)
         if self.draining:
             return self._hand_over_all(now_s)
-        effects += self._probe_down(now_s)
+        effects: list[Effect] = [ProbePeer(peer) for peer in self.roster.due(now_s)]
         effects += self._snapshots(now_s)
         if self._claims is None or not self._may_begin():
             return effects
@@ -371,7 +283,7 @@ class Placement:
     def _find(self, uid: ExpertUID) -> FindSnapshots:
         """Ask for a snapshot. Its keepers come first in its own order, whoever its host was."""
         self._busy[uid] = "find"
-        up = self._memory[uid].up = frozenset(self._rooms.keys() - self._down.keys())
+        up = self._memory[uid].up = frozenset(self.roster.up)
         return FindSnapshots(uid, tuple(preference(uid, up)[:ASKED_MAX]))
 
     def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
@@ -379,70 +291,17 @@ class Placement:
         if memory.missing_since_s is None:  # somebody has it meanwhile
             del self._busy[uid]
             return ()
-        missing_s = event.now_s - memory.missing_since_s
-        ours = [(k, o) for k, o in event.offers if self._knows(k, o, memory)]
-        good = [*ours, *(offer for offer in self._witnessed(event, missing_s) if offer not in ours)]
-        best = max(  # what we know comes before what others do, and what can be fetched before what could not
-            ((k, o) for k, o in good),
-            key=lambda found: (found in ours, found[1].root not in memory.failures, found[1].age),
-            default=(None, None),
-        )[1]
-        memory.offered |= best is not None
-        newest = best is not None and memory.is_newest(best)
-        strangers = [o for k, o in event.offers if (k, o) not in good]
-        if not newest and self._waits(event, memory, best, strangers, missing_s):
+        choice = choose(event, memory, self.me, self.roster)
+        if choice == "wait":
             del self._busy[uid]  # ask again
             return ()
-        if best is None or (missing_s >= SILENT_S and best.root in memory.failures):
-            self._busy[uid] = "create"
+        self._busy[uid] = "create" if choice == "create" else "adopt"
+        if choice == "create":
             return [Create(uid, next_epoch(0, self.rng), lost=memory.epoch > 0)]
-        memory.tried = best.root
-        donors = tuple(keeper for keeper, offer in good if offer.root == best.root)
-        base = best.epoch if plausible(best.epoch) else 0
-        self._busy[uid] = "adopt"
-        return [Adopt(uid, next_epoch(max(memory.epoch, base), self.rng), best, donors)]
-
-    def _waits(
-        self,
-        event: OffersFound,
-        memory: _Memory,
-        best: SnapshotOffer | None,
-        strangers: Sequence[SnapshotOffer],
-        missing_s: float,
-    ) -> bool:
-        """Tell whether somebody may yet have, or know, something better."""
-        # A snapshot that was offered once is worth the longer wait: its keeper is down now, or does not give it.
-        long = memory.failures or (best is None and memory.offered)
-        if event.silent and missing_s < SILENT_S:
-            return True
-        wait_s = SILENT_S if long else GIVE_UP_S
-        unasked = self._rooms.keys() - memory.up
-        if unasked and missing_s < wait_s:
-            return True
-        # One that a lost probe has made seem down just now would be done without, though all others have had a minute.
-        lately = any(event.now_s - self._down.get(peer, event.now_s) < wait_s for peer in unasked)
-        if lately and missing_s < SILENT_S:
-            return True
-        # A stranger's may be genuine: then somebody else knows its signer, and adopts it. That may take as long as it takes us.
-        newer = any(best is None or offer.age > best.age for offer in strangers)
-        return newer and missing_s < (SILENT_S if best is None else UNSEEN_S)
-
-    def _knows(self, keeper: PeerID, offer: SnapshotOffer, memory: _Memory) -> bool:
-        """Tell whether we know that a host signed it. What we keep was its host's when we took it; the key is ours for life."""
-        return self.me in (keeper, offer.host) or memory.signed_by_a_host(offer)
-
-    def _witnessed(
-        self, event: OffersFound, missing_s: float
-    ) -> Sequence[tuple[PeerID, SnapshotOffer]]:
-        """Return the offers of which somebody else than the signer says that it was the host, when all others had their turn."""
-        if missing_s < UNSEEN_S:
-            return ()
-        said = {(seen.epoch, seen.host) for node, seen in event.seen if node != seen.host}
-        return [
-            (keeper, offer)
-            for keeper, offer in event.offers
-            if keeper != offer.host or (offer.epoch, offer.host) in said
-        ]
+        offer, donors = choice
+        memory.tried = offer.root
+        base = offer.epoch if plausible(offer.epoch) else 0
+        return [Adopt(uid, next_epoch(max(memory.epoch, base), self.rng), offer, donors)]
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
@@ -479,8 +338,7 @@ class Placement:
         return effects
 
     def _snapshot(self, uid: ExpertUID, own: _Own) -> Sequence[Effect]:
-        nodes = self._rooms.keys() - self._down.keys() - self._leaving_s.keys()
-        keepers = tuple(preference(uid, nodes)[: self.keepers])
+        keepers = tuple(preference(uid, self.roster.staying)[: self.keepers])
         own.copying = bool(keepers)
         return [TakeSnapshot(uid, own.epoch, keepers)] if keepers else ()
 
@@ -549,7 +407,7 @@ class Placement:
         return [
             node
             for node in rooms
-            if node != self.me and now_s - self._refused_s.get(node, -math.inf) >= HAND_OVER_AGAIN_S
+            if node != self.me and not self.roster.has_just_refused(node, now_s)
         ]
 
     def _hand_over(self, uid: ExpertUID, to: PeerID) -> Sequence[Effect]:
@@ -564,7 +422,7 @@ class Placement:
         if to is not None and to.epoch == event.epoch:
             del self._taking[uid]
             if not event.taken:
-                self._refused_s[to.peer] = event.now_s
+                self.roster.refused_s[to.peer] = event.now_s
         own = self.own.get(uid)
         if own is None or own.epoch != event.epoch:
             return ()
@@ -606,8 +464,8 @@ class Placement:
         return {node: room - loads[node] for node, room in rooms.items() if node != self.me}
 
     def _live_rooms(self) -> dict[PeerID, int]:
-        gone = self._down.keys() | self._leaving_s.keys()
-        rooms = {node: room for node, room in self._rooms.items() if node not in gone}
+        staying = self.roster.staying
+        rooms = {node: room for node, room in self.roster.rooms.items() if node in staying}
         if not self.draining:
             rooms[self.me] = self.room
         return {node: room for node, room in rooms.items() if room > 0}

@@ -283,11 +283,15 @@ class Lead:
         if not self._view.staffed(self.settings.stages, self._replicas_needed()):
             bare = [s for s in range(self.settings.stages) if not self._view.replicas(s)]
             return f"peers for stages {bare}" if bare else "more replicas before the first step"
-        unheard = {m.stage for m in self._view.members if m.peer not in self._reports}
-        stateless = [s for s in self._staffing.stateless() if s not in unheard]
-        if stateless:
-            return f"a peer that holds the state of stages {stateless} at step {self._record.step}"
+        lost = self.lost_stages()
+        if lost:
+            return f"a peer that holds the state of stages {lost} at step {self._record.step}"
         return f"{self._needed().bit_count()} microbatches"
+
+    def lost_stages(self) -> list[int]:
+        """List the stages that have members, none of whom has the state; those not heard yet may have it."""
+        unheard = {m.stage for m in self._view.members if m.peer not in self._reports}
+        return [s for s in self._staffing.stateless() if s not in unheard]
 
     # --- work ---
 

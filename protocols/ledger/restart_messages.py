@@ -98,19 +98,31 @@ RestartMessage: TypeAlias = (
     Back | RestartPrepare | RestartPromise | RestartAccept | RestartAccepted | RestartRefused | Decided | Running
 )  # fmt: skip
 
+
+@dataclass(frozen=True, slots=True)
+class GoBack:
+    """The lead to all members: a stage's state is lost, and is on disks; end this life and go back to yours, as I do."""
+
+    index: Index
+    """Of the newest record: members that know a newer one are in a run that went on."""
+
+
+RestartCast: TypeAlias = RestartMessage | GoBack
+"""What may come: those who are back talk among themselves; the last is for those who are not."""
+
 _TAGS: Final[dict[str, type[Any]]] = {
     "back": Back, "prepare": RestartPrepare, "promise": RestartPromise, "accept": RestartAccept,
-    "accepted": RestartAccepted, "refused": RestartRefused, "decided": Decided, "running": Running,
+    "back to disk": GoBack, "accepted": RestartAccepted, "refused": RestartRefused, "decided": Decided, "running": Running,
 }  # fmt: skip
 _TAG_OF: Final = {shape: tag for tag, shape in _TAGS.items()}
 
 
-def encode_restart(message: RestartMessage) -> dict[str, Any]:
+def encode_restart(message: RestartCast) -> dict[str, Any]:
     """Return the plain form: {"tag": ..., "body": {...}}."""
     return {"tag": _TAG_OF[type(message)], "body": encode(message)}
 
 
-def decode_restart_untrusted(data: Any) -> RestartMessage:
+def decode_restart_untrusted(data: Any) -> RestartCast:
     """Check and build one message. Raises RemoteProtocolError only."""
     if not isinstance(data, dict) or data.keys() != {"tag", "body"}:
         raise RemoteProtocolError("a restart message is a map of tag and body")
@@ -118,7 +130,7 @@ def decode_restart_untrusted(data: Any) -> RestartMessage:
     if shape is None:
         raise RemoteProtocolError("unknown restart message")
     try:
-        message: RestartMessage = decode(shape, data["body"])
+        message: RestartCast = decode(shape, data["body"])
     except SchemaError as error:
         raise RemoteProtocolError(f"bad {data['tag']} message: {error.problem}") from error
     return message

@@ -144,7 +144,7 @@ class PipelineMode:
             nursery.start_soon(self._presence.run)
             task_status.started()
             try:
-                await peer.outlived.wait()
+                await peer.going_back.due.wait()
                 await self._go_back()
             finally:
                 self._note_end(peer)
@@ -161,11 +161,11 @@ class PipelineMode:
     async def _go_back(self) -> None:
         """End this life if there is something on the disk to go on from. Raises OutlivedError, else never returns."""
         if await self._from_disk() is None:
-            log.warning("too few members are left to decide, and nothing is on the disk here")
+            log.warning("this run cannot go on as it is, and nothing is on the disk here")
             await trio.sleep_forever()
         self._goes_back = True
         raise OutlivedError(
-            "too few members are left to decide: back to the disk, as those are that were away"
+            "this run cannot go on as it is: back to the disk, to agree with the others"
         )
 
     async def drain(self, deadline_s: float) -> None:

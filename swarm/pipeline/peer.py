@@ -57,13 +57,11 @@ from protocols.ledger.messages import (
     decode_message_untrusted,
     encode_message,
 )
-from protocols.ledger.outlived import Outlived
 from protocols.ledger.restart_messages import (
-    Back,
     Claim,
+    GoBack,
     Running,
     decode_restart_untrusted,
-    encode_restart,
 )
 from protocols.ledger.trainer import (
     AskClaim,
@@ -102,11 +100,12 @@ from swarm.calls import (
 from swarm.data.sequences import Dataset
 from swarm.driver import Driver
 from swarm.hosting.compute import ComputeThread
+from swarm.pipeline.going_back import GoingBack
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
 from swarm.pipeline.restarting import FromDisk, Restarting
-from swarm.pipeline.reuniting import RESTART_SERVICE, HistoryEndsError, Reuniting
+from swarm.pipeline.reuniting import HistoryEndsError, Reuniting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
 from swarm.pipeline.trainer_shell import TrainerShell
@@ -235,9 +234,7 @@ class PipelinePeer:
         self.ledger = self._new_ledger(None)
         self.restarting: Restarting | None = None
         """While this node is back from its disk, until it is in the run."""
-        self.outlived = trio.Event()
-        """The members that may still live can decide nothing any more: the way on is from the disk."""
-        self._outlived = Outlived()
+        self.going_back = GoingBack(self, caller)
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
@@ -305,6 +302,7 @@ class PipelinePeer:
         """Take part until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.state.run)
+            nursery.start_soon(self.going_back.run)
             if self._founder:
                 await self._found()
             self._nursery = nursery
@@ -361,21 +359,12 @@ class PipelinePeer:
         message = decode_restart_untrusted(incoming.message)
         record = self.ledger.record
         if self.ledger.member is not None and record is not None:
-            if isinstance(message, Back):
-                self._meet_back(incoming.peer, message, record)
-            elif isinstance(message, Running) and not self.draining:
+            if isinstance(message, Running) and not self.draining:
                 self.reuniting.told(incoming.peer, message.record)
-        elif self.restarting is not None:
+            self.going_back.heard(incoming.peer, message, record)
+        elif self.restarting is not None and not isinstance(message, GoBack):
             self.restarting.heard(incoming.peer, message)
         return Answer()
-
-    def _meet_back(self, peer: PeerID, back: Back, record: Record) -> None:
-        """Say that the run goes on, unless it cannot: now, or ever without those that are back."""
-        if self._outlived.back(record, peer, back.incarnation):
-            if not self.draining:
-                self.outlived.set()
-        elif not self.ledger.lacks_majority:
-            self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(Running(record)))
 
     async def answer_stage(self, incoming: Incoming) -> Answer:
         """Answer one call of the `stage` service."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from moe import keeping
-from protocols.experts import placement
+from protocols.experts import roster
 from protocols.experts.messages import (
     EXPERTS_SERVICE,
     Alive,
@@ -67,7 +67,7 @@ def test_who_answers_a_probe_or_the_second_one_is_there(
             await until(lambda: len(came) == len(answers))
             await trio.sleep(0.7)  # two more probes would have failed by then
             assert came == [Probe()] * len(answers)
-            assert asked.node.me not in asker.keeper.core._down
+            assert asked.node.me not in asker.keeper.core.roster.down
 
     trio.run(main)
 
@@ -81,10 +81,10 @@ def test_who_answers_neither_of_two_probes_is_down_until_it_answers_a_later_one(
     async def main() -> None:
         async with probed(monkeypatch, [answer, answer]) as (asker, asked, came):
             core = asker.keeper.core
-            await until(lambda: asked.node.me in core._down)
+            await until(lambda: asked.node.me in core.roster.down)
             assert came == [Probe()] * 2
-            core._probed_s[asked.node.me] -= placement.PROBE_DOWN_S  # so long ago
-            await until(lambda: asked.node.me not in core._down)
+            core.roster.probed_s[asked.node.me] -= roster.PROBE_DOWN_S  # so long ago
+            await until(lambda: asked.node.me not in core.roster.down)
             assert came == [Probe()] * 3
 
     trio.run(main)

@@ -160,9 +160,9 @@ class ProcessSwarm:
         goal = self.step(seen_by) + count
         self.wait(lambda: self.step(seen_by) >= goal)
 
-    def wait(self, reached: Callable[[], Any]) -> None:
+    def wait(self, reached: Callable[[], Any], *, patience_s: float = PATIENCE_S) -> None:
         """Wait until something holds; a node that does not answer just now is asked again."""
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s:
             try:
                 if reached():

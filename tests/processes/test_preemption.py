@@ -19,6 +19,7 @@ from node.demo.scenarios.pipeline.comparison import compare
 from node.demo.scenarios.pipeline.figures import PARAMETER_DIFFERENCE_MAX
 from node.identity import Identity
 from protocols.ids import PeerID
+from protocols.ledger.view import Record
 from tests.node.processes import Daemon
 from tests.processes.forked import ForkedDaemon
 from tests.processes.swarm import MICROBATCHES, STAGES, ProcessSwarm, pipeline, process_swarm
@@ -116,20 +117,27 @@ def test_half_of_the_nodes_go_inside_ten_seconds_and_come_back(
     check_end(fleet, tmp_path)
 
 
-def test_half_of_the_nodes_are_killed_with_all_of_a_stage_and_the_rest_cannot_decide(
-    fleet: Fleet, tmp_path: Path
+@pytest.mark.parametrize("decide", [False, True], ids=["the rest waits", "the rest decides"])
+def test_all_nodes_of_a_stage_are_killed_at_once_and_the_run_goes_on_from_a_checkpoint(
+    fleet: Fleet, decide: bool, tmp_path: Path
 ) -> None:
-    """Of two halves the one with the smallest PeerID decides: that one goes. The others hear that it is back, and go on with it."""
+    """Of two halves the one with the smallest PeerID decides. If that is the one that was killed, the rest hears that it is
+    back; else the killed are members again at once, and after a while the lead has all go back to their disks."""
     swarm = fleet.swarm
     smallest = min(NAMES, key=lambda name: peer_of(swarm.nodes[name]))
-    stage = pipeline(swarm.nodes[smallest])["stage"]
-    victims = [name for name in NAMES if pipeline(swarm.nodes[name])["stage"] == stage]
+    killed = int(pipeline(swarm.nodes[smallest])["stage"]) ^ decide
+    victims = [name for name in NAMES if pipeline(swarm.nodes[name])["stage"] == killed]
     assert len(victims) == len(NAMES) // 2
     went = tuple((0.0, name, signal.SIGKILL) for name in victims)
     fleet.preempt(Preemption(went, tuple((1.0, name) for name in reversed(victims))))
+    swarm.wait(lambda: begun_again(swarm), patience_s=90.0)
     check_end(fleet, tmp_path)
-    begun = [r for node in swarm.living() for r in swarm.records(node) if r.epoch == 1]
-    assert min(begun, key=lambda record: record.index).step % EVERY == 0
+    assert min(begun_again(swarm), key=lambda record: record.index).step % EVERY == 0
+
+
+def begun_again(swarm: ProcessSwarm) -> list[Record]:
+    """Return the records that were decided after the nodes went back to their disks."""
+    return [record for node in swarm.living() for record in swarm.records(node) if record.epoch]
 
 
 def peer_of(node: Daemon) -> PeerID:

@@ -15,7 +15,16 @@ from typing import Final
 
 from node.limits import processor
 from tests.sim.engine.runner import tell
-from tests.sim.engine.scale import HOUR_S, Scale, Size, draw, measure_of, run_alone, scale_of
+from tests.sim.engine.scale import (
+    HOUR_S,
+    Scale,
+    Size,
+    draw,
+    drawing_of,
+    measure_of,
+    run_alone,
+    scale_of,
+)
 from tests.sim.engine.subject import DEFAULT, MODES
 
 PLOTS: Final = Path(__file__).parents[2] / "docs" / "plots"
@@ -23,10 +32,13 @@ PLOTS: Final = Path(__file__).parents[2] / "docs" / "plots"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what a large swarm costs to simulate; a broken promise ends it with the checker's words."""
-    mode, seed = _first(arguments)
+    mode, seed, curve = _first(arguments)
     measure = measure_of(mode)
     if measure is not None:
-        print(json.dumps({**measure(seed), **processor()}))  # noqa: T201 - the result
+        figures = measure(seed)
+        if curve:
+            drawing_of(mode)(figures, _plot_of(mode))
+        print(json.dumps({**figures, **processor()}))  # noqa: T201 - the result
         return 0
     parser, scale = _parser(arguments)
     options = parser.parse_args(arguments)
@@ -46,13 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _first(arguments: Sequence[str] | None) -> tuple[str, int]:
-    """Read mode and seed, which all modes have."""
+def _first(arguments: Sequence[str] | None) -> tuple[str, int, bool]:
+    """Read mode, seed and whether to draw, which all modes have."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--mode", choices=MODES, default=DEFAULT)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--curve", action="store_true")
     options = parser.parse_known_args(arguments)[0]
-    return options.mode, options.seed
+    return options.mode, options.seed, options.curve
 
 
 def _parser(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, Scale]:

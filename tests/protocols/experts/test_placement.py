@@ -391,7 +391,7 @@ def test_who_leaves_keeps_no_snapshot_and_takes_no_expert_for_a_while() -> None:
     assert take == TakeSnapshot(UID, 2, (first,))
     placement.handle(SnapshotKept(10.1, UID, 0, leaving=(first,)))
     assert placement.handle(Tick(11.5)) == [TakeSnapshot(UID, 2, (second,))]
-    assert first not in placement._live_rooms()
+    assert first not in placement.spare()
     placement.handle(SnapshotKept(11.6, UID, 1))
     assert placement.handle(Tick(20.5)) == [TakeSnapshot(UID, 2, (first,))]
 

@@ -1,9 +1,9 @@
-"""When a member knows that too few are left to decide."""
+"""When a member knows that its run cannot go on but from the disks."""
 
 from __future__ import annotations
 
 from protocols.ids import PeerID
-from protocols.ledger.outlived import Outlived
+from protocols.ledger.outlived import LostStages, Outlived
 from protocols.ledger.view import Member, Record
 
 A, B, C, D = (PeerID(bytes([0, 1, letter])) for letter in b"abcd")
@@ -39,3 +39,31 @@ def test_a_stranger_and_the_life_that_the_record_names_say_nothing() -> None:
     outlived = Outlived()
     for peer, incarnation in ((PeerID(b"stranger"), 2), (A, 1), (B, 1), (C, 1), (D, 1)):
         assert not outlived.back(RECORD, peer, incarnation)
+
+
+def test_all_go_back_once_a_lost_stage_is_on_members_disks_and_nobody_came_with_more() -> None:
+    lost = LostStages(patience_s=30.0)
+    lost.back(D, {1})
+    assert not lost.are_due(0.0, RECORD, [1])
+    assert not lost.are_due(29.0, RECORD, [1])
+    assert lost.are_due(30.0, RECORD, [1])
+
+
+def test_who_comes_with_the_state_ends_the_wait() -> None:
+    lost = LostStages(patience_s=30.0)
+    lost.back(D, {1})
+    assert not lost.are_due(0.0, RECORD, [1])
+    assert not lost.are_due(20.0, RECORD, [])
+    assert not lost.are_due(40.0, RECORD, [1])
+    assert lost.are_due(70.0, RECORD, [1])
+
+
+def test_what_no_members_disk_has_is_waited_for() -> None:
+    lost = LostStages(patience_s=30.0)
+    lost.back(PeerID(b"stranger"), {0, 1})
+    lost.back(D, {1})
+    for now_s in (0.0, 100.0):
+        assert not lost.are_due(now_s, RECORD, [0, 1])
+    lost.back(C, {0})
+    assert not lost.are_due(200.0, RECORD, [0, 1])
+    assert lost.are_due(230.0, RECORD, [0, 1])

@@ -31,6 +31,7 @@ from protocols.ledger.restart_messages import (
     Back,
     Claim,
     Decided,
+    GoBack,
     RestartAccepted,
     RestartMessage,
     RestartPromise,
@@ -107,7 +108,9 @@ class World:
         core = self.cores.get(receiver)
         if core is None or type(message) in self.lost:
             return
-        message = decode_restart_untrusted(encode_restart(message))
+        decoded = decode_restart_untrusted(encode_restart(message))
+        assert not isinstance(decoded, GoBack)
+        message = decoded
         if receiver in self.begun:
             if isinstance(message, Back):
                 self._mail.append((receiver, sender, Running(self.begun[receiver].record)))

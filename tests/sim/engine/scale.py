@@ -71,6 +71,14 @@ def measure_of(mode: str) -> Callable[[int], dict[str, Any]] | None:
     return getattr(importlib.import_module(name), "measure", None)
 
 
+def drawing_of(mode: str) -> Callable[[dict[str, Any], Path], None]:
+    """Return what draws those figures."""
+    draw: Callable[[dict[str, Any], Path], None] = importlib.import_module(
+        f"tests.sim.{mode}.plots"
+    ).draw
+    return draw
+
+
 def run_alone(mode: str, size: Size, seed: int) -> dict[str, Any]:
     """Run one swarm in a process of its own, on one core; return its figures. Raises ViolationError."""
     with multiprocessing.get_context("spawn").Pool(1, _take_one_core) as pool:

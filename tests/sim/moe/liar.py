@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Final
 from protocols.experts.epoch import next_epoch
 from protocols.experts.messages import (
     HOSTS_MAX,
+    Average,
     HandOver,
     Keep,
+    Message,
+    ReplicaOver,
+    ReplicaWanted,
     Seen,
     SnapshotOffer,
     Snapshots,
@@ -102,7 +106,9 @@ class LyingNode:
         others = offer_of(State(uid, epoch, 7, forged=True), victim.peer_id)
         none = offer_of(State(ExpertUID("none", (7,)), epoch, 7, forged=True), me.peer_id)
 
-        def ask(message: Keep | HandOver) -> None:
+        here = victim.experts[uid].epoch if uid in victim.experts else epoch
+
+        def ask(message: Message) -> None:
             ControlCall(me, victim.peer_id, message, lambda answer: None).begin(world.keep_s)
 
         def call(of: ExpertUID, version: int | None) -> None:
@@ -123,5 +129,7 @@ class LyingNode:
             lambda: call(uid, None),
             lambda: call(uid, rng.choice((0, _ABSURD))),
             lambda: call(ExpertUID("none", (7,)), None),
+            lambda: ask(rng.choice((Average(str(uid), here, 99), ReplicaWanted(mine)))),
+            lambda: ask(ReplicaOver(str(uid), here)),
             state,
         ]

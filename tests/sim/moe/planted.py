@@ -7,13 +7,15 @@ import math
 from collections import deque
 from typing import Any, Final
 
-from protocols.experts import placement
+from protocols.experts import evidence, placement, replicas
 from protocols.experts.admission import judge_call
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import next_epoch
-from protocols.experts.events import Adopt, AnswerHandOver, HandedOver, Left, ProbePeer
+from protocols.experts.events import Adopt, AnswerHandOver, HandedOver, Left
 from protocols.experts.lookups import LookUps
 from protocols.experts.placement import Placement
+from protocols.experts.replicas import Replicas
+from protocols.experts.roster import Roster
 from protocols.experts.search import BeamSearch, Found
 from protocols.experts.shelf import Shelf
 from protocols.experts.view import PrefixView
@@ -33,7 +35,10 @@ from tests.sim.moe.checkers import (
     NothingIsLost,
     OneHostPerEpoch,
     OneHostSoon,
+    OnlyReplicasBlend,
     OnlyWhatAHostSigned,
+    ReplicasAreFew,
+    ReplicasFollow,
     RoomIsKept,
     SearchIsQuick,
     TrafficBounded,
@@ -64,9 +69,9 @@ def _keeps_it(self: Placement, uid: Any) -> Any:
 
 def _offers_at_once(self: Placement, event: Any) -> Any:
     """Who does not answer is taken to have no snapshot."""
-    down, self._down = self._down, {}
+    down, self.roster.down = self.roster.down, {}
     effects = _offers_found(self, dataclasses.replace(event, silent=()))
-    self._down = down
+    self.roster.down = down
     return effects
 
 
@@ -75,23 +80,21 @@ def _everybody_signs(self: Any, offer: Any) -> bool:
     return True
 
 
-def _last_resort(self: Placement, event: Any, missing_s: float) -> Any:
+def _last_resort(event: Any, missing_s: float) -> Any:
     """What a stranger signed is adopted when nobody else does."""
-    return event.offers if missing_s >= placement.UNSEEN_S else ()
+    return event.offers if missing_s >= evidence.UNSEEN_S else ()
 
 
-def _own_witness(self: Placement, event: Any, missing_s: float) -> Any:
+def _own_witness(event: Any, missing_s: float) -> Any:
     """Who signed a snapshot may say itself that it was the host."""
     named = [(b"", seen) for _, seen in event.seen]
-    return _witnessed(self, dataclasses.replace(event, seen=named), missing_s)
+    return _witnessed(dataclasses.replace(event, seen=named), missing_s)
 
 
-def _hurries(
-    self: Placement, event: Any, memory: Any, best: Any, strangers: Any, missing_s: float
-) -> bool:
+def _hurries(event: Any, memory: Any, best: Any, strangers: Any, roster: Any, missing_s: float) -> bool:  # fmt: skip
     """A minute is enough, though a keeper has offered a snapshot."""
     memory.offered = False
-    return _waits(self, event, memory, best, (), missing_s)
+    return _waits(event, memory, best, (), dataclasses.replace(roster, down={}), missing_s)
 
 
 def _first_come(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
@@ -111,9 +114,9 @@ def _former_host(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
 
 def _to_who_leaves(self: Placement, uid: Any, own: Any) -> Any:
     """A snapshot goes to who is leaving, again and again."""
-    leaving, self._leaving_s = self._leaving_s, {}
+    leaving, self.roster.leaving_s = self.roster.leaving_s, {}
     effects = _snapshot(self, uid, own)
-    self._leaving_s = leaving
+    self.roster.leaving_s = leaving
     return effects
 
 
@@ -220,14 +223,14 @@ def _late_blocks(self: LookUps, now_s: float) -> Any:
     return _begin(self, now_s)
 
 
-def _suspect_again(self: Placement, now_s: float, peer: Any) -> Any:
+def _suspect_again(self: Roster, peer: Any, now_s: float) -> bool:
     """Every failed call has its host probed."""
-    return [ProbePeer(peer)]
+    return True
 
 
 def _all_at_once(self: Placement, now_s: float) -> Any:
     """Who leaves offers an expert again as soon as it was refused."""
-    self._refused_s.clear()
+    self.roster.refused_s.clear()
     return _hand_over_all(self, now_s)
 
 
@@ -253,9 +256,24 @@ def _is_one_of_ours(offer: Any) -> bool:
     return bool(offer.epoch % 7)
 
 
+def _everybody_averages(self: Replicas, uid: Any, epoch: int, peer: Any) -> bool:
+    """Whoever asks is averaged with."""
+    return uid in self.own and self.own[uid].epoch == epoch
+
+
+def _goes_on(self: Replicas, uid: Any, *, tell: bool) -> Any:
+    """Who is a replica stays one."""
+    return ()
+
+
+def _keeps_all(self: Replicas) -> Any:
+    """Experts that a node hosts push out nothing."""
+    return ()
+
+
 _judge_call = judge_call
-_witnessed = Placement._witnessed
-_waits = Placement._waits
+_witnessed = evidence._witnessed
+_waits = evidence._waits
 _snapshot = Placement._snapshot
 _judge = Shelf.judge
 _offers_found = Placement._offers_found
@@ -270,6 +288,10 @@ _announce = Announcements.announce
 _begin = LookUps.begin
 
 SUITE: Final = (
+    Planted("whoever asks is averaged with", OnlyReplicasBlend, ((Replicas, "is_replica", _everybody_averages),)),
+    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),)),
+    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),)),
+    Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),)),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
@@ -282,15 +304,15 @@ SUITE: Final = (
     Planted("an expert steps while it is handed over", HandOverLosesNothing, ((shell, "judge_call", _frozen_steps),)),
     Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),), first_seed=23),
     Planted("who is silent is taken to have no snapshot", NothingIsLost,
-            ((Placement, "_offers_found", _offers_at_once),), first_seed=63),
+            ((Placement, "_offers_found", _offers_at_once),), first_seed=136),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
-            ((placement._Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
-    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((Placement, "_witnessed", _last_resort),)),
-    Planted("a signer is its own witness", OnlyWhatAHostSigned, ((Placement, "_witnessed", _own_witness),)),
-    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((Placement, "_waits", _hurries),)),
+            ((evidence.Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
+    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((evidence, "_witnessed", _last_resort),)),
+    Planted("a signer is its own witness", OnlyWhatAHostSigned, ((evidence, "_witnessed", _own_witness),)),
+    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),), first_seed=99),
     Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
     Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),
-    Planted("a snapshot goes to who leaves", CopiesAreClose, ((Placement, "_snapshot", _to_who_leaves),)),
+    Planted("a snapshot goes to who leaves", CopiesAreClose, ((Placement, "_snapshot", _to_who_leaves),), first_seed=182),
     Planted("an expert is taken from whoever offers it", OnlyWhatAHostSigned,
             ((Placement, "_hand_over_offered", _any_hand_over),), first_seed=3),
     Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),), first_seed=5),
@@ -304,9 +326,9 @@ SUITE: Final = (
     Planted("only one expert under a prefix is stated", FindsWhatIsThere, ((Announcements, "announce", _only_once),), first_seed=20),
     Planted("a late look holds up the next ones", ExpertsSettle, ((LookUps, "begin", _late_blocks),)),
     Planted("looks asked for pile up", Bounded, ((LookUps, "hurry", _hurry_again),)),
-    Planted("every former host is remembered", Bounded, ((placement._Memory, "seen", _remember_all),)),
+    Planted("every former host is remembered", Bounded, ((evidence.Memory, "seen", _remember_all),)),
     Planted("a look does not wait for the one before", TrafficBounded, ((LookUps, "begin", _begin_all),)),
-    Planted("every failed call has its host probed", TrafficBounded, ((Placement, "_suspected", _suspect_again),)),
+    Planted("every failed call has its host probed", TrafficBounded, ((Roster, "suspect", _suspect_again),)),
     Planted("who has refused is asked again at once", TrafficBounded, ((Placement, "_hand_over_all", _all_at_once),), first_seed=7),
     Planted("an honest keeper's offer is taken for forged", NobodyHonestBlamed, ((shell, "is_signed", _is_one_of_ours),)),
 )  # fmt: skip

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Final
 from protocols.experts.events import HandOverTo
 from protocols.experts.lookups import AGAIN_S, LOOKS_AT_ONCE
 from protocols.experts.messages import HOSTS_MAX, Probe
-from protocols.experts.placement import (
-    HAND_OVER_AGAIN_S,
-    HAND_OVERS_MAX,
-    PROBE_AGAIN_S,
-)
+from protocols.experts.placement import HAND_OVERS_MAX
+from protocols.experts.roster import HAND_OVER_AGAIN_S, PROBE_AGAIN_S
 from protocols.experts.uid import ExpertUID, Prefix
 from protocols.ids import PeerID
 from tests.sim.engine.checker import on
@@ -47,8 +44,8 @@ class Bounded(Checker):
         self._check(peer, "snapshots kept", len(peer.kept), len(world.uids))
         self._check(peer, "snapshots offered", len(peer.shelf.offers), len(world.uids))
         self._check(peer, "own snapshots", len(peer.own), len(peer.experts))
-        self._check(peer, "nodes down", len(core._down), nodes)
-        self._check(peer, "nodes probed", len(core._probed_s), nodes)
+        self._check(peer, "nodes down", len(core.roster.down), nodes)
+        self._check(peer, "nodes probed", len(core.roster.probed_s), nodes)
         self._check(peer, "experts remembered", len(core._memory), len(world.uids))
         for memory in core._memory.values():
             self._check(peer, "hosts of one expert", len(memory.hosts), HOSTS_MAX)

@@ -112,7 +112,7 @@ class HandOverLosesNothing(TenureChecker):
             other
             for other in self.up()
             if other.peer_id in peer.rooms
-            and other.peer_id not in peer.core._down
+            and other.peer_id not in peer.core.roster.down
             and len(other.experts) < other.room
             and not (other.stopped or other.draining)
         ]

@@ -127,7 +127,7 @@ class OnlyWhatAHostSigned(TenureChecker):
         if self._given.get(key) == offer:
             self._takes_over(peer, effect)
             return
-        good = [o for o in offers or () if (o.epoch, o.host) in seen]
+        good = [o for o in offers or () if (o.epoch, o.host) in seen or o.host == peer.peer_id]
         kept = peer.shelf.offers.get(effect.uid)
         if good and offer not in good and offer != kept:
             raise self.broken(f"{peer.name} adopts {offer}; a host that it saw signed {good}")
