@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -106,6 +107,7 @@ def test_branches_that_look_alike_have_names_of_their_own() -> None:
 
 
 def test_cores_that_were_imported_unmarked_are_noticed() -> None:
+    importlib.import_module("protocols.ledger.lead")
     with pytest.raises(RuntimeError, match=r"protocols\.ledger\.lead"):
         Recorder(MEASURED.modules).install()
 

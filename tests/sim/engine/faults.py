@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PREEMPTION_S = 10.0
 """Half of the peers go within this many seconds."""
 _RETURN_S = 20.0
-"""Who comes back is back within so long after that."""
+"""Who comes back is back within so long after that, or when all faults end: no fault is left to come then."""
 
 
 _Draw: TypeAlias = Callable[[random.Random, float], Any]
@@ -187,7 +187,7 @@ class Injector:
                 action = self._leave if rng.random() < 0.5 else self._crash
                 keeps_state = rng.random() < 0.5
                 world.clock.after(leave_s, self._preempt, victim, action)
-                world.clock.after(back_s, self._return, victim, keeps_state)
+                world.clock.after(min(back_s, self._until_s), self._return, victim, keeps_state)
 
     def _some_time(self, action: Callable[..., None], *args: object) -> None:
         self._world.clock.after(self._rng.uniform(0, self._until_s), action, *args)
