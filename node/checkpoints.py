@@ -110,8 +110,11 @@ class Checkpoints:
     def enabled(self) -> bool:
         return self._config.checkpoints
 
-    async def offer(self, part: Part, compute: ComputeThread) -> None:
-        """Take a part at its present version, if that is to be written. Returns when its copy is made."""
+    async def offer(self, part: Part, compute: ComputeThread, *, last: bool = False) -> None:
+        """Take a part at its present version, if that is to be written. Returns when its copy is made; the last one is written then."""
+        if last:
+            await self.save(part, compute)
+            return
         if not self.enabled or not self._is_due(part):
             return
         if not self._offered.statistics().tasks_waiting_receive:

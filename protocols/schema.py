@@ -300,7 +300,8 @@ def unknown_key(key: Any, known: tuple[str, ...], path: str = "") -> SchemaError
 
 def _check_size(length: int, size: Size, unit: str, path: str) -> None:
     if not size.low <= length <= size.high:
-        raise SchemaError(path, f"must have {size.low} to {size.high} {unit}, not {length}")
+        wanted = f"{size.low}" if size.low == size.high else f"{size.low} to {size.high}"
+        raise SchemaError(path, f"must have {wanted} {unit}, not {length}")
 
 
 def _span_text(span: Range) -> str:

@@ -52,8 +52,12 @@ class Keeper(Protocol):
     @property
     def enabled(self) -> bool: ...
 
-    async def offer(self, part: Part, compute: ComputeThread) -> None:
-        """Say that a part has reached its present version; returns when its copy is made, if one is due. Never raises."""
+    async def offer(self, part: Part, compute: ComputeThread, *, last: bool = False) -> None:
+        """Say that a part has reached its present version; returns when its copy is made, if one is due. Never raises.
+
+        Args:
+          last: the run ends with this version: it is written whatever the pace, and has been when this returns.
+        """
         ...
 
     async def scan(self, version_max: int | None = None) -> list[Checkpoint]:

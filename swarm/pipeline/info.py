@@ -57,7 +57,7 @@ def waits_for(section: Mapping[str, Any]) -> str:
     if not section.get("member"):
         return ""
     if section.get("asked_to_stay"):
-        return f"nobody else holds the state of stage {section['stage']}; it is lost unless another node takes it over"
+        return f"nobody else holds the state of stage {section['stage']}; the others cannot go on without it: waiting for one of them to fetch it"
     reason = section.get("waiting_for")
     return "waiting for the members to let this node go" + (
         f", and these for {reason}" if reason else ""

@@ -360,7 +360,8 @@ class PipelineMode:
     async def _stepped(self, part: Part) -> None:
         if self._resources is not None:
             part = dataclasses.replace(part, facts=self._facts)
-            await self._context.keeper.offer(part, self._resources.compute)
+            last = part.version >= self._spec.steps  # no later one will make up for it
+            await self._context.keeper.offer(part, self._resources.compute, last=last)
 
     def _facts(self, version: int) -> PartFacts:
         """Keep the record that committed the step with the state after it: it says whose history this is."""

@@ -162,3 +162,19 @@ def test_a_folder_that_cannot_be_put_aside_is_said(tmp_path: Path) -> None:
         assert "cannot be put aside" in checkpoints.problem
 
     with_checkpoints(tmp_path, body)
+
+
+def test_the_last_version_of_a_run_is_written_whatever_the_pace(tmp_path: Path) -> None:
+    """A run that is over has no later step that would make up for it, also when it took less than one interval."""
+
+    async def main() -> None:
+        checkpoints = Checkpoints(load({}, environ={"HOME": "/"}).config, tmp_path, RUN)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(checkpoints.run)
+            await checkpoints.offer(part(1), COMPUTE)
+            assert checkpoints.status()["count"] == 0
+            await checkpoints.offer(part(2), COMPUTE, last=True)
+            assert [c.manifest.version for c in await checkpoints.scan()] == [2]
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)

@@ -55,8 +55,28 @@ def serves(node: ForkedDaemon) -> bool:
     return bool(node.ask("status")["life"]["state"] == "serving")
 
 
+def written(node: ForkedDaemon) -> int | None:
+    """Return the step of the newest checkpoint."""
+    version: int | None = node.ask("status")["services"]["checkpoints"]["version"]
+    return version
+
+
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_is_over_has_its_last_step_on_the_disks_of_nodes_that_lose_power(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with process_swarm(tmp_path_factory.mktemp("start"), replicas=1, steps=STEPS) as swarm:
+        for name in ("first", "second"):
+            swarm.start(name)  # far fewer than `checkpoint_every_s` seconds: no other step is due
+        swarm.wait(lambda: all(swarm.step(node) == STEPS for node in swarm.living()))
+        swarm.wait(lambda: all(written(node) == STEPS for node in swarm.living()))
+        first, second = swarm.living()
+        for node in (first, second):
+            node.kill()
+        assert start_of(first, second).step == STEPS
 
 
 def test_a_run_that_is_over_is_prolonged_in_another_split(

@@ -29,6 +29,11 @@ class Inner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    hex: Annotated[str, Size(64, 64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outer:
     name: Annotated[str, Size(1, 8)]
     mode: Literal["a", "b", 3] = "a"
@@ -165,3 +170,9 @@ def test_the_key_of_an_unknown_entry_is_shown_short_and_printable() -> None:
         decode(Outer, {"name": "x", "\x1b[31m" + "y" * 1000: 1})
     assert len(caught.value.path) <= 42
     assert caught.value.path.isprintable()
+
+
+def test_a_length_without_choice_is_named_once() -> None:
+    with pytest.raises(SchemaError) as caught:
+        decode(Digest, {"hex": "…"})
+    assert caught.value.problem == "must have 64 characters, not 1"

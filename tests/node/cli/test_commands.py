@@ -161,7 +161,7 @@ def test_drain_says_what_it_waits_for_each_thing_once(
     first, flight, state = capsys.readouterr().err.splitlines()
     assert first == "draining: waiting for the members to let this node go (at most 20 s)"
     assert "and these for 9 microbatches" in flight
-    assert "nobody else holds the state of stage 1; it is lost unless" in state
+    assert "nobody else holds the state of stage 1; the others cannot go on" in state
     assert "(at most " in state
 
 

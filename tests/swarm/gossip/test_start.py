@@ -112,7 +112,7 @@ class Node:
 class NothingKept:
     enabled = False
 
-    async def offer(self, part: object, compute: object) -> None:
+    async def offer(self, part: object, compute: object, *, last: bool = False) -> None:
         await trio.lowlevel.checkpoint()
 
     async def scan(self, version_max: int | None = None) -> list[Any]:
