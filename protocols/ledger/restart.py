@@ -50,11 +50,13 @@ from protocols.ledger.restart_messages import (
     RestartRefused,
     Running,
 )
-from protocols.ledger.view import ROUND_MAX, Ballot, Member, Record, View, shape_problem
+from protocols.ledger.view import INDEX_MAX, ROUND_MAX, Ballot, Member, Record, View, shape_problem
 from protocols.schema import Natural, Range
 
 EPOCH_GAP: Final = 1024
 """Indices left out between two epochs: more than any member may be ahead of the newest record that is known."""
+_EPOCHS_AHEAD_MAX: Final = 1024
+"""Each begins with a loss of all members: nobody misses so many. What is further ahead was made up, to use the numbers up."""
 _PRESENT_BEATS: Final = 6
 """A peer that was not heard for so many beats is gone again."""
 _SETTLE_SILENCES: Final = 3.0
@@ -272,7 +274,7 @@ class Restart:
                 assert_never(message)
 
     def _back(self, now_s: float, peer: PeerID, back: Back) -> list[Effect]:
-        if shape_problem(back.newest, stages=self._settings.stages) is not None:
+        if self._is_impossible(back.newest):
             return []
         known = self._backs.get(peer)
         if known is not None and known[1].incarnation > back.incarnation:
@@ -287,6 +289,14 @@ class Restart:
             return [Join(False)]
         return []
 
+    def _is_impossible(self, record: Record) -> bool:
+        """Tell whether it is none of this run's, or one after which no epoch could be numbered."""
+        return (
+            record.epoch > self._newest.epoch + _EPOCHS_AHEAD_MAX
+            or record.index > INDEX_MAX - EPOCH_GAP
+            or shape_problem(record, stages=self._settings.stages) is not None
+        )
+
     def _learn(self, newest: Record, began_at: int) -> None:
         """There is a newer record: its members decide, and what was tried before is void."""
         self._newest, self._began_at = newest, began_at
@@ -296,7 +306,7 @@ class Restart:
         self._try = None
 
     def _running(self, now_s: float, peer: PeerID, record: Record) -> list[Effect]:
-        if self.phase is not Phase.WAITING or shape_problem(record, stages=self._settings.stages):
+        if self.phase is not Phase.WAITING or self._is_impossible(record):
             return []
         begin = self._begin(record)
         if begin:
@@ -311,7 +321,7 @@ class Restart:
         """A first record of an epoch. If it does not name us as we are now, its members decide what follows."""
         if _order(record) <= _order(self._newest):
             return []
-        if shape_problem(record, stages=self._settings.stages) is not None:
+        if self._is_impossible(record):
             return []
         begin = self._begin(record) if self.phase is Phase.WAITING else []
         if begin:
