@@ -200,6 +200,8 @@ class _Own:
     epoch: int
     heard_s: dict[PeerID, float] = field(default_factory=dict)
     """Our replicas, with when each last averaged."""
+    admitted_s: dict[PeerID, float] = field(default_factory=dict)
+    """When each was last let average, whatever came of it."""
     wanted_s: float = -math.inf
     """When it last was popular."""
 
@@ -279,6 +281,17 @@ class Replicas:
         """Tell whether a peer may average with the expert that we host."""
         own = self.own.get(uid)
         return own is not None and own.epoch == epoch and peer in own.heard_s
+
+    def admits(self, uid: ExpertUID, peer: PeerID, now_s: float) -> bool:
+        """Tell whether a replica may average now, and note that it does.
+
+        Each averaging may replace half of what the expert is: ten at once would leave nothing of it.
+        """
+        admitted_s = self.own[uid].admitted_s
+        if now_s - admitted_s.get(peer, -math.inf) < self.average_s / 2:
+            return False
+        admitted_s[peer] = now_s
+        return True
 
     def forget(self, uid: ExpertUID) -> None:
         """We host this one ourselves from now on."""
