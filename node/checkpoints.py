@@ -8,6 +8,7 @@ left out: training never waits for the disk. On a full disk, or without one, tra
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -167,6 +168,18 @@ class Checkpoints:
             log.error("checkpoint refused: path=%s reason=%s", where, reason)
         self._refused[where] = reason
         self._here = [c for c in self._here if c.manifest_file != path]
+
+    def put_aside(self) -> str:
+        """Rename the folder of checkpoints: what is in it is of a history that has ended, and a person may still want it."""
+        aside = self._folder.with_name(f"{FOLDER}-given-up")
+        self._here, self._refused = [], {}
+        try:
+            if self._folder.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                self._folder.rename(aside)
+        except OSError as error:
+            self._note_problem(f"checkpoints cannot be put aside: {error.strerror}")
+        return str(aside)
 
     # --- pieces ---
 

@@ -66,6 +66,10 @@ class Keeper(Protocol):
         """Verify and load one; None when it is refused, which has been told then."""
         ...
 
+    def put_aside(self) -> str:
+        """Keep what is on disk where it is not found again, in place of what was put aside before; return where."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:

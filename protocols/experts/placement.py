@@ -58,7 +58,7 @@ from protocols.experts.events import (
     Suspected,
     TakeSnapshot,
 )
-from protocols.experts.evidence import Memory, choose
+from protocols.experts.evidence import UNSEEN_S, Memory, choose
 from protocols.experts.messages import Seen, SnapshotOffer
 from protocols.experts.roster import Roster
 from protocols.experts.uid import ExpertUID
@@ -247,7 +247,7 @@ class Placement:
             if memory.missing_since_s is not None and uid not in self.own
         ]
         if orphans:
-            effects += self._take(now_s, orphans)
+            effects += self._take(now_s, orphans) or self._make_room(now_s, orphans)
             self._rebalance_at_s = now_s + REBALANCE_S
         elif now_s >= self._rebalance_at_s:
             self._rebalance_at_s = now_s + REBALANCE_S
@@ -356,18 +356,35 @@ class Placement:
 
     def _rebalance(self, now_s: float) -> Sequence[Effect]:
         """Give one expert to the node that has least, when we have more than our share and it has less."""
-        rooms, loads = self._live_rooms(), self._loads()
-        mine = len(self.own)
-        fair = len(self.uids) / max(1, len(rooms))
-        least = min(
-            (node for node in self._takers(now_s, rooms) if loads[node] < rooms[node]),
-            key=lambda node: (loads[node], node),
-            default=None,
-        )
+        loads, mine = self._loads(), len(self.own)
+        fair = len(self.uids) / max(1, len(self._live_rooms()))
+        least = self._least(now_s)
         if least is None or mine <= fair or loads[least] + 2 > mine or self._taking:
             return ()
-        uid = min(self.own, key=lambda uid: preference(uid, (self.me, least)).index(least))
-        return self._hand_over(uid, least)
+        return self._hand_over(self._best_for(least), least)
+
+    def _make_room(self, now_s: float, orphans: Sequence[ExpertUID]) -> Sequence[Effect]:
+        """Give an expert away when we are full and had one that nobody adopts: we may be the only one that knows its snapshot."""
+        stuck = any(
+            memory.missing_since_s is not None
+            and now_s - memory.missing_since_s >= UNSEEN_S
+            and self.me in memory.hosts.values()
+            for memory in map(self._memory.__getitem__, orphans)
+        )
+        least = self._least(now_s)
+        if self._has_room or not stuck or least is None or self._taking or not self.own:
+            return ()
+        return self._hand_over(self._best_for(least), least)
+
+    def _least(self, now_s: float) -> PeerID | None:
+        """Return who has the fewest experts of those that have room for one more."""
+        rooms, loads = self._live_rooms(), self._loads()
+        free = (node for node in self._takers(now_s, rooms) if loads[node] < rooms[node])
+        return min(free, key=lambda node: (loads[node], node), default=None)
+
+    def _best_for(self, node: PeerID) -> ExpertUID:
+        """Return one of our experts that is this node's rather than ours."""
+        return min(self.own, key=lambda uid: preference(uid, (self.me, node)).index(node))
 
     def _hand_over_all(self, now_s: float) -> Sequence[Effect]:
         """We leave: every expert goes to whoever has least, a few at a time; what nobody has room for is kept as a snapshot."""

@@ -122,7 +122,8 @@ class Lead:
         self._changed_at_s = -math.inf
         self._holds_back = self._urgent = False
         """A change of the members may wait for others to come; somebody is gone, so less long."""
-        self._heard_too_few = False
+        self.heard_too_few = False
+        """Too many members are silent for the others to decide anything."""
 
     # --- the member half asks ---
 
@@ -273,7 +274,7 @@ class Lead:
 
     def waiting_for(self) -> str:
         """Say in a few words what the next record waits for."""
-        if self._heard_too_few:
+        if self.heard_too_few:
             return "a majority of the members to be heard"
         if self.phase is Phase.PROPOSING:
             return f"accepts from {len(self._view) - len(self._accepted)} members"
@@ -474,10 +475,10 @@ class Lead:
             gone, late = gone | late, set()
         elif not self._can_do_without(gone):
             # They cannot all be gone and decide it. If they are not, but cut off, to remove them would end the run.
-            self._heard_too_few = True
+            self.heard_too_few = True
             self._reduce_since_s = now_s  # whoever comes back gets the time to reduce
             return []
-        self._heard_too_few = False
+        self.heard_too_few = False
         if self.phase is Phase.REDUCING:
             removed = gone if self._can_staff_without(gone) else set()
             if self._have_reduced_but(removed):
@@ -649,6 +650,8 @@ class Lead:
         record = Record(
             index=index,
             epoch=self._record.epoch,
+            forks=self._record.forks,
+            began=self._record.began,
             step=self._record.step,
             lead=self._successor(members),
             members=tuple(members),
@@ -780,6 +783,8 @@ class Lead:
         return Record(
             index=index,
             epoch=self._record.epoch,
+            forks=self._record.forks,
+            began=self._record.began,
             step=self._record.step + 1,
             lead=self._successor(members),
             members=members,

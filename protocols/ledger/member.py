@@ -190,7 +190,11 @@ class Ledger:
     @property
     def lacks_majority(self) -> bool:
         """Tell whether we are a member that can decide nothing, since too few others answer."""
-        return self.member is not None and self.waiting_because.startswith(NO_MAJORITY)
+        if self.member is None:
+            return False
+        if self.lead is not None:
+            return self.lead.heard_too_few
+        return self.waiting_because.startswith(NO_MAJORITY)
 
     @property
     def wake_at_s(self) -> float:
@@ -691,7 +695,8 @@ class Ledger:
             return "not your ballot"
         if record.index != self.record.index + 1 or record.previous != self._digest:
             return "the record does not follow ours"
-        if record.epoch != self.record.epoch:
+        ours = self.record
+        if (record.epoch, record.forks, record.began) != (ours.epoch, ours.forks, ours.began):
             return "the epoch is another one"
         if record.step != self.record.step + (1 if record.commits_step else 0):
             return "the step does not follow ours"

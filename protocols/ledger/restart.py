@@ -6,7 +6,10 @@ step of which every stage is on some of their disks, with the nodes that hold it
 
 Rules of this file:
   - Deciding is single-decree Paxos, one instance per epoch. What a node promises or accepts is on its disk before it is
-    sent (`WriteVote`), so a node that loses power again cannot take it back.
+    sent (`WriteVote`), so a node that loses power again cannot take it back. Who cannot read its vote does not vote again
+    (`Disk.may_vote`) until it has been in the run.
+  - A node that loses power while it waits comes back as the same member (`Disk.incarnation`): it has been in no run since,
+    so it has nothing to forget, and a first record that names it is still about it.
   - The acceptors are the members of the newest record. A quorum of them that is back from the disk means that no quorum
     of the old epoch lives; so the old epoch decides nothing any more.
   - A run that all have left in good order ends with a record that names nobody: those it lets go decide.
@@ -14,6 +17,7 @@ Rules of this file:
     members decide the epoch after it.
   - A checkpoint counts if it is of the newest record's history: of its epoch, or of a step at or before its beginning.
     All others were overtaken; a node that has only those joins as a newcomer.
+  - What an operator's word has begun is a history of its own (protocols.ledger.epoch); checkpoints of another one never count.
   - Replicas with different files for one step cannot both be right: the file that most have is taken, the others join.
   - Only members of the newest record that we know are listened to. They are believed, as everywhere in the ledger.
 
@@ -33,10 +37,11 @@ import random
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from protocols.core import Tick
 from protocols.ids import PeerID
+from protocols.ledger.epoch import begun_alone, is_too_far
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.restart_messages import (
     Back,
@@ -50,13 +55,26 @@ from protocols.ledger.restart_messages import (
     RestartRefused,
     Running,
 )
-from protocols.ledger.view import INDEX_MAX, ROUND_MAX, Ballot, Member, Record, View, shape_problem
-from protocols.schema import Natural, Range
+from protocols.ledger.reunion import gives_way
+from protocols.ledger.view import (
+    FORK_ABSENT_MAX,
+    FORKS_MAX,
+    INDEX_MAX,
+    ROUND_MAX,
+    Ballot,
+    Fork,
+    Member,
+    Record,
+    View,
+    began_with,
+    is_of_history,
+    is_overtaken,
+    shape_problem,
+)
+from protocols.schema import Natural
 
 EPOCH_GAP: Final = 1024
 """Indices left out between two epochs: more than any member may be ahead of the newest record that is known."""
-_EPOCHS_AHEAD_MAX: Final = 1024
-"""Each begins with a loss of all members: nobody misses so many. What is further ahead was made up, to use the numbers up."""
 _PRESENT_BEATS: Final = 6
 """A peer that was not heard for so many beats is gone again."""
 _SETTLE_SILENCES: Final = 3.0
@@ -81,11 +99,15 @@ class Disk:
 
     newest: Record
     """By epoch and index, of its journal, its checkpoints and its vote."""
-    began_at: Annotated[int, Range(0)] = 0
-    """The step at which that record's epoch began."""
+    before: tuple[PeerID, ...] = ()
+    """Who was a member when it began."""
     claims: tuple[Claim, ...] = ()
     """Newest first."""
     vote: Vote | None = None
+    may_vote: bool = True
+    """False when there is a vote that cannot be read: nobody knows what this node has promised."""
+    incarnation: int | None = None
+    """As whom it took part in a life that ended before it had begun or joined: still the same one."""
 
 
 # --- events ---
@@ -192,6 +214,7 @@ class Restart:
     Args:
       incarnation: of the member that we shall be.
       new_epoch: an operator's word that those who are back may go on without a quorum.
+      gives_way: our history ends, and we begin by joining another one (protocols.ledger.reunion).
     """
 
     def __init__(
@@ -204,6 +227,7 @@ class Restart:
         *,
         now_s: float,
         new_epoch: bool = False,
+        gives_way: bool = False,
     ) -> None:
         self.me = me
         self.phase = Phase.WAITING
@@ -213,9 +237,10 @@ class Restart:
         self._rng = rng
         self._new_epoch = new_epoch
         self._newest = disk.newest
-        self._began_at = disk.began_at
+        self._before = frozenset(disk.before)
         self._claims = disk.claims
         self._vote = disk.vote
+        self._may_vote = disk.may_vote
         self._replies: deque[Tell] = deque()
         """What waits for its vote to be on disk, oldest first."""
         self._backs: dict[PeerID, tuple[float, Back]] = {}
@@ -227,6 +252,8 @@ class Restart:
         self._told_by: PeerID | None = None
         """Who said that the run goes on."""
         self._next_beat_s = now_s
+        if gives_way:
+            self._join(now_s)
 
     @property
     def wake_at_s(self) -> float:
@@ -257,6 +284,9 @@ class Restart:
     # --- what others say ---
 
     def _heard(self, now_s: float, peer: PeerID, message: RestartMessage) -> list[Effect]:
+        if isinstance(message, Running) and self._ends(peer, message.record):
+            self._join(now_s, peer)
+            return [Join(True)]
         if peer not in self.members or peer == self.me:
             return []
         match message:
@@ -283,7 +313,7 @@ class Restart:
             self._settled_at_s = now_s + _SETTLE_SILENCES * self._settings.silence_s
         self._backs[peer] = now_s, back
         if _order(back.newest) > _order(self._newest):
-            self._learn(back.newest, back.began_at)
+            self._learn(back.newest)
         if self.phase is Phase.JOINING and peer == self._told_by:
             self.phase = Phase.WAITING  # the run that it told us of does not go on
             return [Join(False)]
@@ -292,14 +322,15 @@ class Restart:
     def _is_impossible(self, record: Record) -> bool:
         """Tell whether it is none of this run's, or one after which no epoch could be numbered."""
         return (
-            record.epoch > self._newest.epoch + _EPOCHS_AHEAD_MAX
+            is_too_far(record.epoch, self._newest.epoch)
             or record.index > INDEX_MAX - EPOCH_GAP
             or shape_problem(record, stages=self._settings.stages) is not None
         )
 
-    def _learn(self, newest: Record, began_at: int) -> None:
+    def _learn(self, newest: Record) -> None:
         """There is a newer record: its members decide, and what was tried before is void."""
-        self._newest, self._began_at = newest, began_at
+        self._before |= frozenset(self.members)
+        self._newest = newest
         self._backs = {
             peer: found for peer, found in self._backs.items() if peer in _voters(newest)
         }
@@ -311,11 +342,22 @@ class Restart:
         begin = self._begin(record)
         if begin:
             return begin
+        self._join(now_s, peer)
+        return [Join(True)]
+
+    def _join(self, now_s: float, told_by: PeerID | None = None) -> None:
         self.phase = Phase.JOINING
-        self._told_by = peer
+        self._told_by = told_by
         self._join_until_s = now_s + _JOIN_SILENCES * self._settings.silence_s
         self.waiting_because = "the run goes on: joining it as a newcomer"
-        return [Join(True)]
+
+    def _ends(self, peer: PeerID, record: Record) -> bool:
+        """Tell whether our history ends because another one goes on, which is longer."""
+        if self.phase is not Phase.WAITING:
+            return False
+        if self._is_impossible(record):
+            return False
+        return gives_way(self._newest, record, speaker=peer)
 
     def _decided(self, now_s: float, record: Record) -> list[Effect]:
         """A first record of an epoch. If it does not name us as we are now, its members decide what follows."""
@@ -326,7 +368,7 @@ class Restart:
         begin = self._begin(record) if self.phase is Phase.WAITING else []
         if begin:
             return begin
-        self._learn(record, record.step)
+        self._learn(record)
         return [NoteEpoch(record)]
 
     def _begin(self, record: Record) -> list[Effect]:
@@ -346,8 +388,10 @@ class Restart:
         """Promise or accept, unless we have promised more. Nobody who goes, or has gone, on with the run votes."""
         if self.phase is not Phase.WAITING or asked.epoch != self._newest.epoch + 1:
             return []
+        if not self._may_vote or self.me not in self.members:
+            return []
         ballot = asked.ballot
-        if self.me not in self.members or ballot.peer != peer or ballot.round > ROUND_MAX:
+        if ballot.peer != peer or ballot.round > ROUND_MAX:
             return []
         self._round_seen = max(self._round_seen, ballot.round)
         vote = self._present_vote()
@@ -376,8 +420,11 @@ class Restart:
         return vote if vote is not None and vote.epoch == self._newest.epoch + 1 else None
 
     def _why_not(self, record: Record) -> str | None:
-        if record.epoch != self._newest.epoch + 1 or record.commits_step or not record.members:
-            return "it is not the first of the next epoch"
+        newest = self._newest
+        if (record.epoch, record.forks) != (newest.epoch + 1, newest.forks):
+            return "it is not of the next epoch of this history"
+        if record.commits_step or not record.members:
+            return "it is not the first of an epoch"
         return shape_problem(record, stages=self._settings.stages)
 
     def _write(self, vote: Vote, reply: Tell) -> list[Effect]:
@@ -453,7 +500,20 @@ class Restart:
         ]
         return told + self._decided(now_s, record)
 
-    def _first_record(self, plan: _Plan) -> Record:
+    def _first_record(self, plan: _Plan, *, alone: bool = False) -> Record:
+        """Return what the next epoch begins with. Alone, an operator's word begins it, and those who are not there are named."""
+        newest = self._newest
+        epoch, forks = newest.epoch + 1, newest.forks
+        if alone:
+            epoch = begun_alone(newest.epoch, self._rng)
+            absent = sorted({*self.members, *self._before} - plan.holders.keys())
+            fork = Fork(
+                epoch=epoch,
+                after=newest.epoch,
+                step=plan.step,
+                absent=tuple(absent[:FORK_ABSENT_MAX]),
+            )
+            forks = (*forks, fork)[-FORKS_MAX:]
         index = self._newest.index + EPOCH_GAP
         incarnations = {peer: back.incarnation for peer, (_, back) in self._backs.items()}
         incarnations[self.me] = self._incarnation
@@ -464,7 +524,9 @@ class Restart:
         lead = self.me if self.me in plan.holders else members[0].peer
         return Record(
             index=index,
-            epoch=self._newest.epoch + 1,
+            epoch=epoch,
+            forks=forks,
+            began=began_with(newest, epoch, plan.step),
             step=plan.step,
             lead=lead,
             members=members,
@@ -496,7 +558,7 @@ class Restart:
             return [Join(False)]
         long_ago_s = now_s - _PRESENT_BEATS * self._settings.heartbeat_s
         self._backs = {peer: found for peer, found in self._backs.items() if found[0] >= long_ago_s}
-        back = Back(self._incarnation, self._newest, self._began_at, self._claims)
+        back = Back(self._incarnation, self._newest, self._claims, self._may_vote)
         effects: list[Effect] = [Tell(peer, back) for peer in self.members if peer != self.me]
         return effects + self._go_on(now_s)
 
@@ -514,17 +576,28 @@ class Restart:
         if plan is None:
             return []
         present = [self.me, *self._backs]
-        if not self.members.is_quorum(present) and not self._new_epoch:
-            missing = len(self.members) - len(present)
-            self.waiting_because = (
-                f"no majority is back: {missing} of {len(self.members)} members are missing;"
-                " `murmura run --new-epoch` goes on without them"
-            )
+        voting = [peer for peer, (_, back) in self._backs.items() if back.may_vote]
+        if self._may_vote:
+            voting.append(self.me)
+        quorum = self.members.is_quorum(voting)
+        if not quorum and not self._new_epoch:
+            self.waiting_because = self._no_majority(len(present), len(present) - len(voting))
             return []
-        return self._stand(now_s, plan, everybody=len(present) == len(self.members))
+        everybody = len(present) == len(self.members)
+        return self._stand(now_s, plan, everybody=everybody, quorum=quorum)
 
-    def _stand(self, now_s: float, plan: _Plan, *, everybody: bool) -> list[Effect]:
-        """Propose when it is our turn: the smaller our PeerID among those who can, the sooner."""
+    def _no_majority(self, present: int, mute: int) -> str:
+        unreadable = f", {mute} cannot read what they have voted" if mute else ""
+        return (
+            f"no majority is back: {len(self.members) - present} of {len(self.members)} members are"
+            f" missing{unreadable}; `murmura run --new-epoch` goes on without them"
+        )
+
+    def _stand(self, now_s: float, plan: _Plan, *, everybody: bool, quorum: bool) -> list[Effect]:
+        """Propose when it is our turn: the smaller our PeerID among those who can, the sooner.
+
+        Without a quorum an operator has told us to go on: then there is nobody to ask.
+        """
         ranked = sorted(plan.holders)
         rank = ranked.index(self.me) if self.me in plan.holders else len(ranked)
         due_s = self._not_before_s if everybody else max(self._settled_at_s, self._not_before_s)
@@ -534,8 +607,8 @@ class Restart:
         self.waiting_because = f"agreeing with the others to go on from step {plan.step}"
         if now_s < due_s:
             return []
-        if self._new_epoch:
-            return self._announce(now_s, self._first_record(plan))
+        if not quorum:
+            return self._announce(now_s, self._first_record(plan, alone=True))
         ballot = Ballot(self._round_seen + 1, self.me)
         self._try = _Try(ballot, now_s + _TRY_SILENCES * self._settings.silence_s)
         return self._ask(RestartPrepare(self._newest.epoch + 1, ballot), list(self._backs))
@@ -556,9 +629,9 @@ class Restart:
         """Tell whether a checkpoint is of the history that the newest record ends."""
         if claim.step > self._settings.steps or claim.stage >= self._settings.stages:
             return False
-        return claim.epoch == self._newest.epoch or (
-            claim.epoch < self._newest.epoch and claim.step <= self._began_at
-        )
+        if claim.epoch > self._newest.epoch or is_overtaken(self._newest, claim.epoch, claim.step):
+            return False
+        return is_of_history(self._newest, claim.epoch, claim.step)
 
     def _plan(self, now_s: float) -> _Plan | None:
         """Return the newest step of which every stage is there; None, and say what is missing, when there is none."""

@@ -37,9 +37,9 @@ class Back:
     incarnation: Natural
     newest: Record
     """The last record I know: its members decide how the run goes on."""
-    began_at: Index
-    """The step at which its epoch began."""
     claims: Annotated[tuple[Claim, ...], Size(0, CLAIMS_MAX)]
+    may_vote: bool = True
+    """False: it cannot read what it has voted, so it does not count for a majority."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Annotated, Final
 import msgpack
 
 from protocols.ids import PeerID
+from protocols.ledger.epoch import history_of
 from protocols.schema import Natural, Range, Size, encode
 
 Digest = Annotated[bytes, Size(32, 32)]
@@ -31,6 +32,10 @@ Index = Annotated[int, Range(0, INDEX_MAX)]
 """Of a record, or a step: one a second for 34 years. Lease generations (protocols.ledger.leases) leave 31 bits for it."""
 
 MEMBERS_MAX: Final = 16384
+BEGAN_MAX: Final = 8
+FORKS_MAX: Final = 8
+FORK_ABSENT_MAX: Final = 16
+"""Each record carries them, so there are few: one that is found is enough for two histories to meet."""
 ROUND_MAX: Final = 2**40
 """Nobody honest gets there; a higher one would leave no room for the next."""
 
@@ -103,6 +108,27 @@ class StageCommit:
     """Of the stage's parameters and optimizer state *before* this step, when somebody is fetching them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """An epoch that an operator's word has begun without a majority. Others may have done the same elsewhere."""
+
+    epoch: Natural
+    after: Natural
+    """The epoch that it goes on from: what members agreed on after that is of another history."""
+    step: Index
+    """Of its first record: what was done after that before, is not of this history."""
+    absent: Annotated[tuple[PeerID, ...], Size(0, FORK_ABSENT_MAX)] = ()
+    """Sorted. Members of the record before that are not members of its first one: looked for, and listened to, from then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """An epoch began at this step: what earlier ones had done after it was overtaken."""
+
+    epoch: Natural
+    step: Index
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One decision. A *view record* only changes the members; a *step record* also commits an optimizer step.
@@ -114,6 +140,11 @@ class Record:
     index: Index
     epoch: Natural = 0
     """Raised when the run went on from checkpoints (protocols.ledger.restart): its steps may come again."""
+    forks: Annotated[tuple[Fork, ...], Size(0, FORKS_MAX)] = ()
+    """The last words of operators that this history has come through, oldest first; most runs have none."""
+    began: Annotated[tuple[Beginning, ...], Size(0, BEGAN_MAX)] = ()
+    """How the last epochs began, oldest first, each at a later step than the one before: an epoch that began no later than
+    earlier ones replaces them."""
     step: Index
     """The last committed optimizer step, this record's own included."""
     lead: PeerID
@@ -267,4 +298,44 @@ def shape_problem(record: Record, *, stages: int) -> str | None:
         return "the lead is no member"
     if record.commits_step and len(record.stages) != stages:
         return "a step is committed by all stages"
+    return _forks_problem(record)
+
+
+def is_of_history(newest: Record, epoch: int, step: int) -> bool:
+    """Tell whether what was done in an epoch, up to a step, is of the history that `newest` ends, as far as operators go."""
+    oldest = 0
+    for fork in reversed(newest.forks):
+        if epoch >= fork.epoch:
+            return history_of(epoch) == history_of(fork.epoch)
+        if epoch > fork.after or step > fork.step:
+            return False
+        oldest = fork.after
+    return history_of(epoch) == history_of(oldest)
+
+
+def began_with(before: Record, epoch: int, step: int) -> tuple[Beginning, ...]:
+    """Return how the epochs began up to one that begins at this step after `before`."""
+    kept = (earlier for earlier in before.began if earlier.step < step)
+    return (*kept, Beginning(epoch, step))[-BEGAN_MAX:]
+
+
+def is_overtaken(newest: Record, epoch: int, step: int) -> bool:
+    """Tell whether a step of an epoch was left behind by a later one that began before it.
+
+    So is all that is older than the beginnings that the record names: one that it does not name may have done it.
+    """
+    if len(newest.began) == BEGAN_MAX and epoch < newest.began[0].epoch:
+        return True
+    return any(step > later.step for later in newest.began if later.epoch > epoch)
+
+
+def _forks_problem(record: Record) -> str | None:
+    epochs = [fork.epoch for fork in record.forks]
+    if epochs != sorted(set(epochs)):
+        return "its operators' epochs are not in order"
+    if any(fork.after >= fork.epoch for fork in record.forks):
+        return "an operator's epoch goes on from a later one"
+    newest = epochs[-1] if epochs else 0
+    if history_of(record.epoch) != history_of(newest) or record.epoch < newest:
+        return "its epoch is of another history than it says"
     return None

@@ -20,7 +20,7 @@ from protocols.ledger.restart_messages import (
 )
 from protocols.ledger.view import Record
 from swarm.calls import Caller
-from swarm.pipeline.restarting import RESTART_SERVICE
+from swarm.pipeline.reuniting import RESTART_SERVICE
 
 log = logging.getLogger(__name__)
 

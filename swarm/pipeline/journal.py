@@ -41,6 +41,13 @@ class Journal:
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def put_aside(self) -> None:
+        """Begin anew: what was written is of a history that has ended. Best effort, as all of the journal."""
+        self._is_whole = False
+        for path in (self._path, self._path.with_suffix(".old")):
+            with suppress(OSError):
+                path.replace(path.with_suffix(f"{path.suffix}.given-up"))
+
 
 def last_record(path: Path) -> Record | None:
     """Return the newest record kept at `path`. Raises OSError and SchemaError."""

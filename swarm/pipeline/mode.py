@@ -15,9 +15,10 @@ import trio
 from torch import Tensor
 
 from protocols.frames import Limits
+from protocols.ledger.epoch import shown
 from protocols.ledger.member import Ledger
 from protocols.ledger.restart_messages import Claim
-from protocols.ledger.view import Record
+from protocols.ledger.view import Record, is_of_history
 from protocols.run.pipeline import pipeline_of
 from protocols.schema import encode
 from swarm.data.errors import DataError
@@ -30,6 +31,7 @@ from swarm.pipeline.info import JOURNAL, MODE
 from swarm.pipeline.journal import Journal
 from swarm.pipeline.peer import PipelinePeer, RestartOptions
 from swarm.pipeline.restarting import read_disk
+from swarm.pipeline.reuniting import HistoryEndsError
 from swarm.pipeline.services import JOINED_MICROBATCHES, PeerOptions, limits_of, open_peer, wire_of
 from swarm.presence import Presence
 from swarm.resources import Resources
@@ -84,6 +86,12 @@ class PipelineMode:
         self._journal_problem = ""
         self._journal = Journal(context.folder / JOURNAL)
         self._begun = False
+        self._given_up: HistoryEndsError | None = None
+        """Until this node is in the other history."""
+        self._came_with: Record | None = None
+        """The newest record of what is on this node's disk, until it is in the run."""
+        self._gave_up = ""
+        """What became of the last history that this node has given up."""
         self._goes_back = False
         """This life in the run is over: the next one begins with what is on the disk."""
         self._initial: InitialState | None = None
@@ -101,7 +109,8 @@ class PipelineMode:
         self, resources: Resources, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         context, wishes = self._context, self._context.wishes
-        restart = await self._from_disk() if self._goes_back or not self._begun else None
+        fresh = not self._begun or self._goes_back or self._given_up is not None
+        restart = await self._from_disk() if fresh else None
         self._goes_back = False
         # Who has been in the run before does not begin it anew: it goes on from its disk, or joins.
         founder = restart is None and await context.founding()
@@ -111,6 +120,7 @@ class PipelineMode:
             restart=restart,
             stage=wishes.stage,
             initial=self._initial_state(resources),
+            given_up=self._given_up,
         )
         rng = random.Random(context.rng.getrandbits(64))
         async with (
@@ -137,7 +147,16 @@ class PipelineMode:
                 await peer.going_back.due.wait()
                 await self._go_back()
             finally:
+                self._note_end(peer)
                 self._peer = self._resources = None
+
+    def _note_end(self, peer: PipelinePeer) -> None:
+        """When another history stays, this service fails, and is begun again as a newcomer to that one."""
+        if peer.reuniting.ended is not None:
+            self._given_up = peer.reuniting.ended
+            self._came_with = self._given_up.ours
+            self._last, self._complete = None, False
+            log.warning("%s", self._given_up)
 
     async def _go_back(self) -> None:
         """End this life if there is something on the disk to go on from. Raises OutlivedError, else never returns."""
@@ -180,7 +199,14 @@ class PipelineMode:
             problems=tuple(
                 filter(
                     None,
-                    (diverged, self._start_problem, self._data_problem, self._journal_problem),
+                    (
+                        diverged,
+                        self._start_problem,
+                        self._vote_problem,
+                        str(self._given_up or ""),
+                        self._data_problem,
+                        self._journal_problem,
+                    ),
                 )
             ),
         )
@@ -193,6 +219,7 @@ class PipelineMode:
             else round(rate * self._spec.model.context, 1),
             "data_problem": self._data_problem or None,
             "journal_problem": self._journal_problem or None,
+            "history_given_up": self._gave_up or None,
         }
         peer = self._peer
         if peer is None or self._resources is None:
@@ -266,6 +293,11 @@ class PipelineMode:
         problem = self._initial.problem if self._initial is not None else ""
         return problem and f"the checkpoint that the run begins from: {problem}"
 
+    @property
+    def _vote_problem(self) -> str:
+        restarting = self._peer.restarting if self._peer is not None else None
+        return restarting.problem if restarting is not None else ""
+
     def _waits_to_begin(self, ledger: Ledger) -> bool:
         """Tell whether the run has not begun because it wants more peers for that."""
         begun = self._last is None or self._last.step > self._run.first_step or ledger.tally.counted
@@ -296,7 +328,8 @@ class PipelineMode:
             if await keeper.load(checkpoint, None) is not None
         ]
         folder = self._context.folder
-        found = await trio.to_thread.run_sync(read_disk, folder, folder / JOURNAL, verified)
+        run = self._run.run_id
+        found = await trio.to_thread.run_sync(read_disk, folder, folder / JOURNAL, run, verified)
         if found is None:
             return None
 
@@ -306,8 +339,14 @@ class PipelineMode:
             return await keeper.load(found.checkpoints[claim.root], None)
 
         log.info("back with checkpoints: newest_step=%d", found.disk.claims[0].step)
-        new_epoch = wishes.new_epoch and not self._begun  # a word for one start
-        return RestartOptions(found=found, folder=folder, load=load, new_epoch=new_epoch)
+        self._came_with = found.disk.newest
+        return RestartOptions(
+            found=found,
+            folder=folder,
+            load=load,
+            new_epoch=wishes.new_epoch and not self._begun,  # a word for one start
+            gives_way=self._given_up is not None,
+        )
 
     def _initial_state(self, resources: Resources) -> InitialState | None:
         start = self._run.start
@@ -360,6 +399,9 @@ class PipelineMode:
 
     def _record_learned(self, record: Record) -> None:
         self._last = record
+        peer = self._peer
+        if self._came_with is not None and peer is not None and peer.ledger.member is not None:
+            self._is_in(record, self._came_with)
         self._note_membership()
         if record.step >= self._spec.steps and not self._complete:
             self._complete = True
@@ -377,6 +419,20 @@ class PipelineMode:
             if record.held_out_loss is not None:
                 self._held_out = record.held_out_loss
         self._write_down(record)
+
+    def _is_in(self, record: Record, came_with: Record) -> None:
+        """We are in the run. If it is another history than our disk's, nothing there may ever be taken for a part of it."""
+        self._given_up = self._came_with = None
+        if is_of_history(record, came_with.epoch, 0):
+            return
+        where = self._context.keeper.put_aside()
+        self._journal.put_aside()
+        self._steps_lately.clear()
+        self._gave_up = (
+            f"epoch {shown(came_with.epoch)} at step {came_with.step}, for epoch {shown(record.epoch)} at step {record.step};"
+            f" its checkpoints are in {where}"
+        )
+        log.warning("joined another history of the run, and gave up %s", self._gave_up)
 
     def _write_down(self, record: Record) -> None:
         """Keep a record in the journal. Training does not need it: on a full disk it goes on and says so."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from protocols.core import Blame, ContactsFound, DrainWanted, PeerDown, Received, Send, Tick
 from protocols.errors import RemoteProtocolError
 from protocols.ids import PeerID
+from protocols.ledger.epoch import shown
 from protocols.ledger.events import (
     FAREWELLS_MAX,
     Admitted,
@@ -59,6 +60,7 @@ from protocols.ledger.messages import (
 from protocols.ledger.restart_messages import (
     Claim,
     GoBack,
+    Running,
     decode_restart_untrusted,
 )
 from protocols.ledger.trainer import (
@@ -103,6 +105,7 @@ from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.hosted_stage import HostedStage
 from swarm.pipeline.reduction import ReducedGradient, Reduction, ReductionFailedError
 from swarm.pipeline.restarting import FromDisk, Restarting
+from swarm.pipeline.reuniting import HistoryEndsError, Reuniting
 from swarm.pipeline.stage_host import HostCounters, StageHost
 from swarm.pipeline.stage_state import StageState, StateOwner
 from swarm.pipeline.trainer_shell import TrainerShell
@@ -151,6 +154,8 @@ class RestartOptions:
     load: Callable[[Claim], Awaitable[Mapping[str, Tensor] | None]]
     """None when the file is not what it was when it was claimed."""
     new_epoch: bool = False
+    gives_way: bool = False
+    """The history on the disk has ended (swarm.pipeline.reuniting)."""
 
 
 class PipelinePeer:
@@ -162,6 +167,7 @@ class PipelinePeer:
       stage: the stage we would like to host; None leaves it to the lead.
       in_flight: microbatches our trainer works on at once.
       initial: of a run that goes on from the checkpoint of another.
+      given_up: whose history we have been in before, which ended: we join the other one.
       sign: with our identity: the leases that we deal as the lead.
     """
 
@@ -184,6 +190,7 @@ class PipelinePeer:
         in_flight: int = 4,
         restart: RestartOptions | None = None,
         initial: InitialState | None = None,
+        given_up: HistoryEndsError | None = None,
     ) -> None:
         self.run_spec = run
         self.me = me
@@ -221,7 +228,9 @@ class PipelinePeer:
         self._reduce_scope: trio.CancelScope | None = None
         self._reduced: dict[bytes, ReducedGradient] = {}
         """By hash, of the next record only: what a record that is learned may name."""
-        self._incarnation = rng.getrandbits(62)
+        before = restart.found.disk.incarnation if restart is not None else None
+        self._incarnation = rng.getrandbits(62) if before is None else before
+        self._given_up = given_up
         self.ledger = self._new_ledger(None)
         self.restarting: Restarting | None = None
         """While this node is back from its disk, until it is in the run."""
@@ -229,10 +238,12 @@ class PipelinePeer:
         self._restart_options = restart
         if restart is not None:
             self.restarting = Restarting(
-                me, self._incarnation, self.settings, restart.found, caller, restart.folder,
+                run.run_id, me, self._incarnation, self.settings, restart.found, caller, restart.folder,
                 random.Random(rng.getrandbits(64)), new_epoch=restart.new_epoch,
+                gives_way=restart.gives_way,
                 begin=self._begin_again, note=hooks.record_learned,
             )  # fmt: skip
+        self.reuniting = Reuniting(me, self.settings, caller, ledger=lambda: self.ledger)
         self.state = StageState(
             run,
             caller,
@@ -297,6 +308,9 @@ class PipelinePeer:
             self._nursery = nursery
             if self.restarting is not None:
                 nursery.start_soon(self.restarting.run)
+            nursery.start_soon(self.reuniting.run)
+            if self._given_up is not None:
+                self.contacts_found(())
             self._caller.on_unreachable = self.peer_unreachable
             task_status.started()
             await self._driver.run()
@@ -314,11 +328,21 @@ class PipelinePeer:
 
     def contacts_found(self, peers: Sequence[PeerID]) -> None:
         """The directory, or the transport, named peers that may be members."""
-        self._contacts = tuple(peers)
+        known = [peer for peer in peers if not self._is_of_what_ended(peer)]
+        if self._given_up is not None:
+            known = list(dict.fromkeys((*self._given_up.theirs.view, *known)))
+        self._contacts = tuple(known)
         self.feed(ContactsFound(trio.current_time(), self._contacts))
+
+    def _is_of_what_ended(self, peer: PeerID) -> bool:
+        """Tell whether it may still be in the history that we have given up, and would take us in again."""
+        ended = self._given_up
+        return ended is not None and peer in ended.ours.view and peer not in ended.theirs.view
 
     def rumour_heard(self, peer: PeerID, rumour: Rumour) -> None:
         """Somebody published this on the run's topic."""
+        if self._is_of_what_ended(peer):
+            return
         self.feed(Heard(trio.current_time(), peer, rumour))
 
     async def answer_ledger(self, incoming: Incoming) -> Answer:
@@ -335,6 +359,8 @@ class PipelinePeer:
         message = decode_restart_untrusted(incoming.message)
         record = self.ledger.record
         if self.ledger.member is not None and record is not None:
+            if isinstance(message, Running) and not self.draining:
+                self.reuniting.told(incoming.peer, message.record)
             self.going_back.heard(incoming.peer, message, record)
         elif self.restarting is not None and not isinstance(message, GoBack):
             self.restarting.heard(incoming.peer, message)
@@ -360,10 +386,11 @@ class PipelinePeer:
 
     def knows(self, peer: PeerID) -> bool:
         """Tell whether records are to be expected from this peer."""
-        restarting = self.restarting
-        return self.ledger.knows(peer) or (
-            restarting is not None and peer in restarting.core.members
-        )
+        restarting, record = self.restarting, self.ledger.record
+        if restarting is not None and peer in restarting.core.members:
+            return True
+        looked_for = record is not None and any(peer in fork.absent for fork in record.forks)
+        return looked_for or self.ledger.knows(peer)
 
     @property
     def diverged(self) -> str:
@@ -497,12 +524,17 @@ class PipelinePeer:
     async def _load_and_begin(self, record: Record, claim: Claim) -> None:
         """Become a member by the first record of an epoch, with the state that it goes on from."""
         assert self._restart_options is not None
+        assert self.restarting is not None
+        await self.restarting.begins()
         holds: HeldState | None = None
         tensors = await self._restart_options.load(claim)
         if tensors is not None:
             holds = await self.state.resume(claim.stage, tensors, record.epoch)
         log.warning(
-            "epoch %d begins: step=%d members=%d", record.epoch, record.step, len(record.members)
+            "epoch %s begins: step=%d members=%d",
+            shown(record.epoch),
+            record.step,
+            len(record.members),
         )
         self.ledger = self._new_ledger(holds, begins_with=record)
         self._beginning = False
@@ -547,8 +579,10 @@ class PipelinePeer:
         before = self._last.members if self._last is not None else ()
         self._companions = {member.peer for member in (*before, *record.members)} - {self.me}
         self._last = record
-        if self.restarting is not None and self.ledger.member is not None:
-            self.restarting.in_run()  # the record names this life, not the one before
+        if self.ledger.member is not None:  # the record names this life, not the one before
+            self._given_up = None
+            if self.restarting is not None:
+                self.restarting.in_run()
         self.state.learned(record)
         self._stop_reducing()
         self.reduction.decided(record.index)

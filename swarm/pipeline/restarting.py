@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
-import msgpack
 import trio
 
 from protocols.core import Tick
 from protocols.errors import RemoteProtocolError
 from protocols.frames import unpack_untrusted
-from protocols.ids import PeerID
+from protocols.ids import PeerID, RunID
+from protocols.ledger.epoch import shown
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.restart import (
     Begin,
@@ -30,7 +31,6 @@ from protocols.ledger.restart import (
     Phase,
     Restart,
     Tell,
-    Vote,
     VoteWritten,
     WriteVote,
 )
@@ -40,19 +40,26 @@ from protocols.ledger.restart_messages import (
     RestartMessage,
     encode_restart,
 )
-from protocols.ledger.view import Record
-from protocols.schema import SchemaError, decode, encode
+from protocols.ledger.view import Member, Record
+from protocols.schema import SchemaError, decode
 from swarm.calls import Caller
 from swarm.driver import Driver
+from swarm.pipeline.info import JOURNAL
 from swarm.pipeline.journal import read_journal
+from swarm.pipeline.reuniting import RESTART_SERVICE
+from swarm.pipeline.vote_file import (
+    VOTE,
+    Kept,
+    VoteRefusedError,
+    read_vote,
+    sync_file,
+    write_vote,
+)
 from swarm.state.checkpoint import Checkpoint
-from swarm.state.files import replacing, write_all
 
 log = logging.getLogger(__name__)
 
-RESTART_SERVICE: Final = "restart"
-VOTE: Final = "vote.msgpack"
-"""In the run's folder: what this node has promised and accepted."""
+_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +71,13 @@ class FromDisk:
     """By the hash of the file: what a claim names."""
     steps: dict[bytes, Record]
     """By its digest, the record that committed the step of a checkpoint."""
+    vote_problem: str = ""
+    """Why this node does not vote; empty when it does."""
 
 
-def read_disk(folder: Path, journal: Path, checkpoints: Sequence[Checkpoint]) -> FromDisk | None:
+def read_disk(
+    folder: Path, journal: Path, run: RunID, checkpoints: Sequence[Checkpoint]
+) -> FromDisk | None:
     """Gather what is there; None when there is no checkpoint to go on from. In a thread: reads the whole journal.
 
     Args:
@@ -84,19 +95,38 @@ def read_disk(folder: Path, journal: Path, checkpoints: Sequence[Checkpoint]) ->
             steps[claim.lineage] = record
     if not claims:
         return None
-    vote = _read_vote(folder / VOTE)
+    kept, problem = _kept(folder / VOTE, run)
     newest = max(steps.values(), key=lambda record: (record.epoch, record.index))
-    began: dict[int, int] = {}
+    members: dict[int, tuple[Member, ...]] = {}
     try:
         for record in read_journal(journal):
-            began.setdefault(record.epoch, record.step)
+            members[record.epoch] = record.members
             if (record.epoch, record.index) > (newest.epoch, newest.index):
                 newest = record
     except (OSError, SchemaError, ValueError) as error:
         log.warning("the journal cannot be read to its end: %s", error)
-    began_at = began.get(newest.epoch, newest.step) if newest.epoch else 0
-    disk = Disk(newest=newest, began_at=began_at, claims=tuple(claims), vote=vote)
-    return FromDisk(disk, by_root, steps)
+    before = max((epoch for epoch in members if epoch < newest.epoch), default=newest.epoch)
+    disk = Disk(
+        newest=newest,
+        before=tuple(member.peer for member in members.get(before, ())),
+        claims=tuple(claims), vote=kept.vote, may_vote=not problem,
+        incarnation=kept.incarnation,
+    )  # fmt: skip
+    return FromDisk(disk, by_root, steps, problem)
+
+
+def _kept(path: Path, run: RunID) -> tuple[Kept, str]:
+    """Return what this node has voted, and why that cannot be known."""
+    try:
+        return read_vote(path, run), ""
+    except VoteRefusedError as refused:
+        problem = (
+            f"what this node has voted cannot be used ({path}: {refused}), so it does not vote on how the run goes on: two"
+            " votes of one node could make two histories. It goes on with the others when they have agreed, and votes again"
+            " after that. If they wait for a majority that cannot come, `murmura run --new-epoch` on one of them goes on"
+        )
+        log.error("%s", problem)
+        return Kept(), problem
 
 
 def _claim(checkpoint: Checkpoint) -> tuple[Claim, Record] | None:
@@ -115,23 +145,12 @@ def _claim(checkpoint: Checkpoint) -> tuple[Claim, Record] | None:
     return Claim(int(stage), record.step, record.epoch, record.digest(), root), record
 
 
-def _read_vote(path: Path) -> Vote | None:
-    """Return what this node has voted. One that cannot be read must not be taken for none: raises."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    return decode(Vote, msgpack.unpackb(raw, strict_map_key=False))
+@dataclass(frozen=True, slots=True)
+class _Spend:
+    """From here on this node is in the run: who it was while it waited is over, and a vote that cannot be read, too."""
 
 
-def _write_vote(path: Path, vote: Vote) -> bool:
-    try:
-        with replacing(path) as file:
-            write_all(file, bytes(msgpack.packb(encode(vote))))
-    except OSError as error:
-        log.error("the vote cannot be written, so this node does not vote: %s", error.strerror)
-        return False
-    return True
+_Write: TypeAlias = WriteVote | _Spend
 
 
 class Restarting:
@@ -144,6 +163,7 @@ class Restarting:
 
     def __init__(
         self,
+        run: RunID,
         me: PeerID,
         incarnation: int,
         settings: LedgerSettings,
@@ -153,33 +173,47 @@ class Restarting:
         rng: random.Random,
         *,
         new_epoch: bool,
+        gives_way: bool,
         begin: Callable[[Record, Claim], None],
         note: Callable[[Record], None],
     ) -> None:
         self.found = found
         self._caller = caller
-        self._path = folder / VOTE
+        self._folder = folder
+        self._run = run
+        self._kept = Kept(incarnation=incarnation, vote=found.disk.vote)
+        self._on_disk = found.disk.incarnation is not None
+        """Whether a life after this one would be the same member."""
         self._begin = begin
         self._note = note
         self.core = Restart(
             me, incarnation, settings, found.disk, rng,
-            now_s=trio.current_time(), new_epoch=new_epoch,
+            now_s=trio.current_time(), new_epoch=new_epoch, gives_way=gives_way,
         )  # fmt: skip
         self._driver: Driver[Event] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
         )
-        self._votes: deque[Vote] = deque()
-        self._vote_due = trio.Event()
+        self._send, self._writes = trio.open_memory_channel[_Write](math.inf)
+        self._writing = trio.Lock()
+        self._is_in_run = False
 
     @property
     def mutes_ledger(self) -> bool:
         """Nobody is asked to let us in while we may be about to begin."""
         return self.core.phase is Phase.WAITING
 
+    @property
+    def problem(self) -> str:
+        """Why this node does not vote, while that matters."""
+        return self.found.vote_problem if self.core.phase is not Phase.DONE else ""
+
     async def run(self) -> None:
         """Take part until cancelled."""
+        if not self.found.vote_problem:
+            # Before anybody hears it. On a full disk a node takes part as well, and is somebody else the next time.
+            await self._write(self._kept)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write_votes)
+            nursery.start_soon(self._write_what_is_due)
             await self._driver.run()
 
     def heard(self, peer: PeerID, message: RestartMessage) -> None:
@@ -189,6 +223,23 @@ class Restarting:
         """The ledger says that we are a member."""
         if self.core.phase is not Phase.DONE:
             self._driver.feed(InRun(trio.current_time()))
+        if not self._is_in_run:
+            self._is_in_run = True
+            self._send.send_nowait(_Spend())
+
+    async def begins(self) -> None:
+        """Return when the disk says that this member has begun: in another life we are another one."""
+        if self.found.vote_problem:
+            return  # nothing of this life is on the disk, and what cannot be read stays until the journal has the record
+        await self._spend()
+
+    async def _spend(self) -> None:
+        """Have it on disk that whom we waited as is over; when the disk is full, wait until it is not."""
+        self._kept = dataclasses.replace(self._kept, incarnation=None)
+        while self._on_disk:
+            if await self._write(self._kept):
+                return
+            await trio.sleep(_AGAIN_S)
 
     def _tick(self, now_s: float) -> None:
         if now_s >= self.core.wake_at_s:
@@ -202,22 +253,38 @@ class Restarting:
         match effect:
             case Tell(peer, message):
                 self._caller.cast_nowait(peer, RESTART_SERVICE, encode_restart(message))
-            case WriteVote(vote):
-                self._votes.append(vote)
-                self._vote_due.set()
+            case WriteVote():
+                self._send.send_nowait(effect)
             case NoteEpoch(record):
-                log.warning("epoch %d began without this node: step=%d", record.epoch, record.step)
+                epoch = shown(record.epoch)
+                log.warning("epoch %s began without this node: step=%d", epoch, record.step)
                 self._note(record)
             case Begin(record, claim):
                 self._begin(record, claim)
             case Join(wanted):
                 log.info("joins the run that goes on" if wanted else "not let in: waits again")
 
-    async def _write_votes(self) -> None:
-        while True:
-            await self._vote_due.wait()
-            self._vote_due = trio.Event()
-            while self._votes:
-                vote = self._votes.popleft()
-                ok: Any = await trio.to_thread.run_sync(_write_vote, self._path, vote)
-                self._driver.feed(VoteWritten(trio.current_time(), ok))
+    async def _write_what_is_due(self) -> None:
+        async for what in self._writes:
+            if isinstance(what, _Spend):
+                await self._forget_waiting()
+                continue
+            kept = dataclasses.replace(self._kept, vote=what.vote)
+            ok = await self._write(kept)
+            if ok:
+                self._kept = dataclasses.replace(self._kept, vote=what.vote)
+            self._driver.feed(VoteWritten(trio.current_time(), ok))
+
+    async def _forget_waiting(self) -> None:
+        """The journal has the record by which we are in the run. That makes history of a vote that cannot be read."""
+        if self.found.vote_problem:
+            await trio.to_thread.run_sync(sync_file, self._folder / JOURNAL)
+            self._on_disk = True
+        await self._spend()
+
+    async def _write(self, kept: Kept) -> bool:
+        path = self._folder / VOTE
+        async with self._writing:
+            ok = await trio.to_thread.run_sync(write_vote, path, self._run, kept)
+        self._on_disk = self._on_disk or ok
+        return ok

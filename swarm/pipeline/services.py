@@ -22,7 +22,7 @@ from swarm.endpoints import Endpoint
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.peer import LEDGER_SERVICE, PipelinePeer, RestartOptions
 from swarm.pipeline.reduction import REDUCE_SERVICE
-from swarm.pipeline.restarting import RESTART_SERVICE
+from swarm.pipeline.reuniting import RESTART_SERVICE, HistoryEndsError
 from swarm.pipeline.rumours import Rumours
 from swarm.pipeline.trainer_shell import STAGE_SERVICE
 from swarm.resources import Resources
@@ -49,6 +49,8 @@ class PeerOptions:
     """What the run begins from, when it goes on from the checkpoint of another."""
     restart: RestartOptions | None = None
     """What this node has of the run on its disk."""
+    given_up: HistoryEndsError | None = None
+    """The history of the run that this node was in before, which ended."""
     in_flight: int = 4
     """Microbatches our trainer works on at once."""
 
@@ -85,6 +87,7 @@ async def open_peer(
             in_flight=options.in_flight,
             restart=options.restart,
             initial=options.initial,
+            given_up=options.given_up,
         )
         guard.counts_on = peer.counts_on
         try:

@@ -134,3 +134,31 @@ def test_one_that_is_torn_afterwards_is_refused_and_the_one_before_is_there(tmp_
         assert found["w"].tolist() == [1.0, 1.0, 1.0]
 
     with_checkpoints(tmp_path, body)
+
+
+def _manifests(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*/*.json")]
+
+
+def test_what_is_put_aside_is_not_used_and_kept_until_the_next_time(tmp_path: Path) -> None:
+    async def body(checkpoints: Checkpoints, offered: Offered) -> None:
+        for version in (1, 2):
+            await offered(version)
+            aside = Path(checkpoints.put_aside())
+            assert checkpoints.status()["count"] == 0
+            assert await checkpoints.scan() == []
+            assert [f"{version:012d}" in name for name in _manifests(aside)] == [True]
+        await offered(3)
+        assert [found.manifest.version for found in await checkpoints.scan()] == [3]
+
+    with_checkpoints(tmp_path, body)
+
+
+def test_a_folder_that_cannot_be_put_aside_is_said(tmp_path: Path) -> None:
+    async def body(checkpoints: Checkpoints, offered: Offered) -> None:
+        await offered(1)
+        (tmp_path / "checkpoints-given-up").write_text("in the way")
+        checkpoints.put_aside()
+        assert "cannot be put aside" in checkpoints.problem
+
+    with_checkpoints(tmp_path, body)

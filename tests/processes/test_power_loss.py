@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from node.identity import Identity
+from protocols.ids import RunID
+from swarm.pipeline.vote_file import Kept, read_vote
 from tests.processes.forked import ForkedDaemon
 from tests.processes.links import Links, open_links
 from tests.processes.swarm import ProcessSwarm, pipeline, process_swarm
@@ -79,6 +81,32 @@ def test_a_torn_checkpoint_is_refused_and_its_node_joins_or_goes_back(
         refused = json.loads(second.command("status", "--json").stdout)["services"]["checkpoints"]
         assert "bytes, its manifest says" in refused["refused"][0]["reason"]
         assert pipeline(second)["member"]
+
+
+@pytest.mark.soak
+def test_a_vote_that_cannot_be_read_is_refused_and_its_node_goes_on_with_the_others(
+    links: Links, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with process_swarm(tmp_path_factory.mktemp("vote")) as swarm:
+        start(swarm, links, *NAMES)
+        swarm.wait_whole()
+        swarm.wait_steps(20, seen_by=swarm.nodes["first"])
+        for node in swarm.living():
+            node.family()
+        for node in swarm.living():
+            node.kill()
+        (folder,) = swarm.nodes["second"].paths.state_dir.glob("runs/*")
+        vote = folder / "vote.msgpack"
+        vote.write_bytes(b"torn")
+        start(swarm, links, *NAMES)
+        swarm.wait_whole()
+        assert pipeline(swarm.nodes["second"])["member"]
+        lines = swarm.nodes["second"].log.read_text().splitlines()
+        refused = [line for line in lines if "restarting: what this node has voted" in line]
+        assert len(refused) == 1, "and its service is not begun again and again"
+        run = RunID(bytes.fromhex(folder.name))
+        swarm.wait(lambda: vote.read_bytes() != b"torn")
+        assert read_vote(vote, run) == Kept()
 
 
 GOSSIP_RUN = """\

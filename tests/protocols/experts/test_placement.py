@@ -266,6 +266,22 @@ def test_the_latest_hosts_are_remembered() -> None:
     assert placement.seen(UID) == [Seen(claim.epoch, claim.peer) for claim in seen[2:]]
 
 
+def test_who_is_full_and_had_an_expert_that_nobody_adopts_makes_room_for_it() -> None:
+    placement = core(room=1)
+    placement.handle(NodesSeen(0.0, {OTHER: 9}))
+    placement.handle(Hosted(0.0, UID, 2))
+    placement.handle(ClaimsSeen(1.0, {UID: [Claim(3, OTHER)]}))
+    placement.handle(Hosted(2.0, UIDS[1], 2))
+    placement.handle(ClaimsSeen(3.0, {}))
+    give_away = HandOverTo(UIDS[1], 2, OTHER)
+    assert give_away not in placement.handle(Tick(32.0))
+    assert give_away in placement.handle(Tick(34.0))
+    placement.handle(HandedOver(35.0, UIDS[1], 2, taken=True))
+    placement.handle(ClaimsSeen(35.0, {uid: [Claim(3, OTHER)] for uid in UIDS[1:]}))
+    found = [placement.handle(Tick(now_s)) for now_s in (36.0, 42.0)]
+    assert FindSnapshots(UID, (OTHER,)) in [effect for effects in found for effect in effects]
+
+
 def test_an_expert_without_any_snapshot_begins_anew_and_counts_as_lost() -> None:
     placement, epoch = core(), next_epoch(0, random.Random(2))
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(epoch, OTHER)]}))

@@ -39,7 +39,7 @@ from protocols.ledger.restart_messages import (
     decode_restart_untrusted,
     encode_restart,
 )
-from protocols.ledger.view import Ballot, Member, Record
+from protocols.ledger.view import Ballot, Beginning, Member, Record
 from tests.protocols.ledger.swarm import peer_ids
 
 SETTINGS = LedgerSettings(stages=2, microbatches=4, steps=1000, silence_s=1.0)
@@ -79,8 +79,12 @@ class World:
 
     def back(self, *numbers: int, new_epoch: bool = False) -> None:
         for peer in (IDS[k] for k in numbers):
+            disk = self.disks[peer]
+            if disk.incarnation is None:
+                disk = self._waits_as(peer, next(self._lives))
+            assert disk.incarnation is not None
             self.cores[peer] = Restart(
-                peer, next(self._lives), SETTINGS, self.disks[peer], random.Random(1),
+                peer, disk.incarnation, SETTINGS, disk, random.Random(1),
                 now_s=self.now_s, new_epoch=new_epoch,
             )  # fmt: skip
             self.begun.pop(peer, None)
@@ -127,12 +131,17 @@ class World:
                     self._note(peer, found)
                 case Begin(found, _):
                     self._note(peer, found)
+                    self._waits_as(peer, None)
                     self.begun[peer] = effect
                 case Join(wanted):
                     (self.joining.add if wanted else self.joining.discard)(peer)
 
     def _note(self, peer: PeerID, found: Record) -> None:
-        self.disks[peer] = dataclasses.replace(self.disks[peer], newest=found, began_at=found.step)
+        self.disks[peer] = dataclasses.replace(self.disks[peer], newest=found)
+
+    def _waits_as(self, peer: PeerID, incarnation: int | None) -> Disk:
+        self.disks[peer] = dataclasses.replace(self.disks[peer], incarnation=incarnation)
+        return self.disks[peer]
 
     def the_record(self) -> Record:
         found = {begin.record.digest(): begin.record for begin in self.begun.values()}
@@ -256,10 +265,10 @@ def test_stages_of_two_histories_are_never_put_together() -> None:
 
 def test_what_was_overtaken_by_an_epoch_does_not_count_any_more() -> None:
     world = World()
-    newest = record(110, index=5000, epoch=1)
+    newest = dataclasses.replace(record(110, index=5000, epoch=1), began=(Beginning(1, 100),))
     for k in range(4):
         claims = (claim(k, 120), claim(k, 100))
-        world.disks[IDS[k]] = Disk(newest=newest, began_at=100, claims=claims)
+        world.disks[IDS[k]] = Disk(newest=newest, claims=claims)
     world.back(0, 1, 2, 3)
     world.pass_time(10.0)
     assert (world.the_record().epoch, world.the_record().step) == (2, 100)
@@ -298,8 +307,9 @@ def test_power_lost_again_in_the_middle_of_voting_makes_no_second_history() -> N
     world.lost = set()
     world.back(3, 2, 1)
     world.pass_time(40.0)
-    # What may have been decided was decided; its members have gone, so they begin the epoch after it.
-    assert (world.the_record().epoch, world.the_record().step) == (2, 120)
+    # What may have been decided was decided; its members have begun nothing before, so they are still the same.
+    assert (world.the_record().epoch, world.the_record().step) == (1, 120)
+    assert world.the_record() in accepted
 
 
 def test_power_lost_again_after_it_began_goes_on_in_the_next_epoch() -> None:
@@ -375,6 +385,64 @@ def test_a_promise_is_kept_over_a_loss_of_power() -> None:
     assert kept.promised >= vote.promised
 
 
+def test_who_cannot_read_its_vote_does_not_vote_and_goes_on_with_the_others() -> None:
+    world = World()
+    world.disks[IDS[1]] = dataclasses.replace(world.disks[IDS[1]], may_vote=False)
+    world.back(1, 2, 3)
+    world.pass_time(20.0)
+    assert not world.begun  # two of four can vote, and the smallest is not among them
+    world.back(0)
+    world.pass_time(20.0)
+    assert world.the_record().step == 120
+    assert IDS[1] in world.begun
+    assert world.disks[IDS[1]].vote is None
+
+
+def test_who_cannot_read_its_vote_is_no_part_of_a_majority_and_the_reason_says_so() -> None:
+    world = World()
+    for k in (0, 1):
+        world.disks[IDS[k]] = dataclasses.replace(world.disks[IDS[k]], may_vote=False)
+    world.back(0, 1, 2)
+    world.pass_time(20.0)
+    assert not world.begun
+    reason = world.cores[IDS[2]].waiting_because
+    assert "1 of 4 members are missing, 2 cannot read what they have voted" in reason
+
+
+def test_who_lost_power_between_its_word_and_the_decision_is_still_who_is_named() -> None:
+    """Node 3 is named by the record that is being decided when it goes; nobody else has its stage."""
+    world = World()
+    world.disks[IDS[1]] = dataclasses.replace(world.disks[IDS[1]], claims=(claim(0, 120),))
+    world.lost = {RestartAccepted}
+    world.back(0, 1, 2, 3)
+    world.pass_time(3.0)
+    waited_as = world.cores[IDS[3]]._incarnation
+    world.gone(3)
+    world.lost = set()
+    world.pass_time(20.0)
+    agreed = world.the_record()
+    member = agreed.view.find(IDS[3])
+    assert member is not None
+    assert member.incarnation == waited_as
+    assert IDS[3] not in world.begun
+    world.back(3)
+    world.pass_time(5.0)
+    assert world.begun[IDS[3]].record == agreed
+
+
+def test_who_has_begun_is_somebody_else_in_its_next_life() -> None:
+    world = World()
+    world.back(0, 1, 2, 3)
+    world.pass_time(10.0)
+    first = world.the_record().view.find(IDS[3])
+    assert first is not None
+    world.gone(3)
+    world.back(3)
+    assert world.cores[IDS[3]]._incarnation != first.incarnation
+    world.pass_time(5.0)
+    assert world.joining == {IDS[3]}
+
+
 def test_a_late_word_from_an_earlier_life_does_not_replace_a_newer_one() -> None:
     world = World()
     world.back(0, 1, 2)
@@ -389,7 +457,7 @@ def test_a_late_word_from_an_earlier_life_does_not_replace_a_newer_one() -> None
 def test_who_joins_waits_again_when_the_one_that_told_it_of_the_run_is_back_from_its_disk() -> None:
     core = Restart(IDS[0], 1, SETTINGS, Disk(newest=record()), random.Random(1), now_s=0.0)
     assert core.handle(Heard(0.0, IDS[1], Running(record(126, index=131)))) == [Join(True)]
-    others = Back(incarnation=8, newest=record(), began_at=0, claims=())
+    others = Back(incarnation=8, newest=record(), claims=())
     assert core.handle(Heard(0.1, IDS[2], others)) == []
     assert core.handle(Heard(0.2, IDS[1], others)) == [Join(False)]
     assert core.phase is Phase.WAITING

@@ -112,14 +112,6 @@ def _former_host(self: Shelf, uid: Any, offer: Any, claims: Any) -> str:
     return _judge(self, uid, offer, claims)
 
 
-def _to_who_leaves(self: Placement, uid: Any, own: Any) -> Any:
-    """A snapshot goes to who is leaving, again and again."""
-    leaving, self.roster.leaving_s = self.roster.leaving_s, {}
-    effects = _snapshot(self, uid, own)
-    self.roster.leaving_s = leaving
-    return effects
-
-
 def _any_hand_over(self: Placement, peer: Any, offer: Any, uid: Any) -> Any:
     """An expert is taken from whoever offers it."""
     if uid not in self._memory or uid in self._busy or uid in self.own or not self._has_room:
@@ -274,7 +266,6 @@ def _keeps_all(self: Replicas) -> Any:
 _judge_call = judge_call
 _witnessed = evidence._witnessed
 _waits = evidence._waits
-_snapshot = Placement._snapshot
 _judge = Shelf.judge
 _offers_found = Placement._offers_found
 _snapshots = Placement._snapshots
@@ -304,15 +295,14 @@ SUITE: Final = (
     Planted("an expert steps while it is handed over", HandOverLosesNothing, ((shell, "judge_call", _frozen_steps),)),
     Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),), first_seed=23),
     Planted("who is silent is taken to have no snapshot", NothingIsLost,
-            ((Placement, "_offers_found", _offers_at_once),), first_seed=136),
+            ((Placement, "_offers_found", _offers_at_once),), first_seed=15),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
             ((evidence.Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
     Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((evidence, "_witnessed", _last_resort),)),
     Planted("a signer is its own witness", OnlyWhatAHostSigned, ((evidence, "_witnessed", _own_witness),)),
-    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),), first_seed=99),
+    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),), first_seed=112),
     Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
     Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),
-    Planted("a snapshot goes to who leaves", CopiesAreClose, ((Placement, "_snapshot", _to_who_leaves),), first_seed=182),
     Planted("an expert is taken from whoever offers it", OnlyWhatAHostSigned,
             ((Placement, "_hand_over_offered", _any_hand_over),), first_seed=3),
     Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),), first_seed=5),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from protocols.ids import PeerID
 from protocols.ledger.restart import Disk, Vote
 from protocols.ledger.restart_messages import Claim
-from protocols.ledger.view import Record
+from protocols.ledger.view import Record, is_of_history
 
 CLAIMS_KEPT = 3
 
@@ -24,21 +24,41 @@ class SimDisk:
     """What is durable, and what is being written."""
 
     newest: Record | None = None
-    began_at: int = 0
+    before: tuple[PeerID, ...] = ()
     claims: deque[Claim] = field(default_factory=lambda: deque(maxlen=CLAIMS_KEPT))
     """Newest first."""
     vote: Vote | None = None
+    damaged: bool = False
+    """The vote is there and cannot be read."""
+    incarnation: int | None = None
+    """As whom its node waits; None once that one has begun."""
+
+    lives: int = 0
+    """How often its node was in the run, or had its vote damaged: whom it waited as before is over."""
 
     def note(self, record: Record) -> None:
         """Keep a record, and where its epoch began."""
         before = self.newest
         if before is not None and (record.epoch, record.index) <= (before.epoch, before.index):
             return
-        if before is None:
-            self.began_at = 0
-        elif record.epoch != before.epoch:
-            self.began_at = record.step
+        if before is not None and record.epoch != before.epoch:
+            self.before = tuple(before.view)
         self.newest = record
+
+    def in_run(self) -> None:
+        """Whom it waited as is over, and a vote that cannot be read is replaced."""
+        self.incarnation = None
+        self.lives += 1
+        if self.damaged:
+            self.vote, self.damaged = None, False
+
+    def join(self, record: Record) -> None:
+        """Its node is a member by this record. What is of another history is put aside: it never counts again."""
+        if self.newest is not None and not is_of_history(record, self.newest.epoch, 0):
+            self.newest = self.vote = None
+            self.claims.clear()
+        self.note(record)
+        self.in_run()
 
     def keep(self, record: Record, stage: int, damage: str = "") -> None:
         """A checkpoint is whole on the disk."""
@@ -51,9 +71,11 @@ class SimDisk:
             return None
         return Disk(
             newest=self.newest,
-            began_at=self.began_at,
+            before=self.before,
             claims=tuple(self.claims),
-            vote=self.vote,
+            vote=None if self.damaged else self.vote,
+            may_vote=not self.damaged,
+            incarnation=None if self.damaged else self.incarnation,
         )
 
 

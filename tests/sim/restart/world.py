@@ -6,13 +6,15 @@ takes newcomers in, gives up members that are silent, and lets go those that lea
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
 from protocols.ids import PeerID
+from protocols.ledger.epoch import history_of, shown
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.restart import _voters
-from protocols.ledger.view import Ballot, Member, Record, StageCommit
+from protocols.ledger.view import Ballot, Member, Record, StageCommit, is_of_history
 from tests.sim.engine.checker import Checker
 from tests.sim.engine.world import World
 from tests.sim.restart.disk import holders
@@ -62,11 +64,12 @@ class RestartWorld(World[RestartPeer]):
         self._incarnations = 0
         self.heads: dict[int, Record] = {}
         """Epoch -> its newest record."""
-        self.history: list[Record] = []
-        """Step records that the newest epoch stands on, oldest first."""
-        self.step_records: dict[bytes, Record] = {}
-        """All that were ever decided, by digest."""
-        self._silent: dict[PeerID, int] = {}
+        self.histories: dict[int, list[Record]] = {0: []}
+        """Epoch -> the step records that it stands on, oldest first."""
+        self.decided: dict[bytes, int] = {}
+        """Digest of all records that there ever were -> epoch."""
+        self._silent: dict[tuple[int, PeerID], int] = {}
+        self._looks = 0
         self.operator_spoke = False
         """Somebody was told to begin an epoch without a majority."""
         self.populate(stages * replicas)
@@ -100,6 +103,7 @@ class RestartWorld(World[RestartPeer]):
         )
         first = Record(index=0, step=0, lead=founders.lead, members=members)
         self.heads[0] = first
+        self.decided[first.digest()] = 0
         for member in members:
             peer = self.peers[member.peer]
             peer.wants_in = False
@@ -108,21 +112,43 @@ class RestartWorld(World[RestartPeer]):
 
     def begun(self, peer: RestartPeer, record: Record) -> None:
         """A core says that an epoch begins: what the run stands on is what came before its step."""
+        self.noted(record)
         if record.epoch not in self.heads:
             self.heads[record.epoch] = record
-            kept = [found for found in self.history if found.step <= record.step]
-            self.history = kept
-            self._silent.clear()
-            self.log(f"epoch {record.epoch} begins at step {record.step}: {peer.name}")
+            self.log(f"epoch {shown(record.epoch)} begins at step {record.step}: {peer.name}")
+
+    def noted(self, record: Record) -> None:
+        """A core says that this record begins an epoch, whether or not anybody goes on from it."""
+        if record.epoch not in self.histories:
+            self.histories[record.epoch] = self.before(record)
+            self.decided[record.digest()] = record.epoch
+
+    def before(self, first: Record) -> list[Record]:
+        """Return the step records on which an epoch stands that begins with this record."""
+        known = self.histories[self.decided[first.previous]]
+        return [found for found in known if found.step <= first.step]
 
     @property
     def head(self) -> Record:
-        return self.heads[max(self.heads)]
+        """The newest record of the run that most are in."""
+        return max(self.heads.values(), key=lambda head: (len(self._there(head)), head.epoch))
+
+    def goes_on_at(self, peer: RestartPeer) -> bool:
+        """Tell whether this peer's run can decide something, as far as it is concerned."""
+        head = self.heads.get(peer.running.epoch) if peer.running is not None else None
+        there = self._there(head) if head is not None else []
+        return head is not None and peer in there and self._is_quorum(head, there)
+
+    def _is_quorum(self, head: Record, there: Sequence[RestartPeer]) -> bool:
+        return bool(head.members) and head.view.is_quorum({peer.peer_id for peer in there})
 
     def _tick(self) -> None:
         """Every epoch's members decide what they can: in an old one that is nothing, if the core is right."""
         for epoch in sorted(self.heads):
             self._decide(epoch)
+        for peer in self.peers.values():
+            if peer.up and not peer.stopped:
+                peer.look_for_others()
         if self.healed_s is not None:
             self.advanced()
         self.clock.after(self.scaled(0.5), self._tick)
@@ -130,7 +156,7 @@ class RestartWorld(World[RestartPeer]):
     def _decide(self, epoch: int) -> None:
         head = self.heads[epoch]
         there = self._there(head)
-        if not head.members or not head.view.is_quorum({peer.peer_id for peer in there}):
+        if not self._is_quorum(head, there):
             return
         stages = {member.stage for member in head.members if self.peers[member.peer] in there}
         for peer in there:
@@ -144,10 +170,9 @@ class RestartWorld(World[RestartPeer]):
             self.watch.see(peer, Decided(record))
             break
         self.heads[epoch] = record
+        self.decided[record.digest()] = record.epoch
         if record.commits_step:
-            self.step_records[record.digest()] = record
-            if epoch == max(self.heads):
-                self.history.append(record)
+            self.histories[epoch].append(record)
         self._tell(record, there)
 
     def _tell_given_up(self, head: Record, first: RestartPeer) -> None:
@@ -155,7 +180,9 @@ class RestartWorld(World[RestartPeer]):
         for peer in self.peers.values():
             member = head.view.find(peer.peer_id)
             named = member is not None and member.incarnation == peer.incarnation
-            if peer.up and peer.running is not None and not named and self._both_ways(first, peer):
+            if not peer.up or peer.running is None or named or not self._both_ways(first, peer):
+                continue
+            if is_of_history(head, peer.running.epoch, 0) and peer.running.epoch <= head.epoch:
                 peer.running, peer.wants_in = None, True
 
     def _there(self, head: Record) -> list[RestartPeer]:
@@ -186,7 +213,7 @@ class RestartWorld(World[RestartPeer]):
         ballot = Ballot(1, head.lead)
         commits = tuple(StageCommit(bytes([stage]) * 32, 1.0) for stage in range(self.stages))
         return Record(
-            index=head.index + 1, epoch=head.epoch, step=head.step + 1, lead=head.lead,
+            index=head.index + 1, epoch=head.epoch, forks=head.forks, began=head.began, step=head.step + 1, lead=head.lead,
             members=head.members, reduced_at=ballot, stages=commits, previous=head.digest(),
         )  # fmt: skip
 
@@ -198,8 +225,9 @@ class RestartWorld(World[RestartPeer]):
         for member in head.members:
             peer = self.peers[member.peer]
             absent = member.peer not in here
-            self._silent[member.peer] = self._silent.get(member.peer, 0) + 1 if absent else 0
-            if self._silent[member.peer] > _SILENT_TICKS:
+            key = head.epoch, member.peer
+            self._silent[key] = self._silent.get(key, 0) + 1 if absent else 0
+            if self._silent[key] > _SILENT_TICKS:
                 gone.add(member.peer)
             elif peer.draining and not absent:
                 let_go.add(member.peer)
@@ -209,7 +237,7 @@ class RestartWorld(World[RestartPeer]):
             all_leave = all(self.peers[m.peer].draining for m in head.members)
             kept, gone = ([], gone) if all_leave else (list(head.members), set())
             let_go = {m.peer for m in head.members} if all_leave else set()
-        came = self._newcomers(there, {m.peer for m in kept}) if kept else []
+        came = self._newcomers(head, there, {m.peer for m in kept}) if kept else []
         for peer in came:
             counts = [sum(m.stage == stage for m in kept) for stage in range(self.stages)]
             kept.append(Member(peer.peer_id, peer.incarnation, counts.index(min(counts)), index))
@@ -219,18 +247,19 @@ class RestartWorld(World[RestartPeer]):
         able = [m.peer for m in members if m.peer in here]
         lead = head.lead if head.lead in able or not able else able[0]
         return Record(
-            index=index, epoch=head.epoch, step=head.step, lead=lead, members=members,
+            index=index, epoch=head.epoch, forks=head.forks, began=head.began, step=head.step, lead=lead, members=members,
             let_go=tuple(sorted(let_go)), previous=head.digest(),
         )  # fmt: skip
 
     def _newcomers(
-        self, there: Sequence[RestartPeer], members: set[PeerID]
+        self, head: Record, there: Sequence[RestartPeer], members: set[PeerID]
     ) -> Sequence[RestartPeer]:
         return [
             peer
             for peer in self.peers.values()
             if peer.up
             and peer.wants_in
+            and peer.wants_history in (None, history_of(head.epoch))
             and not peer.stopped
             and not peer.draining
             and peer.peer_id not in members
@@ -265,12 +294,27 @@ class RestartWorld(World[RestartPeer]):
                 peer.restart(keeps_state=True)
         if not self._goes_on():
             self._all_anew()
-        # Power that goes while they agree may leave a record that names somebody in a life that is over.
+        # Who is named may leave for good before it has begun: the others then want a person.
         self.clock.after(self.scaled(_SECOND_LOOK_S), self._look_after)
 
     def _look_after(self) -> None:
         if not self._goes_on():
             self._all_anew()
+            return
+        # The run goes on without some, which wait for others of an earlier one.
+        aside = [peer for peer in self.peers.values() if peer.up and not self.goes_on_at(peer)]
+        if not any(peer.waits for peer in aside):
+            return
+        self._looks += 1
+        chosen = next((p for p in aside if p.core and p.peer_id in p.core.members), None)
+        if chosen is not None and self._looks == 1:
+            self.log(f"new epoch at {chosen.name}, which waits")
+            chosen.new_epoch = self.operator_spoke = True
+        for peer in aside:
+            peer.crash()
+            # Told to go on without the others; or else to forget what it has, and to join.
+            peer.restart(keeps_state=self._looks == 1)
+        self.clock.after(self.scaled(_SECOND_LOOK_S / 2), self._look_after)
 
     def _goes_on(self) -> bool:
         there = {peer.peer_id for peer in self._there(self.head)}
@@ -287,7 +331,7 @@ class RestartWorld(World[RestartPeer]):
         if newest is not None:
             voters = _voters(newest)
             there = {p.peer_id for p in back if p.disk.found() is not None}
-            if not voters.is_quorum(there):
+            if not voters.is_quorum({p for p in there if not self.peers[p].disk.damaged}):
                 chosen = next((p for p in back if p.peer_id in there and p.peer_id in voters), None)
                 if chosen is not None:
                     self.log(f"new epoch at {chosen.name}")
@@ -313,9 +357,17 @@ class RestartWorld(World[RestartPeer]):
             return 0
         return sum(peer in self._there(self.head) for peer in self.peers.values())
 
+    def _know_each_other(self) -> bool:
+        """Tell whether of all runs that go on somebody was in a run with the others: only then may they meet."""
+        heads = [h for h in self.heads.values() if self._is_quorum(h, self._there(h))]
+        return all(
+            not a.forks or any(peer in fork.absent for fork in a.forks for peer in b.view)
+            for a, b in itertools.permutations(heads, 2)
+        )
+
     def lost(self) -> str | None:
-        if self.operator_spoke and not self._goes_on():
-            return "an operator's epoch has a rival that nobody told him of"
+        if not self._know_each_other():
+            return "two histories, and nobody is left who was in a run with both"
         newest = self._newest_on_disk()
         if newest is None:
             return "every disk is empty"
@@ -325,7 +377,7 @@ class RestartWorld(World[RestartPeer]):
             for peer in self.peers.values()
             if not peer.left and peer.up and peer.peer_id in voters
         }
-        whole = [r for r in self.history if len(holders(disks, r)) == self.stages]
+        whole = [r for r in self.histories[newest.epoch] if len(holders(disks, r)) == self.stages]
         if not whole:
             return "no step is complete among the disks that are left"
         return None

@@ -54,7 +54,7 @@ class Node:
 
 def back(*stages: int) -> Back:
     claims = tuple(Claim(stage, 4, 0, b"l" * 32, b"r" * 32) for stage in stages)
-    return Back(incarnation=2, newest=RECORD, began_at=0, claims=claims)
+    return Back(incarnation=2, newest=RECORD, claims=claims)
 
 
 def test_who_is_back_hears_that_the_run_goes_on_unless_it_does_not() -> None:

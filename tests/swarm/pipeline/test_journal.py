@@ -31,6 +31,17 @@ def test_what_a_crash_cut_off_hides_nothing_that_comes_after_it(tmp_path: Path) 
     assert list(read_journal(path)) == [record(1), record(3)]
 
 
+def test_what_is_put_aside_is_not_read_any_more_and_not_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "records.msgpack"
+    journal = Journal(path)
+    journal.append(record(1))
+    journal.put_aside()
+    assert list(read_journal(path)) == []
+    journal.append(record(2))
+    assert list(read_journal(path)) == [record(2)]
+    assert list(read_journal(tmp_path / "records.msgpack.given-up")) == [record(1)]
+
+
 def test_a_file_that_was_never_a_journal_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "records.msgpack"
     path.write_bytes(b"\xc1" * 100)
