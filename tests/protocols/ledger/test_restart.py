@@ -366,7 +366,7 @@ def test_a_member_cannot_use_up_the_numbers_of_epochs_and_records(epoch: int, in
     core = world.cores[IDS[0]]
     # Its members could agree on what follows, and nobody could read it: not even they, from their own votes.
     last = record(members=2, epoch=epoch, index=index)
-    for message in (Decided(last), Back(9, last, 125, ()), Running(last)):
+    for message in (Decided(last), Back(9, last, ()), Running(last)):
         assert core.handle(Heard(0.0, IDS[3], message)) == []
     world.pass_time(30.0)
     assert world.the_record().epoch == 1
