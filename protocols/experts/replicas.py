@@ -33,7 +33,7 @@ from protocols.ids import PeerID
 LOST_S: Final = 15.0
 HOSTLESS_S: Final = 90.0
 APPOINT_AGAIN_S: Final = 5.0
-"""A node that refused, or was asked for another expert, is asked again no sooner."""
+"""A node that refused is asked again no sooner."""
 CALM_S: Final = 30.0
 """An expert that is not popular any more keeps its replica for so long."""
 APPOINTING_MAX: Final = 1
@@ -364,6 +364,7 @@ class Replicas:
         if own is None or own.epoch != epoch or self._leaving:
             return [Release(uid, epoch, peer)]
         own.heard_s[peer] = event.now_s
+        self._asked_s.pop(peer, None)  # it has room, perhaps for more
         return self._name()
 
     def _let_all_go(self) -> Sequence[Effect]:
