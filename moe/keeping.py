@@ -296,10 +296,13 @@ class ExpertKeeper:
                 self._answer_hand_over(uid, taken=False)
             case Drop(uid, reason):
                 log.info("expert dropped: expert=%s reason=%s", uid, reason)
+                expert = self._peer.server.experts.get(uid)
                 self._peer.server.remove(uid)
                 held = self._own.pop(uid, None)
                 if held is not None and reason == "superseded":
                     self._shelve(uid, held)
+                if expert is not None and reason == "superseded" and expert.stats.steps:
+                    self._start(self._shelve_last, expert)
             case TakeSnapshot(uid, epoch, keepers):
                 self._start(self._take_snapshot, uid, epoch, keepers)
             case HandOverTo(uid, epoch, peer):
@@ -322,6 +325,10 @@ class ExpertKeeper:
     def _shelve(self, uid: ExpertUID, held: _Held) -> None:
         if self._shelf.put_own(uid, held.offer):
             self._kept[uid] = held.snapshot
+
+    async def _shelve_last(self, expert: Expert) -> None:
+        """Keep what an expert has learned since its last snapshot: the better claim may be a liar's, who has no state."""
+        self._shelve(expert.uid, await self._signed_state(expert))
 
     def _start(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
         assert self._nursery is not None
@@ -411,6 +418,14 @@ class ExpertKeeper:
         held = self._own.get(uid)
         if held is not None and held.offer.age == (expert.epoch, expert.hosted.version):
             return held
+        held = await self._signed_state(expert)
+        if uid in self._peer.server.experts:
+            self._own[uid] = held
+        return held
+
+    async def _signed_state(self, expert: Expert) -> _Held:
+        """Take a snapshot, and sign it."""
+        uid = expert.uid
         version, tensors = await self._compute.run_own(part_of(expert).snapshot)
         snapshot = await self._codec.run_own(
             functools.partial(
@@ -421,10 +436,7 @@ class ExpertKeeper:
         unsigned = SnapshotOffer(str(uid), expert.epoch, version, root, me, bytes(64))
         signature = self._context.signer.sign(signed_bytes(self._context.run.run_id, unsigned))
         offer = SnapshotOffer(str(uid), expert.epoch, version, root, me, signature)
-        held = _Held(offer, snapshot)
-        if uid in self._peer.server.experts:
-            self._own[uid] = held
-        return held
+        return _Held(offer, snapshot)
 
     async def signed_snapshot(self, uid: ExpertUID) -> SnapshotOffer | None:
         """See moe.replicating.Copies."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from moe.errors import BridgeClosedError, TooFewExpertsError
 from moe.info import MODE
 from moe.keeping import ExpertKeeper, part_name, part_of
+from moe.measure import experts_in_a_second, rows_per_s
 from moe.model import build_feed_forward, expert_parameter, mixtures
 from moe.peer import ExpertPeer, PeerSettings
 from moe.server import ROWS_MAX
@@ -68,6 +69,7 @@ _BEGIN_S: Final = 60.0
 """A node begins to train without some of the experts when they have not come by then."""
 _LOOK_S: Final = 0.2
 _MEMORY_SHARE: Final = 0.25
+_MEASURED_S: Final = 0.2
 _ROOM_MAX: Final = 1 << 20
 """Experts, of a node that says it has room for more."""
 _COPIES: Final = 6
@@ -147,6 +149,9 @@ class MoeMode:
     ) -> None:
         founds = await self._context.founding()
         self._resources = resources
+        if self._room and not self._spec.experts_per_node:
+            measured = await resources.compute.run_own(rows_per_s, self._run, _MEASURED_S)
+            self._room = min(self._room, experts_in_a_second(self._run, measured))
         peer = self._peer = self._new_peer(resources)
         keeper = self._keeper = self._new_keeper(resources, peer)
         self._state = StateService(

@@ -253,6 +253,8 @@ class ReplicaKeeper:
             raise Refusal("not-here", "this node has no such replica of an expert of its own")
         if expert.frozen:
             raise Refusal("draining", "this expert is being handed over", 1.0)
+        if not self.core.admits(uid, incoming.peer, trio.current_time()):
+            raise Refusal("busy", "averaged a moment ago", self.core.average_s)
         theirs = _flat_untrusted(incoming.tensors, expert)
         try:
             mean = await self._compute.run_own(

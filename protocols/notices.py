@@ -107,18 +107,19 @@ class NoticePoll:
         if not isinstance(events, list):
             raise NoticeError("the metadata server answered with no list of events")
         for event in events:
-            if not isinstance(event, dict) or event.get("EventType") not in _AZURE_ENDS:
+            kind = event.get("EventType") if isinstance(event, dict) else None
+            if not isinstance(kind, str) or kind not in _AZURE_ENDS:
                 continue
             resources = event.get("Resources")
             if isinstance(resources, list) and self._known in resources:
-                return f"{event['EventType']} not before {_shown(event.get('NotBefore'))}"
+                return f"{kind} not before {_shown(event.get('NotBefore'))}"
         return None
 
 
 def _aws(text: str) -> str | None:
     notice = _object(text)
     action = notice.get("action")
-    if action not in _AWS_ACTIONS:
+    if not isinstance(action, str) or action not in _AWS_ACTIONS:
         raise NoticeError("the metadata server announces no action that is known")
     return f"{action} at {_shown(notice.get('time'))}"
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgpack
 
 from protocols.errors import RemoteProtocolError
-from protocols.experts.uid import UID_CHARACTERS_MAX, ExpertUID
+from protocols.experts.uid import SIZE_MAX, UID_CHARACTERS_MAX, ExpertUID
 from protocols.frames import unpack_untrusted
 from protocols.ids import PeerID, RunID
 from protocols.records import VALUE_BYTES_MAX
@@ -45,6 +45,8 @@ REPLICAS_MAX: Final = 4
 UIDText: TypeAlias = Annotated[str, Size(1, UID_CHARACTERS_MAX)]
 Epoch: TypeAlias = Annotated[int, Range(0, (1 << 53) - 1)]
 """How often the expert has changed hands, the first host included; 0 where nobody knows."""
+Version: TypeAlias = Annotated[int, Range(0, (1 << 53) - 1)]
+"""Optimizer steps. Whoever goes on from the largest can still count on, and say so in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class SnapshotOffer:
 
     uid: UIDText
     epoch: Epoch
-    version: Natural
+    version: Version
     root: Annotated[bytes, Size(32, 32)]
     """Of the snapshot's manifest."""
     host: PeerID
@@ -304,6 +306,8 @@ def statement_untrusted(value: bytes) -> tuple[Stated, ...]:
         statement: _Statement = decode(_Statement, unpack_untrusted(value))
     except SchemaError as error:
         raise RemoteProtocolError(f"not a statement about experts: {error.problem}") from error
+    if any(coordinate >= SIZE_MAX for coordinate, _ in statement.experts):
+        raise RemoteProtocolError("not a statement about experts: no grid is as large")
     named: dict[int, list[PeerID]] = {}
     for coordinate, peer in zip(statement.of, statement.replicas, strict=False):
         peers = named.setdefault(coordinate, [])

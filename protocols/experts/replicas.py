@@ -33,7 +33,7 @@ from protocols.ids import PeerID
 LOST_S: Final = 15.0
 HOSTLESS_S: Final = 90.0
 APPOINT_AGAIN_S: Final = 5.0
-"""A node that refused, or was asked for another expert, is asked again no sooner."""
+"""A node that refused is asked again no sooner."""
 CALM_S: Final = 30.0
 """An expert that is not popular any more keeps its replica for so long."""
 APPOINTING_MAX: Final = 1
@@ -200,6 +200,8 @@ class _Own:
     epoch: int
     heard_s: dict[PeerID, float] = field(default_factory=dict)
     """Our replicas, with when each last averaged."""
+    admitted_s: dict[PeerID, float] = field(default_factory=dict)
+    """When each was last let average, whatever came of it."""
     wanted_s: float = -math.inf
     """When it last was popular."""
 
@@ -280,6 +282,17 @@ class Replicas:
         own = self.own.get(uid)
         return own is not None and own.epoch == epoch and peer in own.heard_s
 
+    def admits(self, uid: ExpertUID, peer: PeerID, now_s: float) -> bool:
+        """Tell whether a replica may average now, and note that it does.
+
+        Each averaging may replace half of what the expert is: ten at once would leave nothing of it.
+        """
+        admitted_s = self.own[uid].admitted_s
+        if now_s - admitted_s.get(peer, -math.inf) < self.average_s / 2:
+            return False
+        admitted_s[peer] = now_s
+        return True
+
     def forget(self, uid: ExpertUID) -> None:
         """We host this one ourselves from now on."""
         self.serving.pop(uid, None)
@@ -351,6 +364,7 @@ class Replicas:
         if own is None or own.epoch != epoch or self._leaving:
             return [Release(uid, epoch, peer)]
         own.heard_s[peer] = event.now_s
+        self._asked_s.pop(peer, None)  # it has room, perhaps for more
         return self._name()
 
     def _let_all_go(self) -> Sequence[Effect]:

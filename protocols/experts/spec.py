@@ -55,7 +55,8 @@ class MoeSpec:
     """Times the optimizer's learning rate, for experts: an expert steps once for each batch of every trainer, so more often than
     any trunk does, and on fewer rows."""
     experts_per_node: Annotated[int, Range(0, EXPERTS_MAX)] = 0
-    """At most; 0 takes what a quarter of the machine's memory has room for."""
+    """At most; 0 takes what a quarter of the machine's memory has room for, and what it can compute once in a second, each on its
+    share of one trainer's batch."""
     nodes_to_start: Annotated[int, Range(1, 1024)] = 1
     """Nobody creates experts before it knows so many nodes, itself included: those started together share the grid out."""
     keepers: Annotated[int, Range(0, 16)] = 1

@@ -207,8 +207,12 @@ class PrefixView:
                 if statement.until_s > now_s and statement.peer != self._me
                 for peer in line.replicas
             ]
-        rightful = [*(claim.epoch for claim in self.claims(uid, now_s)), *(e for e, _ in lines)]
-        return [Claim(epoch, peer) for epoch, peer in lines if epoch == max(rightful)]
+        if not lines:
+            return []
+        # A host that answers goes before one that does not, whatever epoch that one states.
+        claims = self.claims(uid, now_s)
+        rightful = claims[0].epoch if claims else max(epoch for epoch, _ in lines)
+        return [Claim(epoch, peer) for epoch, peer in lines if epoch == rightful]
 
     def overtaken(self, uid: ExpertUID, epoch: int, now_s: float) -> bool:
         """Tell whether a host of this epoch is known to have been replaced."""

@@ -15,12 +15,23 @@ from typing import Final
 _AGREED_BITS: Final = 20
 _NONCE_BITS: Final = 30
 _WORDS_MAX: Final = (1 << 13) - 1
+_AGREED_AHEAD_MAX: Final = 1024
+_WORDS_AHEAD_MAX: Final = 64
+"""Each follows a loss of all members, or of most and a word: nobody misses so many."""
 
 
 def begun_alone(epoch: int, rng: random.Random) -> int:
     """Return an epoch after this one that an operator's word begins: of a history of its own."""
     words = min((epoch >> (_AGREED_BITS + _NONCE_BITS)) + 1, _WORDS_MAX)
     return (words << _NONCE_BITS | rng.getrandbits(_NONCE_BITS)) << _AGREED_BITS
+
+
+def is_too_far(epoch: int, known: int) -> bool:
+    """Tell whether an epoch was made up to use the numbers up: nobody can be so far ahead of the one that we know."""
+    agreed, words = (1 << _AGREED_BITS) - 1, _AGREED_BITS + _NONCE_BITS
+    return (epoch & agreed) > (known & agreed) + _AGREED_AHEAD_MAX or (epoch >> words) > (
+        known >> words
+    ) + _WORDS_AHEAD_MAX
 
 
 def history_of(epoch: int) -> int:

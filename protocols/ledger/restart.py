@@ -41,7 +41,7 @@ from typing import Final, TypeAlias, assert_never
 
 from protocols.core import Tick
 from protocols.ids import PeerID
-from protocols.ledger.epoch import begun_alone
+from protocols.ledger.epoch import begun_alone, is_too_far
 from protocols.ledger.events import LedgerSettings
 from protocols.ledger.restart_messages import (
     Back,
@@ -59,6 +59,7 @@ from protocols.ledger.reunion import gives_way
 from protocols.ledger.view import (
     FORK_ABSENT_MAX,
     FORKS_MAX,
+    INDEX_MAX,
     ROUND_MAX,
     Ballot,
     Fork,
@@ -303,7 +304,7 @@ class Restart:
                 assert_never(message)
 
     def _back(self, now_s: float, peer: PeerID, back: Back) -> list[Effect]:
-        if shape_problem(back.newest, stages=self._settings.stages) is not None:
+        if self._is_impossible(back.newest):
             return []
         known = self._backs.get(peer)
         if known is not None and known[1].incarnation > back.incarnation:
@@ -318,6 +319,14 @@ class Restart:
             return [Join(False)]
         return []
 
+    def _is_impossible(self, record: Record) -> bool:
+        """Tell whether it is none of this run's, or one after which no epoch could be numbered."""
+        return (
+            is_too_far(record.epoch, self._newest.epoch)
+            or record.index > INDEX_MAX - EPOCH_GAP
+            or shape_problem(record, stages=self._settings.stages) is not None
+        )
+
     def _learn(self, newest: Record) -> None:
         """There is a newer record: its members decide, and what was tried before is void."""
         self._before |= frozenset(self.members)
@@ -328,7 +337,7 @@ class Restart:
         self._try = None
 
     def _running(self, now_s: float, peer: PeerID, record: Record) -> list[Effect]:
-        if self.phase is not Phase.WAITING or shape_problem(record, stages=self._settings.stages):
+        if self.phase is not Phase.WAITING or self._is_impossible(record):
             return []
         begin = self._begin(record)
         if begin:
@@ -346,7 +355,7 @@ class Restart:
         """Tell whether our history ends because another one goes on, which is longer."""
         if self.phase is not Phase.WAITING:
             return False
-        if shape_problem(record, stages=self._settings.stages) is not None:
+        if self._is_impossible(record):
             return False
         return gives_way(self._newest, record, speaker=peer)
 
@@ -354,7 +363,7 @@ class Restart:
         """A first record of an epoch. If it does not name us as we are now, its members decide what follows."""
         if _order(record) <= _order(self._newest):
             return []
-        if shape_problem(record, stages=self._settings.stages) is not None:
+        if self._is_impossible(record):
             return []
         begin = self._begin(record) if self.phase is Phase.WAITING else []
         if begin:

@@ -27,7 +27,8 @@ IdSet = Annotated[bytes, Size(0, MICROBATCHES_MAX // 8)]
 LOSS_MAX: Final = 1e6
 Loss = Annotated[float, Range(-LOSS_MAX, LOSS_MAX)]
 """Nats per token. No sum or mean of such numbers leaves the range of floats, whoever made them up."""
-Index = Annotated[int, Range(0, 2**30)]
+INDEX_MAX: Final = 2**30
+Index = Annotated[int, Range(0, INDEX_MAX)]
 """Of a record, or a step: one a second for 34 years. Lease generations (protocols.ledger.leases) leave 31 bits for it."""
 
 MEMBERS_MAX: Final = 16384

@@ -75,6 +75,8 @@ class FetchPlan:
         self._failures_max = failures_max
         self._wanted = set(range(len(manifest.chunks)))
         self._done: set[int] = set()
+        self._byte_count = manifest.byte_count
+        self.bytes_done = 0
         self._donors: dict[PeerID, _Donor] = {}
         for donor in donors:
             self.add_donor(donor)
@@ -88,10 +90,6 @@ class FetchPlan:
     def stuck(self) -> bool:
         """Chunks are missing and no donor is left to ask: find another one (`add_donor`) or another snapshot."""
         return not self.done and not any(self._is_usable(donor) for donor in self._donors.values())
-
-    @property
-    def bytes_done(self) -> int:
-        return sum(len(self._manifest.chunk_range(chunk)) for chunk in self._done)
 
     @property
     def blamed(self) -> tuple[PeerID, ...]:
@@ -141,6 +139,8 @@ class FetchPlan:
             return Arrival.LATE
         self._wanted.discard(chunk)
         self._done.add(chunk)
+        size = self._manifest.chunk_bytes
+        self.bytes_done += min(size, self._byte_count - chunk * size)
         return Arrival.STORED
 
     def on_failure(self, donor: PeerID, chunk: int) -> None:

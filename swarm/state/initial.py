@@ -187,7 +187,9 @@ class InitialState:
                 nursery.start_soon(self._ask, peer, replies)
         if self._files is None:
             claims = [{f.part: f.sha256 for f in reply.files} for reply in replies.values()]
-            self._files = find_list(self._start, files_of(await self._scanned()), claims)
+            own = files_of(await self._scanned())
+            # In a thread: a few liars, with a thousand files each, make seconds of it.
+            self._files = await trio.to_thread.run_sync(find_list, self._start, own, claims)
         return {peer: replies[peer] for peer in members if peer in replies}
 
     async def _ask(self, peer: PeerID, replies: dict[PeerID, StartReply]) -> None:

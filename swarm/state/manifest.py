@@ -21,6 +21,9 @@ from protocols.state_calls import PartName
 CHUNK_BYTES: Final = 1024 * 1024
 """One chunk takes a second at 8 Mbit/s: small enough to change donors without losing much."""
 CHUNKS_MAX: Final = 1 << 20
+SMALL_CHUNK_BYTES: Final = 64 * 1024
+SMALL_CHUNKS_MAX: Final = 64
+"""Of chunks smaller than that. Each is a call: a state cut into single bytes would never be fetched."""
 TENSORS_MAX: Final = 1 << 16
 MANIFEST_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -86,9 +89,12 @@ def manifest_untrusted(raw: bytes | memoryview, root: bytes) -> Manifest:
             "these bytes are not the manifest that was asked for: their hash differs"
         )
     try:
-        return decode(Manifest, unpack_untrusted(raw))
+        manifest = decode(Manifest, unpack_untrusted(raw))
     except SchemaError as error:
         raise RemoteProtocolError(f"not a manifest: {error}") from error
+    if manifest.chunk_bytes < SMALL_CHUNK_BYTES and len(manifest.chunks) > SMALL_CHUNKS_MAX:
+        raise RemoteProtocolError(f"not a manifest: chunks of {manifest.chunk_bytes} bytes")
+    return manifest
 
 
 def check_tensors_untrusted(manifest: Manifest, expected: dict[str, TensorSpec]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _CHUNK_S = 20.0
 _MANIFEST_S = 10.0
+_STALLED_S = 120.0
+"""A fetch to which no donor adds a chunk for so long is given up: busy donors are waited for, but not for ever."""
 _OFFERED_MAX = 2
 """Snapshots kept for newcomers: the one being fetched, and the next newcomer's. One more is for whoever asks."""
 
@@ -211,6 +214,7 @@ class Fetch:
     async def _chunks(self, plan: FetchPlan, restore: Restore, manifest: Manifest) -> None:
         async with trio.open_nursery() as nursery:
             arrived = trio.Event()
+            before, stalled_at_s = 0, trio.current_time() + _STALLED_S
 
             async def ask(request: ChunkRequest) -> None:
                 await self._chunk(plan, restore, manifest, request)
@@ -220,14 +224,20 @@ class Fetch:
                 for request in plan.next_requests(trio.current_time()):
                     nursery.start_soon(ask, request)
                 wake_s = plan.wake_at_s()
-                with trio.move_on_at(wake_s if wake_s is not None else float("inf")):
+                with trio.move_on_at(min(stalled_at_s, math.inf if wake_s is None else wake_s)):
                     await arrived.wait()
                 arrived = trio.Event()
+                if plan.bytes_done > before:
+                    before, stalled_at_s = plan.bytes_done, trio.current_time() + _STALLED_S
+                elif trio.current_time() >= stalled_at_s:
+                    break
                 self._progress(plan.bytes_done, manifest.byte_count)
             nursery.cancel_scope.cancel()  # a second copy of a chunk may still be on its way
         if plan.stuck:
             blamed = ", ".join(peer.short for peer in plan.blamed) or "nobody"
             raise FetchError(f"every donor failed; false bytes from: {blamed}")
+        if not plan.done:
+            raise FetchError(f"no donor has sent anything for {_STALLED_S:g} s")
 
     async def _chunk(
         self, plan: FetchPlan, restore: Restore, manifest: Manifest, request: ChunkRequest

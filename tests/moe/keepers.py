@@ -95,6 +95,7 @@ async def keepers(
                 room=99,
                 left=left.set,
             )
+            keeper.core.orphan_after_s = 0.3  # all see the same directory
             node.peer.search._looked = keeper.looked
             node.peer.network._failed = keeper.suspect
             node.peer.watch([GRID])

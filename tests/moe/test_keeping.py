@@ -14,7 +14,7 @@ from protocols.experts.messages import HandOver, Keep, SnapshotOffer, signed_byt
 from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
 from swarm.calls import CallError
-from tests.moe.keepers import UIDS, Keeping, ask, keepers, spread, train, until
+from tests.moe.keepers import SPEC, UIDS, Keeping, ask, keepers, spread, train, until
 from tests.moe.nodes import RUN
 
 pytestmark = pytest.mark.trio
@@ -204,5 +204,27 @@ def test_two_copies_of_one_expert_may_count_the_same_version_and_each_is_fetched
             assert held.offer.root != kept.root
             for offer in (kept, held.offer):
                 assert await third.keeper._state_of(uid, offer, [keeper.node.me])
+
+    trio.run(main)
+
+
+def test_who_gives_way_to_a_better_claim_keeps_what_the_expert_knows_now() -> None:
+    """Anybody may state any epoch. A liar's costs the expert its place for a while, not what it has learned."""
+
+    async def main() -> None:
+        async with keepers(spec=replace(SPEC, snapshot_every_s=600.0)) as (_, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            uid = min(host.hosted)
+            await train(host, uid, 5)
+            expert = host.node.peer.server.experts[uid]
+            before = expert.hosted.snapshot()
+            liar = next(one for one in found if one is not host)
+            claims = {**liar.keeper.core.hosting, uid: expert.epoch + (1 << 32)}
+            liar.node.peer.announcer.announce(claims)
+            await until(lambda: uid not in host.hosted)
+            await until(lambda: uid in host.keeper.kept and host.keeper.kept[uid].version == 5)
+            after = await host.keeper._state_of(uid, host.keeper.kept[uid], [])
+            assert all(torch.equal(before[name], after[name]) for name in before)
 
     trio.run(main)

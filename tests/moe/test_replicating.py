@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -128,6 +129,7 @@ def test_nobody_makes_itself_a_replica_and_what_is_no_vector_of_the_expert_is_bl
 
             with pytest.raises(CallError, match="no such replica"):
                 await average(stranger, vector)
+            host.keeper.replicas.core.average_s = 0.0  # as often as it likes
             before = flat(host, uid)
             for bad in (vector[1:], vector.double(), torch.full_like(vector, torch.nan)):
                 with pytest.raises((CallError, RemoteProtocolError)):
@@ -138,6 +140,14 @@ def test_nobody_makes_itself_a_replica_and_what_is_no_vector_of_the_expert_is_bl
             # However many rows it says it has trained on, a replica counts for no more than the host.
             await average(replica, 2 * before, rows=1 << 50)
             assert torch.allclose(flat(host, uid), 1.5 * before, rtol=1e-4)
+            host.keeper.replicas.core.average_s = 60.0
+            after = flat(host, uid)
+            for _ in range(3):  # the first may still count
+                with suppress(CallError):
+                    await average(replica, torch.zeros_like(after), rows=1 << 50)
+            assert torch.linalg.vector_norm(flat(host, uid)) > 0.49 * torch.linalg.vector_norm(
+                after
+            )
             offer = await host.keeper.signed_snapshot(uid)
             assert offer is not None
             with pytest.raises((CallError, RemoteProtocolError, Refusal)):

@@ -13,7 +13,7 @@ from node.config import load
 from node.life import NodeLife
 from node.notices import Notices, cloud_of
 from protocols.life import LifeState
-from protocols.notices import Cloud
+from protocols.notices import Cloud, NoticeError, NoticePoll
 from tests.fakes.metadata import MetadataServer, served
 
 
@@ -132,3 +132,18 @@ def test_a_machine_in_no_cloud_is_not_asked_about(tmp_path: Path) -> None:
     assert cloud_of(config, tmp_path) == "aws"
     assert cloud_of(load({"notices": "off"}, environ={"HOME": "/"}).config, tmp_path) is None
     assert cloud_of(load({"notices": "gcp"}, environ={"HOME": "/"}).config, tmp_path) == "gcp"
+
+
+@pytest.mark.parametrize("body", [b'{"action": []}', b'{"action": {}}'])
+def test_an_action_that_is_no_word_is_no_answer(body: bytes) -> None:
+    poll = NoticePoll("aws")
+    poll.answered_untrusted(200, b"token")
+    with pytest.raises(NoticeError):
+        poll.answered_untrusted(200, body)
+
+
+def test_an_event_whose_type_is_no_word_is_passed_over() -> None:
+    poll = NoticePoll("azure")
+    poll.answered_untrusted(200, b"vm")
+    events = b'{"Events": [{"EventType": {}}, {"EventType": "Preempt", "Resources": ["vm"]}]}'
+    assert poll.answered_untrusted(200, events) == "Preempt not before a time it does not name"

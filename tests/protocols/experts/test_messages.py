@@ -24,7 +24,7 @@ from protocols.experts.messages import (
     statement_untrusted,
     uid_untrusted,
 )
-from protocols.experts.uid import ExpertUID, Grid, Prefix
+from protocols.experts.uid import SIZE_MAX, ExpertUID, Grid, Prefix
 from protocols.ids import PeerID, RunID
 from protocols.records import VALUE_BYTES_MAX
 
@@ -57,6 +57,20 @@ def test_any_data_decodes_or_blames_the_sender(data: object) -> None:
     for wrapped in (data, {"tag": "forward", "body": data}, {"tag": "keep", "body": data}):
         with pytest.raises(RemoteProtocolError):
             decode_message_untrusted(wrapped)
+
+
+def test_a_coordinate_that_no_grid_has_blames_its_host() -> None:
+    value = msgpack.packb({"experts": [(1, 1), (SIZE_MAX, 1)]})
+    with pytest.raises(RemoteProtocolError, match="no grid"):
+        statement_untrusted(value)
+
+
+def test_an_offer_leaves_versions_to_go_on_with() -> None:
+    # The next step, and the 64 bits of the wire and of a snapshot, come after the largest that somebody may sign.
+    message = encode_message(Keep(OFFER))
+    message["body"]["offer"]["version"] = 2**63 - 1
+    with pytest.raises(RemoteProtocolError, match="must be 0 to"):
+        decode_message_untrusted(message)
 
 
 @given(st.binary(max_size=200))

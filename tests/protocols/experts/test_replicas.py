@@ -136,6 +136,14 @@ def test_a_replica_that_averages_no_more_is_named_no_more() -> None:
     assert Appoint(POPULAR, 4, OTHER) in effects or Appoint(POPULAR, 4, THIRD) in effects
 
 
+def test_a_replica_averages_no_more_often_than_the_run_says() -> None:
+    """Give or take: what it sends may have been on its way for longer the time before."""
+    made = core()
+    appointed(made, 0.0)
+    asked_s = [0.0, 0.0, 0.9, 1.0, 1.1, 2.9, 3.0]
+    assert [at_s for at_s in asked_s if made.admits(POPULAR, OTHER, at_s)] == [0.0, 1.0, 2.9]
+
+
 def test_one_that_became_a_replica_of_an_epoch_that_is_over_is_let_go() -> None:
     made = core()
     (appoint,) = measure(made, 0.0, share=0.9)

@@ -359,6 +359,20 @@ def test_a_stranger_is_not_listened_to() -> None:
     assert core.members.find(IDS[4]) is None
 
 
+@pytest.mark.parametrize(("epoch", "index"), [(2**63 - 1, 9999), (1, 2**30)])
+def test_a_member_cannot_use_up_the_numbers_of_epochs_and_records(epoch: int, index: int) -> None:
+    world = World()
+    world.back(0, 1, 2)
+    core = world.cores[IDS[0]]
+    # Its members could agree on what follows, and nobody could read it: not even they, from their own votes.
+    last = record(members=2, epoch=epoch, index=index)
+    for message in (Decided(last), Back(9, last, ()), Running(last)):
+        assert core.handle(Heard(0.0, IDS[3], message)) == []
+    world.pass_time(30.0)
+    assert world.the_record().epoch == 1
+    assert world.begun.keys() == {*IDS[:3]}
+
+
 def test_a_promise_is_kept_over_a_loss_of_power() -> None:
     world = World()
     vote = Vote(epoch=1, promised=Ballot(9, IDS[3]))

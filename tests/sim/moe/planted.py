@@ -187,12 +187,12 @@ def _never_due(self: PrefixView, now_s: float) -> Any:
     return [prefix for prefix in _due(self, now_s) if prefix not in self._known]
 
 
-def _only_once(self: Announcements, experts: Any) -> None:
+def _only_once(self: Announcements, experts: Any, replicas: Any = None) -> None:
     """Only the first expert under a prefix is stated."""
     stated: dict[Any, Any] = {}
     for uid, epoch in sorted(experts.items()):
         stated.setdefault(uid.prefixes[-1], (uid, epoch))
-    _announce(self, dict(stated.values()))
+    _announce(self, dict(stated.values()), replicas)
 
 
 def _hurry_again(self: LookUps, prefixes: Any, now_s: float) -> None:
@@ -279,10 +279,10 @@ _announce = Announcements.announce
 _begin = LookUps.begin
 
 SUITE: Final = (
-    Planted("whoever asks is averaged with", OnlyReplicasBlend, ((Replicas, "is_replica", _everybody_averages),)),
-    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),)),
-    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),)),
-    Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),)),
+    Planted("whoever asks is averaged with", OnlyReplicasBlend, ((Replicas, "is_replica", _everybody_averages),), first_seed=5),
+    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=46),
+    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=46),
+    Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),), first_seed=8),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
@@ -293,32 +293,32 @@ SUITE: Final = (
     Planted("an expert whose successor is silent is dropped", HandOverLosesNothing,
             ((Placement, "_handed_over", _handed_over_anyway),)),
     Planted("an expert steps while it is handed over", HandOverLosesNothing, ((shell, "judge_call", _frozen_steps),)),
-    Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),), first_seed=23),
+    Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),), first_seed=24),
     Planted("who is silent is taken to have no snapshot", NothingIsLost,
             ((Placement, "_offers_found", _offers_at_once),), first_seed=15),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,
-            ((evidence.Memory, "signed_by_a_host", _everybody_signs),), first_seed=7),
-    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((evidence, "_witnessed", _last_resort),)),
-    Planted("a signer is its own witness", OnlyWhatAHostSigned, ((evidence, "_witnessed", _own_witness),)),
-    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),), first_seed=112),
+            ((evidence.Memory, "signed_by_a_host", _everybody_signs),), first_seed=5),
+    Planted("a stranger's snapshot is the last resort", OnlyWhatAHostSigned, ((evidence, "_witnessed", _last_resort),), first_seed=5),
+    Planted("a signer is its own witness", OnlyWhatAHostSigned, ((evidence, "_witnessed", _own_witness),), first_seed=5),
+    Planted("nobody waits for who has offered a snapshot", NothingIsLost, ((evidence, "_waits", _hurries),), first_seed=43),
     Planted("a keeper that knows no host takes anybody's", KeptIsGenuine, ((Shelf, "judge", _first_come),)),
-    Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),)),
+    Planted("a keeper follows a former host", KeptIsGenuine, ((Shelf, "judge", _former_host),), first_seed=60),
     Planted("an expert is taken from whoever offers it", OnlyWhatAHostSigned,
-            ((Placement, "_hand_over_offered", _any_hand_over),), first_seed=3),
-    Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),), first_seed=5),
+            ((Placement, "_hand_over_offered", _any_hand_over),)),
+    Planted("a keeper takes whatever seems newer", KeptIsGenuine, ((Shelf, "judge", _newest_wins),)),
     Planted("nobody keeps copies", CopiesAreClose, ((Placement, "_snapshot", _no_snapshot),)),
     Planted("an expert is copied once", CopiesAreClose, ((Placement, "_snapshots", _first_snapshot_only),)),
     Planted("the best is left out", FindsTheBest, ((BeamSearch, "proceed", _one_less),)),
     Planted("a search waits for every look", SearchIsQuick, ((BeamSearch, "proceed", _patient),), first_seed=5),
     Planted("a record counts for ever", FindsOnlyTheLiving,
-            ((PrefixView, "_counts", _never_expires), (PrefixView, "learn", _learn_and_keep))),
+            ((PrefixView, "_counts", _never_expires), (PrefixView, "learn", _learn_and_keep)), first_seed=86),
     Planted("an empty prefix stays empty", FindsWhatIsThere, ((PrefixView, "due", _never_due),)),
-    Planted("only one expert under a prefix is stated", FindsWhatIsThere, ((Announcements, "announce", _only_once),), first_seed=20),
+    Planted("only one expert under a prefix is stated", FindsWhatIsThere, ((Announcements, "announce", _only_once),)),
     Planted("a late look holds up the next ones", ExpertsSettle, ((LookUps, "begin", _late_blocks),)),
     Planted("looks asked for pile up", Bounded, ((LookUps, "hurry", _hurry_again),)),
     Planted("every former host is remembered", Bounded, ((evidence.Memory, "seen", _remember_all),)),
     Planted("a look does not wait for the one before", TrafficBounded, ((LookUps, "begin", _begin_all),)),
     Planted("every failed call has its host probed", TrafficBounded, ((Roster, "suspect", _suspect_again),)),
-    Planted("who has refused is asked again at once", TrafficBounded, ((Placement, "_hand_over_all", _all_at_once),), first_seed=7),
+    Planted("who has refused is asked again at once", TrafficBounded, ((Placement, "_hand_over_all", _all_at_once),)),
     Planted("an honest keeper's offer is taken for forged", NobodyHonestBlamed, ((shell, "is_signed", _is_one_of_ours),)),
 )  # fmt: skip

@@ -128,7 +128,7 @@ class ReplicaShell:
         if expert is None or expert.epoch != epoch or not self.core.is_replica(uid, epoch, source):
             reply(REFUSED)
             return
-        if expert.frozen:
+        if expert.frozen or not self.core.admits(uid, source, peer.now_s):
             reply(None)
             return
         peer.note(Blended(uid, epoch, source))

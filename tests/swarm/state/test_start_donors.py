@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -296,3 +297,19 @@ def test_a_liar_is_not_fetched_from_again(tmp_path: Path) -> None:
 
     begin(tmp_path, Counted, until=lambda state: said > 3)
     assert given == 1
+
+
+def test_a_search_for_the_list_that_liars_make_long_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched_in: list[int] = []
+
+    def find_list(*args: Any) -> Any:
+        searched_in.append(threading.get_ident())
+        return real(*args)
+
+    real = initial.find_list
+    monkeypatch.setattr(initial, "find_list", find_list)
+    assert is_right(begin(tmp_path, Donor))
+    assert searched_in
+    assert threading.get_ident() not in searched_in, "not on the event loop"

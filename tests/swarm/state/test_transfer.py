@@ -14,8 +14,9 @@ from protocols.ids import PeerID
 from protocols.replies import Hello
 from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE, StateCall, StateReply, state_call_untrusted
-from swarm.calls import Answer, Caller, Guard, Incoming, Service, WireTensor
+from swarm.calls import Answer, Caller, Guard, Incoming, Refusal, Service, WireTensor
 from swarm.hosting.compute import ComputeThread
+from swarm.state import transfer
 from swarm.state.snapshot import Snapshot, expected_specs
 from swarm.state.transfer import Fetch, FetchedState, FetchError
 from tests.fakes.host import MemoryNetwork
@@ -172,3 +173,25 @@ def test_the_manifest_of_something_else_is_passed_over(donor: Donor) -> None:
 def test_a_state_of_other_tensors_is_not_taken() -> None:
     larger = Snapshot.of({"b": torch.zeros(9)}, part=PART, version=3)
     assert fetch(lambda call: honest(call, larger)) == (None, [])
+
+
+def in_single_bytes(call: StateCall) -> Answer:
+    return honest(call, Snapshot.of(TENSORS, part=PART, version=3, chunk_bytes=1))
+
+
+def test_a_state_cut_into_single_bytes_is_refused_and_its_donor_blamed() -> None:
+    state, blamed = fetch(in_single_bytes, honest)
+    assert is_right(state)
+    assert blamed == [0]
+
+
+def test_a_donor_that_is_busy_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "_STALLED_S", 0.2)
+
+    def busy(call: StateCall) -> Answer:
+        if call.chunk is not None:
+            raise Refusal("busy", "come again", 3600.0)
+        return honest(call)
+
+    assert fetch(busy) == (None, [])
+    assert is_right(fetch(busy, honest)[0])
