@@ -35,7 +35,7 @@ class Catch:
 
 
 def catch(mode: str, planted: Planted, seeds_max: int = SEEDS_MAX, *, first_seed: int = 0) -> Catch:
-    """Run seeds with the fault in place, those below `first_seed` last, until its checker complains."""
+    """Run seeds from `first_seed` on with the fault in place, until its checker complains."""
     started_s = time.monotonic()
     subject = subject_of(mode)
     needed = raised = None
@@ -44,8 +44,7 @@ def catch(mode: str, planted: Planted, seeds_max: int = SEEDS_MAX, *, first_seed
             stack.enter_context(mock.patch.object(owner, name, replacement))
         for tried in range(seeds_max):
             try:
-                seed = (first_seed + tried) % seeds_max
-                run_seed(subject, seed, checkers=(planted.checker,))
+                run_seed(subject, first_seed + tried, checkers=(planted.checker,))
             except ViolationError:
                 needed = tried + 1
                 break
