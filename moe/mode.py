@@ -7,6 +7,7 @@ among them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -323,7 +324,8 @@ class MoeMode:
 
     def _gossip_limits(self, peer: PeerID) -> Limits:
         if self._gossip is None:
-            return Limits(header_bytes_max=64 * 1024, body_bytes_max=0, tensors_max=0)
+            # Told "busy": a trainer that began before us is not to blame for what it pushes.
+            return dataclasses.replace(self.limits, tensors_max=1)
         return self._gossip.limits
 
     def _find_part(self, name: str) -> Part | None:
