@@ -130,6 +130,14 @@ class ProcessSwarm:
             node for node in self.nodes.values() if node not in but and node.process.poll() is None
         ]
 
+    def kill_all(self) -> None:
+        """Kill every node that runs, as a loss of power does: all are known, with their children, before the first goes."""
+        living = self.living()
+        for node in living:
+            node.family()
+        for node in living:
+            node.kill()
+
     def lead(self) -> ForkedDaemon:
         """Return the node that leads, by its own account."""
         found: list[ForkedDaemon] = []

@@ -46,14 +46,6 @@ def two_sides(swarm: ProcessSwarm) -> tuple[list[str], list[str]]:
     return [by_stage[0][0], by_stage[1][0]], [by_stage[0][1], by_stage[1][1]]
 
 
-def kill_all(swarm: ProcessSwarm) -> None:
-    """Kill every node at once, when a step is whole on their disks."""
-    for node in swarm.living():
-        node.family()
-    for node in swarm.living():
-        node.kill()
-
-
 def last(swarm: ProcessSwarm, name: str) -> Record | None:
     records = swarm.records(swarm.nodes[name])
     return records[-1] if records else None
@@ -77,7 +69,7 @@ def test_survivors_of_a_majority_go_on_when_an_operator_says_so(
         swarm.wait_whole()
         swarm.wait_steps(20, seen_by=swarm.nodes["first"])
         survivors, _ = two_sides(swarm)
-        kill_all(swarm)
+        swarm.kill_all()
         for name in survivors:
             start(swarm, links, name)
         waits = swarm.nodes[survivors[0]]
@@ -97,7 +89,7 @@ def test_two_sides_that_both_began_an_epoch_become_one_when_they_meet(
         swarm.wait_whole()
         swarm.wait_steps(20, seen_by=swarm.nodes["first"])
         long, short = two_sides(swarm)
-        kill_all(swarm)
+        swarm.kill_all()
         for a, b in itertools.product(long, short):
             links.between(a, b).is_cut = True
         start(swarm, links, long[0], "--new-epoch")

@@ -44,10 +44,7 @@ def test_all_nodes_lose_power_and_go_on_from_the_newest_whole_step(
         start(swarm, links, *NAMES)
         swarm.wait_whole()
         swarm.wait_steps(20, seen_by=swarm.nodes["first"])
-        for node in swarm.living():
-            node.family()
-        for node in swarm.living():
-            node.kill()
+        swarm.kill_all()
         lost_at = max(record.step for record in swarm.records(swarm.nodes["first"]))
         start(swarm, links, *reversed(NAMES))
         swarm.wait_whole()
@@ -68,10 +65,7 @@ def test_a_torn_checkpoint_is_refused_and_its_node_joins_or_goes_back(
         start(swarm, links, *NAMES)
         swarm.wait_whole()
         swarm.wait_steps(20, seen_by=swarm.nodes["first"])
-        for node in swarm.living():
-            node.family()
-        for node in swarm.living():
-            node.kill()
+        swarm.kill_all()
         folder = swarm.nodes["second"].paths.state_dir
         newest = max(folder.glob("runs/*/checkpoints/*/*.safetensors"))
         newest.write_bytes(newest.read_bytes()[:-7])
@@ -91,10 +85,7 @@ def test_a_vote_that_cannot_be_read_is_refused_and_its_node_goes_on_with_the_oth
         start(swarm, links, *NAMES)
         swarm.wait_whole()
         swarm.wait_steps(20, seen_by=swarm.nodes["first"])
-        for node in swarm.living():
-            node.family()
-        for node in swarm.living():
-            node.kill()
+        swarm.kill_all()
         (folder,) = swarm.nodes["second"].paths.state_dir.glob("runs/*")
         vote = folder / "vote.msgpack"
         vote.write_bytes(b"torn")

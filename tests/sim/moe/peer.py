@@ -208,8 +208,7 @@ class MoePeer(SimPeer):
         if some and self.world.directory.available:
             statements = [self._statement(record) for record in some]
             self.looks.began_to_answer(prefix, statements, asked_s=asked_s)
-            for search in tuple(self.searches):
-                search.proceed()
+            self._go_on_searching()
 
     def _looked_up(self, prefix: Prefix, asked_s: float) -> None:
         statements = None
@@ -219,11 +218,14 @@ class MoePeer(SimPeer):
                 self._found_own(prefix)
             statements = [self._statement(record) for record in records]
         tell = self.looks.ended(prefix, statements, asked_s=asked_s, now_s=self.now_s)
-        for search in tuple(self.searches):
-            search.proceed()
+        self._go_on_searching()
         self.look()
         if tell:
             self.see_claims()
+
+    def _go_on_searching(self) -> None:
+        for search in tuple(self.searches):
+            search.proceed()
 
     def _statement(self, record: Record) -> HostStatement:
         left_s = record.expires_s - self.world.clock.now_s
