@@ -264,6 +264,7 @@ class Placement:
 
     def _give_way(self, uid: ExpertUID) -> Sequence[Effect]:
         del self.own[uid]
+        self._taking.pop(uid, None)  # whatever its successor says
         self.gave_way += 1
         return [Drop(uid, "superseded"), self._announce()]
 

@@ -472,6 +472,19 @@ def test_a_late_answer_to_a_hand_over_does_not_drop_the_expert_that_has_come_bac
     assert Drop(UID, "handed over") in made.handle(HandedOver(4.0, UID, 7, taken=True))
 
 
+def test_who_gives_way_while_it_hands_over_waits_for_no_answer() -> None:
+    made = core()
+    made.handle(NodesSeen(0.0, {OTHER: 9}))
+    made.handle(Hosted(0.0, UID, 2))
+    made.handle(Hosted(0.0, UIDS[1], 3))
+    assert HandOverTo(UID, 2, OTHER) in made.handle(DrainWanted(1.0))
+    made.handle(HandedOver(2.0, UIDS[1], 3, taken=True))
+    assert made.handle(Tick(2.5)) == []
+    made.handle(ClaimsSeen(3.0, {UID: [Claim(7, OTHER)]}))  # it has it: the answer is on its way
+    assert made.handle(Tick(3.5)) == [Left()]
+    assert made.handle(HandedOver(4.0, UID, 2, taken=True)) == ()
+
+
 def test_an_expert_that_somebody_else_got_meanwhile_is_not_hosted() -> None:
     placement = core()
     placement.handle(ClaimsSeen(0.0, {UID: [Claim(4, OTHER)]}))

@@ -18,8 +18,6 @@ class MoeFaults(Faults):
 
     restarts_with_state: int = never(0)
     """Experts and snapshots are not kept on a disk: a node that comes back has nothing."""
-    returns: int = never(0)
-    """**Not covered:** nodes that leave in good order and come back. With it, seed 99 leaves two experts without a host."""
     topic_loss: float = never(0.0)
     topic_repeats: float = never(0.0)
     """Nothing is published."""
