@@ -128,7 +128,7 @@ class Placement:
     taken_back: int = 0
     roster: Roster = field(default_factory=Roster)
     _claims: Mapping[ExpertUID, Sequence[Claim]] | None = None
-    _memory: dict[ExpertUID, Memory] = field(default_factory=dict)
+    _memory: dict[ExpertUID, Memory] = field(init=False)
     _busy: dict[ExpertUID, str] = field(default_factory=dict)
     """What is under way for an expert that we do not host yet: find, create, adopt, take over, take back."""
     _back: dict[ExpertUID, int] = field(default_factory=dict)
@@ -140,6 +140,9 @@ class Placement:
     _rebalance_at_s: float = 0.0
     _begun: bool = False
     _left: bool = False
+
+    def __post_init__(self) -> None:
+        self._memory = {uid: Memory() for uid in self.uids}
 
     def restore(
         self,
@@ -153,7 +156,6 @@ class Placement:
           seen: what `seen` said then.
           offers: of the snapshots that are here, our own among them.
         """
-        self._memory = {uid: Memory() for uid in self.uids}
         for uid, memory in self._memory.items():
             offer = offers.get(uid)
             hosts = seen.get(uid, ())
@@ -168,8 +170,6 @@ class Placement:
             self._returning_until_s = now_s + RETURN_S
 
     def start(self, now_s: float) -> Sequence[Effect]:
-        if not self._memory:
-            self._memory = {uid: Memory() for uid in self.uids}
         self._rebalance_at_s = now_s + 2 * REBALANCE_S
         self.wake_at_s = now_s + TICK_S
         return ()

@@ -124,6 +124,8 @@ class OnlyWhatAHostSigned(TenureChecker):
         if tenure is None or tenure.host != offer.host:
             raise self.broken(f"{peer.name} adopts {offer}, whose signer never had that epoch")
         offers, seen = self._offers.pop(key, None), self._seen.get(key, set())
+        found = peer.found.seen.get(effect.uid, ())
+        seen = seen | {(host.epoch, host.host) for host in found}
         if self._given.get(key) == offer:
             self._takes_over(peer, effect)
             return
