@@ -11,6 +11,8 @@ from swarm.data.text import read_run_text
 from swarm.mode_info import Metric, ModeInfo, Wishes
 
 MODE: Final = "moe"
+TRUNK: Final = "trunk"
+"""What every trainer has of its own, as a part of its state: all but the experts."""
 
 
 def check_wishes(run: RunSpec, wishes: Wishes) -> None:
@@ -66,6 +68,11 @@ INFO: Final = ModeInfo(
         Metric(key="experts_given_up", counts=True, help="Experts left to a host with more right."),
         Metric(key="experts_handed_over", counts=True, help="Experts given to another host."),
         Metric(key="experts_taken_over", counts=True, help="Experts received from another host."),
+        Metric(
+            key="experts_taken_back",
+            counts=True,
+            help="Own experts, from disk, after a while away.",
+        ),
         Metric(key="snapshots_kept", help="Snapshots of others' experts kept here."),
         Metric(key="snapshots_kept_bytes", help="Their size."),
         Metric(key="steps_failed", counts=True, help="Batches given up."),

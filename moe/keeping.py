@@ -15,6 +15,17 @@ from typing import Any, Final, assert_never
 import trio
 from torch import Tensor
 
+from moe.disk import (
+    ExpertDisk,
+    Held,
+    Writable,
+    part_kept,
+    part_name,
+    part_of,
+    sign,
+    snapshot_name,
+    tensors_of,
+)
 from moe.peer import ExpertPeer
 from moe.replicating import ReplicaKeeper
 from moe.server import Expert, build_expert
@@ -91,7 +102,7 @@ from swarm.hosting.compute import ComputeThread
 from swarm.mode import RunContext
 from swarm.resources import Resources
 from swarm.state.part import Part
-from swarm.state.snapshot import Restore, Snapshot, expected_specs
+from swarm.state.snapshot import Snapshot, expected_specs
 from swarm.state.transfer import Fetch, FetchedState, FetchError
 
 log = logging.getLogger(__name__)
@@ -104,30 +115,12 @@ _KEEP_S: Final = 30.0
 """A keeper has fetched the snapshot by then, a successor has fetched and built the expert."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A snapshot with what its host signed."""
-
-    offer: SnapshotOffer
-    snapshot: Snapshot
-
-
 @dataclass(slots=True)
 class _Offered:
     """An expert that another node wants us to take, until that is decided."""
 
     over: trio.Event
     taken: bool = False
-
-
-def part_name(uid: ExpertUID) -> str:
-    """Name an expert's state as it is now, as the service `state` knows it."""
-    return f"expert/{uid}"
-
-
-def snapshot_name(uid: ExpertUID, epoch: int) -> str:
-    """Name an expert's snapshots: two of its copies may count the same version, and never have the same epoch."""
-    return f"{part_name(uid)}@{epoch}"
 
 
 class ExpertKeeper:
@@ -179,12 +172,13 @@ class ExpertKeeper:
         self._driver: Driver[Event] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
         )
-        self._own: dict[ExpertUID, _Held] = {}
+        self._own: dict[ExpertUID, Held] = {}
         """The newest snapshots of what we host."""
         self._shelf = Shelf()
         self._kept: dict[ExpertUID, Snapshot] = {}
         """Of what others host, or hosted: what the shelf says."""
         self._handing: dict[ExpertUID, _Offered] = {}
+        self._disk = ExpertDisk(context, resources.codec, self._known)
         self.replicas = ReplicaKeeper(
             Replicas(context.me, spec.replicas, spec.popular, spec.replicas_average_s),
             self,
@@ -199,8 +193,13 @@ class ExpertKeeper:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled."""
         self.expected = await self._compute.run_own(self._template)
+        restored = await self._disk.restore(self.expected)
+        for uid, held in restored.held.items():
+            self._shelve(uid, held)
+        self.core.restore(trio.current_time(), restored.seen, self._shelf.offers)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._disk.run, self._writable, self.core.seen)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
             await nursery.start(self.replicas.run)
@@ -263,6 +262,17 @@ class ExpertKeeper:
         yield from (held.snapshot for held in self._own.values())
         yield from self._kept.values()
 
+    def _writable(self) -> Writable:
+        """Return what is to be on disk: what we host, and what we keep for others."""
+        kept = {
+            uid: (
+                part_kept(uid, Held(self._shelf.offers[uid], snapshot), self.expected),
+                self._codec,
+            )
+            for uid, snapshot in self._kept.items()
+        }
+        return kept | {of.uid: (part_of(of), self._compute) for of in self._peer.server.hosted}
+
     @property
     def kept(self) -> Mapping[ExpertUID, SnapshotOffer]:
         """What we keep for others."""
@@ -322,7 +332,7 @@ class ExpertKeeper:
             case _:
                 assert_never(effect)
 
-    def _shelve(self, uid: ExpertUID, held: _Held) -> None:
+    def _shelve(self, uid: ExpertUID, held: Held) -> None:
         if self._shelf.put_own(uid, held.offer):
             self._kept[uid] = held.snapshot
 
@@ -386,7 +396,7 @@ class ExpertKeeper:
         """Return the state that a host signed for: our own copy, or one fetched. Raises FetchError, RemoteProtocolError."""
         kept = self._shelf.offers.get(uid)
         if kept is not None and kept.root == offer.root:
-            return await self._codec.run_own(_restored, self._kept[uid], self.expected)
+            return await self._codec.run_own(tensors_of, self._kept[uid], self.expected)
         problem: Exception = FetchError("there is no donor")
         for donor in donors:
             if donor != self._context.me:
@@ -410,7 +420,7 @@ class ExpertKeeper:
 
     # --- snapshots ---
 
-    async def _snapshot(self, uid: ExpertUID) -> _Held | None:
+    async def _snapshot(self, uid: ExpertUID) -> Held | None:
         """Return the newest state of a hosted expert, signed; made anew when the expert has stepped since the last."""
         expert = self._peer.server.experts.get(uid)
         if expert is None or expert.replica:
@@ -423,7 +433,7 @@ class ExpertKeeper:
             self._own[uid] = held
         return held
 
-    async def _signed_state(self, expert: Expert) -> _Held:
+    async def _signed_state(self, expert: Expert) -> Held:
         """Take a snapshot, and sign it."""
         uid = expert.uid
         version, tensors = await self._compute.run_own(part_of(expert).snapshot)
@@ -432,11 +442,9 @@ class ExpertKeeper:
                 Snapshot.of, tensors, part=snapshot_name(uid, expert.epoch), version=version
             )
         )
-        me, root = self._context.me, snapshot.manifest.root
-        unsigned = SnapshotOffer(str(uid), expert.epoch, version, root, me, bytes(64))
-        signature = self._context.signer.sign(signed_bytes(self._context.run.run_id, unsigned))
-        offer = SnapshotOffer(str(uid), expert.epoch, version, root, me, signature)
-        return _Held(offer, snapshot)
+        context = self._context
+        offer = sign(context.signer, context.run.run_id, uid, expert.epoch, snapshot)
+        return Held(offer, snapshot)
 
     async def signed_snapshot(self, uid: ExpertUID) -> SnapshotOffer | None:
         """See moe.replicating.Copies."""
@@ -629,21 +637,3 @@ class ExpertKeeper:
         if offered is not None:
             offered.taken = taken
             offered.over.set()
-
-
-def part_of(expert: Expert) -> Part:
-    """Return an expert as a part: its snapshot is taken on the compute thread."""
-    hosted = expert.hosted
-
-    def snapshot() -> tuple[int, Mapping[str, Tensor]]:
-        return hosted.version, hosted.snapshot()
-
-    return Part(part_name(expert.uid), hosted.version, snapshot, hosted.load)
-
-
-def _restored(snapshot: Snapshot, expected: Mapping[str, TensorSpec]) -> Mapping[str, Tensor]:
-    """Return the tensors of a snapshot of ours. On the codec thread."""
-    restore = Restore(snapshot.manifest, dict(expected))
-    for index in range(len(snapshot.manifest.chunks)):
-        restore.chunk(index)[:] = snapshot.chunk(index)
-    return restore.finish_untrusted()

@@ -23,9 +23,10 @@ import torch
 import trio
 from torch import Tensor
 
+from moe.disk import part_name, part_of
 from moe.errors import BridgeClosedError, TooFewExpertsError
-from moe.info import MODE
-from moe.keeping import ExpertKeeper, part_name, part_of
+from moe.info import MODE, TRUNK
+from moe.keeping import ExpertKeeper
 from moe.measure import experts_in_a_second, rows_per_s
 from moe.model import build_feed_forward, expert_parameter, mixtures
 from moe.peer import ExpertPeer, PeerSettings
@@ -45,6 +46,7 @@ from swarm.data.errors import DataError
 from swarm.data.text import read_run_text
 from swarm.endpoints import Endpoint
 from swarm.gossip.models import Models
+from swarm.gossip.own_model import OwnModel
 from swarm.gossip.peer import GOSSIP_SERVICE, GossipHooks, GossipPeer
 from swarm.hosting.compute import ComputeThread, torch_threads
 from swarm.learner.learner import Learner, TrainedBatch
@@ -107,6 +109,9 @@ class MoeMode:
         self._gossip: GossipPeer | None = None
         self._models: Models | None = None
         self._state: StateService | None = None
+        self._own = OwnModel(
+            context.keeper, TRUNK, steps=context.run.training.steps, unix_s=context.unix_s
+        )
         self._resources: Resources | None = None
         self._trainers: tuple[PeerID, ...] = ()
         self._rooms: dict[PeerID, int] = {}
@@ -235,14 +240,18 @@ class MoeMode:
                 task = await self._open_task(peer)
                 if task is None:
                     return
+                learner = await trunk.run_own(self._new_learner, task, self._models)
+                if self._models is None:
+                    await self._own.resume(learner, trunk)
                 await self._wait_for_experts(peer)
-                self._models = await trunk.run_own(self._new_models, task, self._models)
+                self._models = await trunk.run_own(Models, learner, self._spec.averaging())
             self._gossip = GossipPeer(
                 self._context,
                 Resources(resources.caller, trunk, resources.codec),
                 self._models,
-                epoch=int(self._context.unix_s() * 1000),
+                epoch=self._own.new_epoch(),
                 founds=founds and not self._begun,
+                averages=self._own.averages,
                 hooks=GossipHooks(
                     trained=self._trained,
                     evaluated=lambda evaluation: setattr(self, "_evaluation", evaluation),
@@ -250,7 +259,7 @@ class MoeMode:
                     rolled_back=lambda: log.warning(
                         "the trunk was not finite: back to the last good one"
                     ),
-                    stepped=trio.lowlevel.checkpoint,
+                    stepped=functools.partial(self._stepped, trunk),
                     look=self._presence.look_now,
                     left=self._trunk_left.set,
                 ),
@@ -275,13 +284,21 @@ class MoeMode:
             return None
         return MoeTask(self._run, text.data, peer.network, failed=self._step_failed)
 
-    def _new_models(self, task: MoeTask, before: Models | None) -> Models:
+    async def _stepped(self, trunk: ComputeThread) -> None:
+        if self._models is not None:
+            await self._own.offer(self._models.learner, self._averages, trunk)
+
+    @property
+    def _averages(self) -> int:
+        return self._gossip.core.standing.averages if self._gossip is not None else 0
+
+    def _new_learner(self, task: MoeTask, before: Models | None) -> Learner:
         """Build the learner; one that was started again goes on from its own trunk. On the trunk's thread."""
         batches = task.batches(0, salt=bytes(self._context.me))
         learner = Learner(self._run, task, batches, seed=self._run.seed)
         if before is not None:
             learner.load(before.learner.hosted.snapshot(), trained=before.learner.trained)
-        return Models(learner, self._spec.averaging())
+        return learner
 
     async def _wait_for_experts(self, peer: ExpertPeer) -> None:
         """The first steps need experts; a full grid is better than the first few."""
@@ -420,6 +437,7 @@ class MoeMode:
             "experts_given_up": core.gave_way,
             "experts_handed_over": core.handed_over,
             "experts_taken_over": core.taken_over,
+            "experts_taken_back": core.taken_back,
             "replicas": sum(map(len, keeper.replicas.named.values())),
             "replica_of": len(keeper.replicas.core.serving),
             "replica_averages": keeper.replicas.core.averages,
@@ -432,7 +450,7 @@ class MoeMode:
             "staleness": round(statistics.fmean(s.staleness for s in stats), 2) if stats else None,
             "staleness_max": max((s.staleness_max for s in stats), default=None),
             "stale_refused": sum(s.stale_refused for s in stats),
-            "averages": self._gossip.core.standing.averages if self._gossip else 0,
+            "averages": self._averages,
             "grid": list(self._spec.grid),
             "layers": [grid.layer for grid in self._grids],
             "members": host_rows(peer.dispatch, self._rooms, now_s),
@@ -443,7 +461,8 @@ class MoeMode:
 
     def parts(self) -> Sequence[Part]:
         experts = self._peer.server.hosted if self._peer is not None else ()
-        return tuple(part_of(expert) for expert in experts)
+        trunk = [self._own.part(self._models.learner, self._averages)] if self._models else []
+        return (*trunk, *(part_of(expert) for expert in experts))
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write the mean of the trunks that can be had, and every expert, as one file."""
