@@ -557,7 +557,7 @@ class ExpertKeeper:
                 return Answer(encode_message(Alive()))
             case SnapshotWanted():
                 uid = uid_untrusted(message.uid)
-                snapshots = Snapshots(self._shelf.offers.get(uid), tuple(self.core.seen(uid)))
+                snapshots = Snapshots(self._newest(uid), tuple(self.core.seen(uid)))
                 return Answer(encode_message(snapshots))
             case Keep(offer):
                 return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
@@ -572,6 +572,11 @@ class ExpertKeeper:
                 return Answer(encode_message(Taken(await self._take_over(incoming.peer, offer))))
             case _:
                 raise RemoteProtocolError(f"a {type(message).__name__} asks for nothing here")
+
+    def _newest(self, uid: ExpertUID) -> SnapshotOffer | None:
+        """Return the newest snapshot that is here. Who asks a host for one takes it for dead."""
+        own = self._own.get(uid)
+        return own.offer if own is not None else self._shelf.offers.get(uid)
 
     def _offer_untrusted(self, peer: PeerID, offer: SnapshotOffer) -> ExpertUID:
         """Check what a host says of its own expert. Raises Refusal, RemoteProtocolError."""

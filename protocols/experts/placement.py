@@ -134,8 +134,8 @@ class Placement:
     _back: dict[ExpertUID, int] = field(default_factory=dict)
     """What we had last before we were away, with our epochs."""
     _returning_until_s: float = -math.inf
-    _taking: dict[ExpertUID, HandOverTo] = field(default_factory=dict)
-    """To whom each of our experts is being handed over."""
+    _taking: dict[tuple[ExpertUID, int], HandOverTo] = field(default_factory=dict)
+    """To whom each of our experts is being handed over, by epoch: one that has come back may go again before the answer is there."""
     _hint_s: float = -math.inf
     _rebalance_at_s: float = 0.0
     _begun: bool = False
@@ -264,7 +264,6 @@ class Placement:
 
     def _give_way(self, uid: ExpertUID) -> Sequence[Effect]:
         del self.own[uid]
-        self._taking.pop(uid, None)  # whatever its successor says
         self.gave_way += 1
         return [Drop(uid, "superseded"), self._announce()]
 
@@ -508,16 +507,14 @@ class Placement:
     def _hand_over(self, uid: ExpertUID, to: PeerID) -> Sequence[Effect]:
         own = self.own[uid]
         own.moving = True
-        self._taking[uid] = HandOverTo(uid, own.epoch, to)
-        return [self._taking[uid]]
+        hand_over = self._taking[uid, own.epoch] = HandOverTo(uid, own.epoch, to)
+        return [hand_over]
 
     def _handed_over(self, event: HandedOver) -> Sequence[Effect]:
         uid = event.uid
-        to = self._taking.get(uid)
-        if to is not None and to.epoch == event.epoch:
-            del self._taking[uid]
-            if not event.taken:
-                self.roster.refused_s[to.peer] = event.now_s
+        to = self._taking.pop((uid, event.epoch)).peer
+        if not event.taken:
+            self.roster.refused_s[to] = event.now_s
         own = self.own.get(uid)
         if own is None or own.epoch != event.epoch:
             return ()

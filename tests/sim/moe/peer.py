@@ -520,7 +520,7 @@ class MoePeer(SimPeer):
                 reply(Alive())
             case SnapshotWanted(text):
                 uid = ExpertUID.from_text(text)
-                snapshots = Snapshots(self.shelf.offers.get(uid), tuple(self.core.seen(uid)))
+                snapshots = Snapshots(self._newest(uid), tuple(self.core.seen(uid)))
                 if self.lies is not None:
                     snapshots = self.lies.offer(uid, snapshots)
                 reply(snapshots)
@@ -538,6 +538,11 @@ class MoePeer(SimPeer):
             case ReplicaOver():
                 self.replicas.released(source, message)
                 reply(Alive())
+
+    def _newest(self, uid: ExpertUID) -> SnapshotOffer | None:
+        """Return the newest snapshot that is here. Who asks a host of one takes it for dead."""
+        held = self.own.get(uid)
+        return held.offer if held is not None else self.shelf.offers.get(uid)
 
     def _offered(self, source: PeerID, offer: SnapshotOffer) -> ExpertUID | None:
         """Check what a host says of its own expert."""
