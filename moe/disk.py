@@ -16,6 +16,7 @@ import msgpack
 import trio
 from torch import Tensor
 
+from moe.info import EXPERT_PREFIX
 from moe.server import Expert
 from protocols.errors import RemoteProtocolError
 from protocols.experts.messages import (
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 
 HOSTS: Final = "hosts.msgpack"
 """In the run's folder."""
-_PREFIX: Final = "expert/"
 _LOOK_S: Final = 1.0
 """Between two looks whether anything is to be written."""
 _FORGET_S: Final = 300.0
@@ -80,7 +80,7 @@ class _HostsFile:
 
 def part_name(uid: ExpertUID) -> str:
     """Name an expert's state as it is now, as the service `state` and checkpoints know it."""
-    return f"{_PREFIX}{uid}"
+    return f"{EXPERT_PREFIX}{uid}"
 
 
 def snapshot_name(uid: ExpertUID, epoch: int) -> str:
@@ -176,10 +176,10 @@ class ExpertDisk:
         return Restored(seen, held)
 
     def _uid_of(self, part: str) -> ExpertUID | None:
-        if not part.startswith(_PREFIX):
+        if not part.startswith(EXPERT_PREFIX):
             return None
         try:
-            uid = ExpertUID.from_text(part.removeprefix(_PREFIX))
+            uid = ExpertUID.from_text(part.removeprefix(EXPERT_PREFIX))
         except ValueError:
             return None
         return uid if uid in self._known else None

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from protocols.run import RunSpec
+from protocols.experts.spec import MoeSpec
+from protocols.run import ByteTransformerSpec, RunSpec
 from protocols.run.data import TextSpec
 from swarm.data.text import read_run_text
 from swarm.mode_info import Metric, ModeInfo, Wishes
 
 MODE: Final = "moe"
+EXPERT_PREFIX: Final = "expert/"
+"""Of the names of experts, as parts."""
 TRUNK: Final = "trunk"
 """What every trainer has of its own, as a part of its state: all but the experts."""
+
+
+def checkpoint_parts(run: RunSpec) -> tuple[str, ...]:
+    """Name the parts of a whole checkpoint: a trunk, and every expert."""
+    if not isinstance(run.model, ByteTransformerSpec):
+        return ()
+    uids = run.settings(MoeSpec).uids(run.model.layers)
+    return (TRUNK, *(f"{EXPERT_PREFIX}{uid}" for uid in uids))
 
 
 def check_wishes(run: RunSpec, wishes: Wishes) -> None:
@@ -90,4 +101,9 @@ INFO: Final = ModeInfo(
     check_wishes=check_wishes,
     check_data=check_data,
     waits_for=waits_for,
+    checkpoint_parts=checkpoint_parts,
+    check_start="moe.start:check_start",
+    options={
+        "checkpoint": "also write a whole checkpoint, moments and all, to this node's disk: another run can begin from it"
+    },
 )

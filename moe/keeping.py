@@ -101,6 +101,7 @@ from swarm.endpoints import Endpoint
 from swarm.hosting.compute import ComputeThread
 from swarm.mode import RunContext
 from swarm.resources import Resources
+from swarm.state.initial import StartMisfitError
 from swarm.state.part import Part
 from swarm.state.snapshot import Snapshot, expected_specs
 from swarm.state.transfer import Fetch, FetchedState, FetchError
@@ -123,6 +124,10 @@ class _Offered:
     taken: bool = False
 
 
+async def _no_state(uid: ExpertUID) -> None:
+    """Experts of a run that begins from nothing."""
+
+
 class ExpertKeeper:
     """One node's experts, from the first to the last.
 
@@ -132,6 +137,7 @@ class ExpertKeeper:
       row: shape of one row of an expert's input.
       room: experts that this node is willing to host.
       left: called when nothing is held here any more.
+      initial: returns what an expert begins from; None: its initial weights. May raise StartMisfitError.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class ExpertKeeper:
         row: Sequence[int],
         room: int,
         left: Callable[[], None],
+        initial: Callable[[ExpertUID], Awaitable[Mapping[str, Tensor] | None]] = _no_state,
     ) -> None:
         self._context = context
         self._caller: Caller = resources.caller
@@ -160,6 +167,7 @@ class ExpertKeeper:
         self._optimizer = optimizer
         self._row = row
         self._left = left
+        self._initial = initial
         self.core = Placement(
             context.me,
             self._uids,
@@ -297,7 +305,7 @@ class ExpertKeeper:
             case Create(uid, epoch, lost):
                 if lost:
                     log.error("expert lost, it begins anew: expert=%s", uid)
-                self._start(self._host, uid, epoch, None)
+                self._start(self._create, uid, epoch)
             case FindSnapshots(uid, nodes):
                 self._start(self._find_snapshots, uid, nodes)
             case Adopt(uid, epoch, offer, donors):
@@ -365,6 +373,16 @@ class ExpertKeeper:
         log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
         self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
+
+    async def _create(self, uid: ExpertUID, epoch: int) -> None:
+        """Begin an expert: with its initial weights, or with what the run begins from."""
+        try:
+            state = await self._initial(uid)
+        except StartMisfitError as error:
+            log.error("expert not begun: expert=%s reason=%s", uid, error)
+            self._driver.feed(HostFailed(trio.current_time(), uid))
+            return
+        await self._host(uid, epoch, state)
 
     def build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
         """Build an expert. On the compute thread."""
