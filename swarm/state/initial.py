@@ -138,7 +138,7 @@ class InitialState:
         return self._here
 
     async def _from_disk(
-        self, specs: Mapping[str, TensorSpec], part: str | None
+        self, specs: Mapping[str, TensorSpec], part: str | None = None
     ) -> Mapping[str, Tensor]:
         """Take the part's atoms from the files here. Raises StartMissingError, StartMisfitError."""
         here = await self._scanned()

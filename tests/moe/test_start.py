@@ -47,7 +47,7 @@ def test_a_whole_checkpoint_has_a_trunk_and_every_expert(whole: list[Checkpoint]
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"hidden": 16}, r"'parameters/down.weight' is float32 of shape \[8, 8\]"),
+        ({"hidden": 16}, r"down.weight' is float32 of shape \[8, 8\]"),
         ({"grid": (2, 3)}, "this run has expert/ffn0.0.2, which the checkpoint has not"),
         ({"grid": (2, 1)}, "checkpoint has expert/ffn0.0.1, which this run has not"),
     ],
