@@ -1,7 +1,7 @@
 """Group averaging: a peer that wants a round finds others that want it, and averages with them. The core.
 
 A round is named by its key (what is averaged) and version (which state of it); both are opaque. For each key a peer wants one
-round at a time, and versions only rise. Steps:
+round at a time, and none of a version that is not later than the last one begun. Steps:
   1. It goes to the round's meeting place (`contacts`) and says Join, again and again, until a group is formed. A place that
      does not answer is passed over; one that knows a better place says so.
   2. The place forms groups of those who came (`meeting`). All members must agree before anything begins; the first group that
@@ -111,7 +111,7 @@ class Averaging:
         self._wants: dict[str, _Want] = {}
         self._ended: dict[bytes, _Ended] = {}
         self._versions: dict[str, int] = {}
-        """The newest version that was wanted here, by key."""
+        """The version that was wanted here last, by key."""
         self._begun: dict[str, int] = {}
         """The newest version of which a round has begun here."""
         self._usual_s: dict[str, float] = {}
@@ -184,9 +184,7 @@ class Averaging:
 
     def _want(self, event: RoundWanted) -> Effects:
         now_s, key = event.now_s, event.key
-        wanted = self._versions.get(key, -1)
-        again = event.version == wanted and wanted > self._begun.get(key, -1)
-        if key in self._wants or (event.version <= wanted and not again):
+        if key in self._wants or event.version <= self._begun.get(key, -1):
             raise LocalProtocolError(f"version {event.version} of {key} is wanted out of order")
         if not 0 < event.weight <= self._spec.weight_max:
             raise LocalProtocolError(f"a weight of {event.weight} is none")
@@ -242,12 +240,16 @@ class Averaging:
         if begun:
             self._begun[key] = version
         self._account(key).missed(now_s, reason)
-        return [RoundAborted(key, version, reason, self._newest(key), begun)]
+        return [RoundAborted(key, version, reason, self._newest(now_s, key), begun)]
 
-    def _newest(self, key: str) -> int:
-        """Return the version at which the middle one of the peers is, ourselves included: a few of them may lie."""
-        stated = self._stated.get(key, {})
-        return statistics.median_low([self._versions[key], *stated.values()])
+    def _newest(self, now_s: float, key: str) -> int:
+        """Return the version at which the middle one of the others is, since a few of them may lie.
+
+        Who has said nothing counts as being where we are.
+        """
+        own, stated = self._versions[key], self._stated.get(key, {})
+        others = [peer for peer in self.contacts.live(now_s) if self.contacts.named(peer)]
+        return statistics.median_low([stated.get(peer, own) for peer in others] or [own])
 
     def _state(self, key: str, peer: PeerID, version: int) -> None:
         """Remember at which version a peer says it is, for the keys that are wanted here."""

@@ -22,7 +22,7 @@ class RoundWanted:
     now_s: float
     key: str
     version: int
-    """Larger than any whose round began here under this key, and no smaller than any that was wanted."""
+    """Larger than any whose round has begun here under this key."""
     layout: bytes
     weight: float
     bandwidth: float = 0.0
@@ -131,7 +131,7 @@ class RoundAborted:
     version: int
     reason: str
     newest: int
-    """The version at which most peers are, as far as is known, this one included."""
+    """The version at which most others are, as far as is known; our own, when nothing else is."""
     begun: bool
     """Our vector may have been sent, and count for others."""
 

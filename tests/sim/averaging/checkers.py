@@ -185,14 +185,16 @@ class SurvivorsFinish(Checker):
 
     def __init__(self, world: AveragingWorld) -> None:
         super().__init__(world)
-        self._members: dict[bytes, dict[PeerID, int]] = {}
-        """The lives in which members took part."""
+        self._members: dict[bytes, dict[PeerID, int]] = defaultdict(dict)
+        """The lives in which members agreed."""
         self._round_of: dict[tuple[Life, str, int], bytes] = {}
+
+    @on(Agree)
+    def agrees(self, peer: AveragingPeer, message: Agree) -> None:
+        self._members[message.round_id][peer.peer_id] = peer.life
 
     @on(StartExchange)
     def starts(self, peer: AveragingPeer, effect: StartExchange) -> None:
-        lives = {member.peer: self.world.peers[member.peer].life for member in effect.members}
-        self._members.setdefault(effect.round_id, lives)
         self._round_of[life_of(peer), effect.key, effect.version] = effect.round_id
 
     @on(RoundAborted)
@@ -200,7 +202,7 @@ class SurvivorsFinish(Checker):
         if not effect.begun or not set(self.world.faults.kinds()) <= _DEATHS:
             return
         round_id = self._round_of.get((life_of(peer), effect.key, effect.version))
-        lives = self._members.get(round_id or b"", {})
+        lives = self._members.get(round_id, {}) if round_id is not None else {}
         left = [who for who, life in lives.items() if self._lives(who, life)]
         if len(left) > len(lives) / 2:
             raise self.broken(

@@ -50,6 +50,8 @@ class AveragingPeer(SimPeer):
         self.forgotten: dict[bytes, None] = {}
         self.unserved: list[Pull] = []
         self.versions = dict.fromkeys(self.world.keys, 0)
+        self.begun = dict.fromkeys(self.world.keys, 0)
+        """The last version whose exchange began here."""
         self.core = Averaging(
             self.peer_id, self.world.spec, rng=random.Random(self.rng.getrandbits(32))
         )
@@ -97,6 +99,26 @@ class AveragingPeer(SimPeer):
         self.versions[key] = version
         self.tell(RoundWanted(self.now_s, key, version, LAYOUT, 1.0 + self.rng.random()))
 
+    def _missed(self, effect: RoundAborted) -> None:
+        """Want the next round, or the one at which the others are."""
+        key, version = effect.key, self.versions[effect.key]
+        if effect.begun:
+            self.begun[key] = version
+            self._train(key)
+            return
+        late = effect.reason == "came too late"
+        if not late and effect.newest < version:
+            # Ahead of the others, because of a liar: the mode fetches their state then, and begins anew.
+            if self.begun[key] >= effect.newest:
+                self.later(0.0, self._begin_anew)
+                return
+            version = effect.newest
+        self.later(self.world.scaled(0.1), self._want, key, max(version + late, effect.newest))
+
+    def _begin_anew(self) -> None:
+        self.crash()
+        self.restart(keeps_state=False)
+
     def vector(self, key: str, version: int) -> Vector:
         return Vector(self.peer_id, self.life, key, version)
 
@@ -111,16 +133,12 @@ class AveragingPeer(SimPeer):
                 self.fetches[effect.round_id] = effect
                 FetchCall(self, effect).begin(effect.deadline_s)
             case RoundFinished():
+                self.begun[effect.key] = effect.version
                 self.finished_healed += self.world.healed_s is not None
                 self._train(effect.key)
                 self.world.advanced()
             case RoundAborted():
-                if effect.begun:
-                    self._train(effect.key)
-                else:
-                    late = effect.reason == "came too late"
-                    newer = max(self.versions[effect.key] + late, effect.newest)
-                    self.later(self.world.scaled(0.1), self._want, effect.key, newer)
+                self._missed(effect)
             case ForgetRound():
                 self._forget(effect.round_id)
             case LookForContacts():
@@ -143,6 +161,7 @@ class AveragingPeer(SimPeer):
         vector = self.vector(effect.key, effect.version)
         exchange = Exchange(effect, vector, mine, {self.peer_id: vector})
         self.exchanges[effect.round_id] = exchange
+        self.begun[effect.key] = effect.version
         for peer in members:
             if peer != self.peer_id:
                 Pull(self, peer, exchange, summed=False).begin(effect.deadline_s)
