@@ -125,7 +125,7 @@ class Meetings:
         """A peer has come."""
         what = join.key, join.version, join.layout
         newest = self._passed(join.key, join.version)
-        group = self._forming_with(peer, join.key, join.version)
+        group = self._group_of(peer, join.key, join.version)
         if group is not None:
             return [Send(peer, group.form)]
         if what in self._closed or newest is not None:
@@ -241,11 +241,12 @@ class Meetings:
         group.state = state
         group.until_s = now_s + 4 * self._spec.answer_s
 
-    def _forming_with(self, peer: PeerID, key: str, version: int) -> _Group | None:
+    def _group_of(self, peer: PeerID, key: str, version: int) -> _Group | None:
+        """Return the group to which a peer belongs; when it has begun already, the peer has yet to hear of that."""
         for group in self._groups.values():
             its = group.form
-            forming = group.state == "forming" and (its.key, its.version) == (key, version)
-            if forming and peer in group.peers:
+            wanted = group.state != "dissolved" and (its.key, its.version) == (key, version)
+            if wanted and peer in group.peers:
                 return group
         return None
 
@@ -260,7 +261,7 @@ class Meetings:
             case "begun":
                 return [Send(peer, begin)]
             case "dissolved":
-                newer = self._forming_with(peer, form.key, form.version)
+                newer = self._group_of(peer, form.key, form.version)
                 late = Late(form.key, form.version, form.version)
                 return [Send(peer, newer.form if newer is not None else late)]
         group.agreed.add(peer)

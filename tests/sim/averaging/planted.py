@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from protocols.averaging.averaging import Averaging
 from protocols.averaging.meeting import Meetings
-from protocols.averaging.messages import Begin, Promise
+from protocols.averaging.messages import Begin, Have, Promise
 from protocols.averaging.round import Round
 from protocols.core import Blame
 from tests.sim.averaging.checkers import (
@@ -107,8 +107,7 @@ def _forget_never(self: Averaging, now_s: float, round_: Round) -> Any:
 def _receive_blaming(self: Averaging, now_s: float, peer: Any, message: Any) -> Any:
     """A message of a round that is over is taken for a lie."""
     effects = _receive(self, now_s, peer, message)
-    round_id = getattr(message, "round_id", None)
-    unknown = isinstance(message, Begin) and self._round(round_id) is None
+    unknown = isinstance(message, Have) and self._round(message.round_id) is None
     return [*effects, Blame(peer, "of no round")] if unknown else effects
 
 
