@@ -136,6 +136,10 @@ class Averaging:
         stated = sum(len(versions) for versions in self._stated.values())
         return self._meetings.held + len(self._ended) + stated
 
+    def knows(self, round_id: bytes) -> bool:
+        """Tell whether we take part in this round, or have lately."""
+        return self._round(round_id) is not None
+
     def start(self, now_s: float) -> Effects:
         return [LookForContacts()]
 

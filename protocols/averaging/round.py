@@ -378,6 +378,8 @@ class Round:
     def failed(self, now_s: float, exchange: int, peer: PeerID) -> Effects:
         """The shell cannot finish an exchange, or fetch its mean, because of this member."""
         index = self._index[peer]
+        if index == self._own:
+            return self.leave("this node is too slow")
         fetching = self._fetching
         if fetching is not None and fetching.exchange == exchange:
             self._fetching = None

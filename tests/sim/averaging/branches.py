@@ -11,7 +11,7 @@ from typing import Final
 from tests.sim.engine.subject import Measured
 
 _AVERAGING: Final = Path(__file__).parents[3] / "protocols" / "averaging"
-_SHELL_ONLY: Final = ("__init__", "accounts", "events", "messages", "settings")
+_SHELL_ONLY: Final = ("__init__", "accounts", "calls", "events", "messages", "settings")
 
 _EXCUSED: Final[dict[str, str]] = {}
 """Name of a branch -> why no seed can take it."""
