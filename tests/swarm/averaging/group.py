@@ -42,6 +42,7 @@ class Node:
     averager: Averager
     caller: Caller
     guard: Guard
+    endpoints: Endpoints
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
@@ -70,7 +71,7 @@ class Group:
         )
         caller.on_unreachable = averager.lost
         endpoints = Endpoints(host, RUN, run_key=None, guard=guard, rates=Rates(), limits=LIMITS)
-        node = Node(host, averager, caller, guard)
+        node = Node(host, averager, caller, guard, endpoints)
         await self.nursery.start(self._live, node)
         await endpoints.open(averager.wire())
         self.nodes.append(node)
