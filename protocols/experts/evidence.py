@@ -41,6 +41,8 @@ class Memory:
     epoch: int = 0
     hosts: dict[int, PeerID] = field(default_factory=dict)
     """Epoch -> whom the directory named as its host; the latest last."""
+    before: frozenset[int] = frozenset()
+    """Epochs that we knew when we came back: the directory may still name hosts that died with us, and are not back yet."""
     alive: bool = False
     """Somebody has had it in this life of ours."""
     missing_since_s: float | None = None

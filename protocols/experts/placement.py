@@ -163,6 +163,7 @@ class Placement:
                 memory.seen(offer.epoch, offer.host)
             for host in hosts:
                 memory.seen(host.epoch, host.host)
+            memory.before = frozenset(memory.hosts)
             memory.epoch = max(memory.hosts, default=0)
             if offer is not None and offer.host == self.me and memory.is_newest(offer):
                 self._back[uid] = offer.epoch
@@ -240,7 +241,7 @@ class Placement:
                 if own is None or claim < Claim(own.epoch, self.me):
                     memory.seen(claim.epoch, claim.peer)
             if live:
-                memory.alive = True
+                memory.alive |= live[0].epoch not in memory.before
                 memory.epoch = max(memory.epoch, live[0].epoch)
             if live or own is not None:
                 memory.found()

@@ -154,3 +154,12 @@ def test_a_node_that_was_never_there_waits_for_nobody() -> None:
     core.handle(ClaimsSeen(0.1, {}))
     assert find(core, 2.5) == UIDS
     assert [type(e) for e in found(core)] == [Create]
+
+
+def test_a_record_of_who_died_as_well_does_not_make_its_expert_an_orphan_at_once() -> None:
+    kept = offer(3, host=OTHER)
+    core = back({UID: kept}, {UID: [Seen(SECOND, OTHER)]}, claims=[Claim(SECOND, OTHER)])
+    core.handle(ClaimsSeen(3.0, {}))  # it does not answer: it comes back later than we do
+    for second in range(4, int(RETURN_S)):
+        assert not find(core, second)
+    assert UID in [uid for k in range(20) for uid in find(core, RETURN_S + 1 + k)]
