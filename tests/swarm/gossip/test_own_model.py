@@ -45,6 +45,11 @@ async def write(folder: Path, *counts: int) -> Learner:
     return trained
 
 
+def tear(folder: Path, version: int) -> None:
+    path = next(folder.glob(f"**/*-{version:012d}.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def test_the_newest_is_loaded_with_moments_and_averages(tmp_path: Path) -> None:
     async def main() -> None:
         before = await write(tmp_path, 2, 4)
@@ -61,8 +66,7 @@ def test_one_from_the_future_and_a_torn_one_are_refused_and_the_one_before_is_lo
 ) -> None:
     async def main() -> None:
         await write(tmp_path, 2, 4, 6)
-        torn = next(tmp_path.glob("**/*-000000000004.safetensors"))
-        torn.write_bytes(torn.read_bytes()[:-1])
+        tear(tmp_path, 4)
         model, again = own(tmp_path, steps=5), learner()
         assert await model.resume(again, COMPUTE)
         assert again.trained == 2
