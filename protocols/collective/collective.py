@@ -364,7 +364,12 @@ class Collective:
             return RollBack()
         for index, fragment in enumerate(self.fragments):
             if fragment.round == "arrived" and self._may_apply(fragment):
-                return ApplyMean(index, overlapped=self.step > fragment.begun_at_step)
+                return ApplyMean(
+                    index,
+                    overlapped=self.step > fragment.begun_at_step,
+                    version=fragment.round_version,
+                    lines=fragment.next_lines,
+                )
         if self._is_leaving or self.waits_for_peers:
             return None
         for index in self._due():

@@ -161,6 +161,9 @@ class ApplyMean:
 
     fragment: int
     overlapped: bool
+    version: int
+    lines: tuple[bytes, ...]
+    """What the outer state is called then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,15 @@ class Fragment:
         self.begun_at_step = step
         self.handed_in = self.trained
 
+    @property
+    def next_lines(self) -> tuple[bytes, ...]:
+        """What its history will be with the mean that has arrived."""
+        line = line_after(self.line, self.round_version, self.group)
+        return (line, *self.lines)[:HISTORY_MAX]
+
     def averaged(self) -> None:
         """The mean has become part of the outer state."""
-        line = line_after(self.line, self.round_version, self.group)
-        self.lines = (line, *self.lines)[:HISTORY_MAX]
+        self.lines = self.next_lines
         self.version = self.round_version
         self.trained -= self.handed_in
         self.round = "none"

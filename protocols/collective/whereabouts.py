@@ -36,9 +36,11 @@ CONTACTS_WAIT_S: Final = 15.0
 ANSWERS_WAIT_S: Final = 10.0
 DOUBT_S: Final = 1.0
 """Between a missed round and the question where the others are: their round may not be over yet."""
-POLL_S: Final = 2.0
-"""Between two questions of who is behind: until the round that others are in is over, and after a fetch, to see that nothing is missing."""
-POLLS_MAX: Final = 100
+POLL_S: Final = 1.0
+"""Between two questions of who is behind, while the others are in a round."""
+AGAIN_S: Final = 0.1
+"""Between a state that was adopted and the question whether it is the newest."""
+POLLS_MAX: Final = 200
 """Then what there is is fetched: rounds do not last so long."""
 
 
@@ -68,6 +70,7 @@ class Whereabouts:
         self._behind: set[int] = set()
         """Fragments of which others have another state than we, by what they said last."""
         self._polls = 0
+        self._has_adopted = False
         self._fetching: int | None = None
         self._fetched: dict[int, Taken] = {}
         self.wake_at_s = math.inf
@@ -123,6 +126,7 @@ class Whereabouts:
     def adopted(self, fragment: int, *, finite: bool) -> Taken:
         """The fetched state was taken, or is of no use."""
         self.adoptions += int(finite)
+        self._has_adopted = finite
         return self._fetched.pop(fragment)
 
     # --- what is to be done ---
@@ -197,7 +201,8 @@ class Whereabouts:
             return []
         self._polls += 1
         self._state = "waiting"
-        self.wake_at_s = now_s + POLL_S
+        self.wake_at_s = now_s + (AGAIN_S if self._has_adopted else POLL_S)
+        self._has_adopted = False
         return []
 
     def _rest(self) -> None:

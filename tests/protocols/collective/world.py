@@ -153,7 +153,7 @@ class World:
                 node.begun.append(effect)
                 self._soon(0.0, who, lambda: RoundBegun(self.now_s, effect.fragment, True))
                 self.later(0.001, lambda: self._gather(who, effect))
-            case ApplyMean(index, _):
+            case ApplyMean(index):
                 node.work[index] += node.means.pop(index)
                 self._soon(0.0, who, lambda: MeanApplied(self.now_s, index, True))
             case RollBack():
