@@ -148,8 +148,14 @@ class Collective:
 
     @property
     def finished(self) -> bool:
-        """All steps are trained, and their rounds are over."""
-        return self.ready and self.step >= self._schedule.steps and not self._last_due()
+        """All steps are trained, their rounds are over, and nobody has more than we."""
+        over = self.ready and self.step >= self._schedule.steps
+        return (
+            over
+            and self._nothing_on_its_way()
+            and self.whereabouts.settled
+            and not self._last_due()
+        )
 
     @property
     def waiting_for_mean(self) -> bool:
@@ -400,16 +406,18 @@ class Collective:
         ]
 
     def _last_due(self) -> list[int]:
-        """Return the fragments with work of ours that has not been averaged after the last step."""
-        if self._last_rounds >= LAST_ROUNDS_MAX * len(self.fragments):
+        """Return the fragments with work of ours that has not been averaged after the last step. After a round that was missed we
+        first ask where the others are."""
+        if self._last_rounds >= LAST_ROUNDS_MAX * len(self.fragments) or self._is_unsure():
             return []
         return [
             index
             for index, fragment in enumerate(self.fragments)
-            if fragment.round == "none"
-            and fragment.trained
-            and not self.whereabouts.is_after(index)
+            if fragment.round == "none" and fragment.trained
         ]
+
+    def _is_unsure(self) -> bool:
+        return self.missed_in_row > 0 and not self.whereabouts.settled
 
     def _may_apply(self, fragment: Fragment) -> bool:
         ripe = self.step - fragment.begun_at_step >= self._spec.overlap_steps
