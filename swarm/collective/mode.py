@@ -85,6 +85,7 @@ class CollectiveMode:
         self._problem = ""
         self._losses: deque[float] = deque(maxlen=_LATELY)
         self._times: deque[float] = deque(maxlen=_LATELY)
+        self._steps_trained = 0
         self._evaluation: Evaluation | None = None
         self._initial: InitialState | None = None
         """What a run with `[start]` begins from, as far as it is here."""
@@ -290,6 +291,7 @@ class CollectiveMode:
     # --- how it goes ---
 
     def _trained(self, trained: TrainedBatch) -> None:
+        self._steps_trained += 1
         if trained.finite:
             self._losses.append(trained.loss)
         self._times.append(trio.current_time())
@@ -353,7 +355,12 @@ class CollectiveMode:
             return status
         core, now_s = peer.core, trio.current_time()
         last_s = core.last_round_s
+        exchanged = peer.bytes_exchanged
         return status | {
+            "finished": core.finished,
+            "steps_trained": self._steps_trained,
+            "bytes_exchanged": exchanged,
+            "bytes_per_step": round(exchanged / max(1, self._steps_trained)),
             "rounds": core.rounds,
             "rounds_missed": core.missed,
             "rounds_missed_in_row": core.missed_in_row,

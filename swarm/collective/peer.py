@@ -77,6 +77,7 @@ log = logging.getLogger(__name__)
 COLLECTIVE_SERVICE: Final = "collective"
 _HEADER_BYTES: Final = 64 * 1024
 _STANDING_S: Final = 8.0
+_COUNTED: Final = (COLLECTIVE_SERVICE, "averaging")
 
 
 @dataclass(slots=True)
@@ -173,6 +174,13 @@ class CollectivePeer:
     def drain(self) -> None:
         """Tell the members, finish what is on its way; `hooks.left` is called then."""
         self._driver.feed(DrainWanted(trio.current_time()))
+
+    @property
+    def bytes_exchanged(self) -> int:
+        """By calls of ours, in both directions: of averaging, and of finding out where others are."""
+        services = self._caller.statistics().services
+        counted = [services[name] for name in _COUNTED if name in services]
+        return sum(traffic.bytes_sent + traffic.bytes_received for traffic in counted)
 
     async def on_model(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Do something with the model between two jobs."""
