@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from protocols.run import RunSpec
+from protocols.experts.spec import MoeSpec
+from protocols.run import ByteTransformerSpec, RunSpec
 from protocols.run.data import TextSpec
 from swarm.data.text import read_run_text
 from swarm.mode_info import Metric, ModeInfo, Wishes
 
 MODE: Final = "moe"
+EXPERT_PREFIX: Final = "expert/"
+"""Of the names of experts, as parts."""
+TRUNK: Final = "trunk"
+"""What every trainer has of its own, as a part of its state: all but the experts."""
+
+
+def checkpoint_parts(run: RunSpec) -> tuple[str, ...]:
+    """Name the parts of a whole checkpoint: a trunk, and every expert."""
+    if not isinstance(run.model, ByteTransformerSpec):
+        return ()
+    uids = run.settings(MoeSpec).uids(run.model.layers)
+    return (TRUNK, *(f"{EXPERT_PREFIX}{uid}" for uid in uids))
 
 
 def check_wishes(run: RunSpec, wishes: Wishes) -> None:
@@ -66,6 +79,11 @@ INFO: Final = ModeInfo(
         Metric(key="experts_given_up", counts=True, help="Experts left to a host with more right."),
         Metric(key="experts_handed_over", counts=True, help="Experts given to another host."),
         Metric(key="experts_taken_over", counts=True, help="Experts received from another host."),
+        Metric(
+            key="experts_taken_back",
+            counts=True,
+            help="Own experts, from disk, after a while away.",
+        ),
         Metric(key="snapshots_kept", help="Snapshots of others' experts kept here."),
         Metric(key="snapshots_kept_bytes", help="Their size."),
         Metric(key="steps_failed", counts=True, help="Batches given up."),
@@ -83,4 +101,9 @@ INFO: Final = ModeInfo(
     check_wishes=check_wishes,
     check_data=check_data,
     waits_for=waits_for,
+    checkpoint_parts=checkpoint_parts,
+    check_start="moe.start:check_start",
+    options={
+        "checkpoint": "also write a whole checkpoint, moments and all, to this node's disk: another run can begin from it"
+    },
 )

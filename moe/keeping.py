@@ -15,6 +15,17 @@ from typing import Any, Final, assert_never
 import trio
 from torch import Tensor
 
+from moe.disk import (
+    ExpertDisk,
+    Held,
+    Writable,
+    part_kept,
+    part_name,
+    part_of,
+    sign,
+    snapshot_name,
+    tensors_of,
+)
 from moe.peer import ExpertPeer
 from moe.replicating import ReplicaKeeper
 from moe.server import Expert, build_expert
@@ -90,8 +101,9 @@ from swarm.endpoints import Endpoint
 from swarm.hosting.compute import ComputeThread
 from swarm.mode import RunContext
 from swarm.resources import Resources
+from swarm.state.initial import StartMisfitError
 from swarm.state.part import Part
-from swarm.state.snapshot import Restore, Snapshot, expected_specs
+from swarm.state.snapshot import Snapshot, expected_specs
 from swarm.state.transfer import Fetch, FetchedState, FetchError
 
 log = logging.getLogger(__name__)
@@ -104,14 +116,6 @@ _KEEP_S: Final = 30.0
 """A keeper has fetched the snapshot by then, a successor has fetched and built the expert."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A snapshot with what its host signed."""
-
-    offer: SnapshotOffer
-    snapshot: Snapshot
-
-
 @dataclass(slots=True)
 class _Offered:
     """An expert that another node wants us to take, until that is decided."""
@@ -120,14 +124,8 @@ class _Offered:
     taken: bool = False
 
 
-def part_name(uid: ExpertUID) -> str:
-    """Name an expert's state as it is now, as the service `state` knows it."""
-    return f"expert/{uid}"
-
-
-def snapshot_name(uid: ExpertUID, epoch: int) -> str:
-    """Name an expert's snapshots: two of its copies may count the same version, and never have the same epoch."""
-    return f"{part_name(uid)}@{epoch}"
+async def _no_state(uid: ExpertUID) -> None:
+    """Experts of a run that begins from nothing."""
 
 
 class ExpertKeeper:
@@ -139,6 +137,7 @@ class ExpertKeeper:
       row: shape of one row of an expert's input.
       room: experts that this node is willing to host.
       left: called when nothing is held here any more.
+      initial: returns what an expert begins from; None: its initial weights. May raise StartMisfitError.
     """
 
     def __init__(
@@ -154,6 +153,7 @@ class ExpertKeeper:
         row: Sequence[int],
         room: int,
         left: Callable[[], None],
+        initial: Callable[[ExpertUID], Awaitable[Mapping[str, Tensor] | None]] = _no_state,
     ) -> None:
         self._context = context
         self._caller: Caller = resources.caller
@@ -167,6 +167,7 @@ class ExpertKeeper:
         self._optimizer = optimizer
         self._row = row
         self._left = left
+        self._initial = initial
         self.core = Placement(
             context.me,
             self._uids,
@@ -179,12 +180,13 @@ class ExpertKeeper:
         self._driver: Driver[Event] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
         )
-        self._own: dict[ExpertUID, _Held] = {}
+        self._own: dict[ExpertUID, Held] = {}
         """The newest snapshots of what we host."""
         self._shelf = Shelf()
         self._kept: dict[ExpertUID, Snapshot] = {}
         """Of what others host, or hosted: what the shelf says."""
         self._handing: dict[ExpertUID, _Offered] = {}
+        self._disk = ExpertDisk(context, resources.codec, self._known)
         self.replicas = ReplicaKeeper(
             Replicas(context.me, spec.replicas, spec.popular, spec.replicas_average_s),
             self,
@@ -199,8 +201,13 @@ class ExpertKeeper:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled."""
         self.expected = await self._compute.run_own(self._template)
+        restored = await self._disk.restore(self.expected)
+        for uid, held in restored.held.items():
+            self._shelve(uid, held)
+        self.core.restore(trio.current_time(), restored.seen, self._shelf.offers)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._disk.run, self._writable, self.core.seen)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
             await nursery.start(self.replicas.run)
@@ -263,6 +270,17 @@ class ExpertKeeper:
         yield from (held.snapshot for held in self._own.values())
         yield from self._kept.values()
 
+    def _writable(self) -> Writable:
+        """Return what is to be on disk: what we host, and what we keep for others."""
+        kept = {
+            uid: (
+                part_kept(uid, Held(self._shelf.offers[uid], snapshot), self.expected),
+                self._codec,
+            )
+            for uid, snapshot in self._kept.items()
+        }
+        return kept | {of.uid: (part_of(of), self._compute) for of in self._peer.server.hosted}
+
     @property
     def kept(self) -> Mapping[ExpertUID, SnapshotOffer]:
         """What we keep for others."""
@@ -287,7 +305,7 @@ class ExpertKeeper:
             case Create(uid, epoch, lost):
                 if lost:
                     log.error("expert lost, it begins anew: expert=%s", uid)
-                self._start(self._host, uid, epoch, None)
+                self._start(self._create, uid, epoch)
             case FindSnapshots(uid, nodes):
                 self._start(self._find_snapshots, uid, nodes)
             case Adopt(uid, epoch, offer, donors):
@@ -322,7 +340,7 @@ class ExpertKeeper:
             case _:
                 assert_never(effect)
 
-    def _shelve(self, uid: ExpertUID, held: _Held) -> None:
+    def _shelve(self, uid: ExpertUID, held: Held) -> None:
         if self._shelf.put_own(uid, held.offer):
             self._kept[uid] = held.snapshot
 
@@ -356,6 +374,16 @@ class ExpertKeeper:
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
         self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
 
+    async def _create(self, uid: ExpertUID, epoch: int) -> None:
+        """Begin an expert: with its initial weights, or with what the run begins from."""
+        try:
+            state = await self._initial(uid)
+        except StartMisfitError as error:
+            log.error("expert not begun: expert=%s reason=%s", uid, error)
+            self._driver.feed(HostFailed(trio.current_time(), uid))
+            return
+        await self._host(uid, epoch, state)
+
     def build(self, uid: ExpertUID, epoch: int, state: Mapping[str, Tensor] | None) -> Expert:
         """Build an expert. On the compute thread."""
         expert = build_expert(uid, self._make(uid), self._optimizer, row=self._row, epoch=epoch)
@@ -386,7 +414,7 @@ class ExpertKeeper:
         """Return the state that a host signed for: our own copy, or one fetched. Raises FetchError, RemoteProtocolError."""
         kept = self._shelf.offers.get(uid)
         if kept is not None and kept.root == offer.root:
-            return await self._codec.run_own(_restored, self._kept[uid], self.expected)
+            return await self._codec.run_own(tensors_of, self._kept[uid], self.expected)
         problem: Exception = FetchError("there is no donor")
         for donor in donors:
             if donor != self._context.me:
@@ -410,7 +438,7 @@ class ExpertKeeper:
 
     # --- snapshots ---
 
-    async def _snapshot(self, uid: ExpertUID) -> _Held | None:
+    async def _snapshot(self, uid: ExpertUID) -> Held | None:
         """Return the newest state of a hosted expert, signed; made anew when the expert has stepped since the last."""
         expert = self._peer.server.experts.get(uid)
         if expert is None or expert.replica:
@@ -423,7 +451,7 @@ class ExpertKeeper:
             self._own[uid] = held
         return held
 
-    async def _signed_state(self, expert: Expert) -> _Held:
+    async def _signed_state(self, expert: Expert) -> Held:
         """Take a snapshot, and sign it."""
         uid = expert.uid
         version, tensors = await self._compute.run_own(part_of(expert).snapshot)
@@ -432,11 +460,9 @@ class ExpertKeeper:
                 Snapshot.of, tensors, part=snapshot_name(uid, expert.epoch), version=version
             )
         )
-        me, root = self._context.me, snapshot.manifest.root
-        unsigned = SnapshotOffer(str(uid), expert.epoch, version, root, me, bytes(64))
-        signature = self._context.signer.sign(signed_bytes(self._context.run.run_id, unsigned))
-        offer = SnapshotOffer(str(uid), expert.epoch, version, root, me, signature)
-        return _Held(offer, snapshot)
+        context = self._context
+        offer = sign(context.signer, context.run.run_id, uid, expert.epoch, snapshot)
+        return Held(offer, snapshot)
 
     async def signed_snapshot(self, uid: ExpertUID) -> SnapshotOffer | None:
         """See moe.replicating.Copies."""
@@ -549,7 +575,7 @@ class ExpertKeeper:
                 return Answer(encode_message(Alive()))
             case SnapshotWanted():
                 uid = uid_untrusted(message.uid)
-                snapshots = Snapshots(self._shelf.offers.get(uid), tuple(self.core.seen(uid)))
+                snapshots = Snapshots(self._newest(uid), tuple(self.core.seen(uid)))
                 return Answer(encode_message(snapshots))
             case Keep(offer):
                 return Answer(encode_message(Kept(await self._keep(incoming.peer, offer))))
@@ -564,6 +590,11 @@ class ExpertKeeper:
                 return Answer(encode_message(Taken(await self._take_over(incoming.peer, offer))))
             case _:
                 raise RemoteProtocolError(f"a {type(message).__name__} asks for nothing here")
+
+    def _newest(self, uid: ExpertUID) -> SnapshotOffer | None:
+        """Return the newest snapshot that is here. Who asks a host for one takes it for dead."""
+        own = self._own.get(uid)
+        return own.offer if own is not None else self._shelf.offers.get(uid)
 
     def _offer_untrusted(self, peer: PeerID, offer: SnapshotOffer) -> ExpertUID:
         """Check what a host says of its own expert. Raises Refusal, RemoteProtocolError."""
@@ -624,21 +655,3 @@ class ExpertKeeper:
         if offered is not None:
             offered.taken = taken
             offered.over.set()
-
-
-def part_of(expert: Expert) -> Part:
-    """Return an expert as a part: its snapshot is taken on the compute thread."""
-    hosted = expert.hosted
-
-    def snapshot() -> tuple[int, Mapping[str, Tensor]]:
-        return hosted.version, hosted.snapshot()
-
-    return Part(part_name(expert.uid), hosted.version, snapshot, hosted.load)
-
-
-def _restored(snapshot: Snapshot, expected: Mapping[str, TensorSpec]) -> Mapping[str, Tensor]:
-    """Return the tensors of a snapshot of ours. On the codec thread."""
-    restore = Restore(snapshot.manifest, dict(expected))
-    for index in range(len(snapshot.manifest.chunks)):
-        restore.chunk(index)[:] = snapshot.chunk(index)
-    return restore.finish_untrusted()

@@ -19,32 +19,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
-import torch
 import trio
 from torch import Tensor
 
+from moe.disk import part_name, part_of
 from moe.errors import BridgeClosedError, TooFewExpertsError
-from moe.info import MODE
-from moe.keeping import ExpertKeeper, part_name, part_of
+from moe.export import Export
+from moe.info import MODE, TRUNK
+from moe.keeping import ExpertKeeper
 from moe.measure import experts_in_a_second, rows_per_s
-from moe.model import build_feed_forward, expert_parameter, mixtures
+from moe.model import build_feed_forward, mixtures
 from moe.peer import ExpertPeer, PeerSettings
 from moe.server import ROWS_MAX
 from moe.table import call_figures, expert_rows, host_rows
 from moe.task import MoeTask
 from protocols.experts.spec import MoeSpec
 from protocols.experts.uid import ExpertUID
-from protocols.frames import Limits, TensorSpec, number_untrusted
+from protocols.frames import Limits, number_untrusted
 from protocols.ids import PeerID
 from protocols.ports import DirectoryRecord
 from protocols.run import ByteTransformerSpec, TextSpec
-from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE
 from swarm.calls import Answer, Incoming, Refusal
 from swarm.data.errors import DataError
 from swarm.data.text import read_run_text
 from swarm.endpoints import Endpoint
 from swarm.gossip.models import Models
+from swarm.gossip.own_model import OwnModel
 from swarm.gossip.peer import GOSSIP_SERVICE, GossipHooks, GossipPeer
 from swarm.hosting.compute import ComputeThread, torch_threads
 from swarm.learner.learner import Learner, TrainedBatch
@@ -53,11 +54,10 @@ from swarm.mode import ExportRefusedError, Progress, RunContext
 from swarm.presence import Presence
 from swarm.resources import Resources
 from swarm.schedule import learning_rate
-from swarm.state.export import write_tensors
+from swarm.state.initial import InitialState
 from swarm.state.manifest import MANIFEST_BYTES_MAX
 from swarm.state.part import Part
-from swarm.state.snapshot import Snapshot
-from swarm.state.transfer import Fetch, FetchError
+from swarm.state.snapshot import Snapshot, expected_specs
 from swarm.state.transfer import Snapshots as StateService
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ _ROOM_MAX: Final = 1 << 20
 """Experts, of a node that says it has room for more."""
 _COPIES: Final = 6
 """Vectors of an expert's size in memory: parameters, two of the optimizer, gradient, scratch, snapshot."""
-_EXPORT_TRIES: Final = 8
-"""For one expert, with a look at the directory in between."""
+_LIST_BYTES: Final = 4 << 20
+"""Of the files of a checkpoint that the run begins from."""
 _COMPLETE: Final = (
     "nothing: all batches are trained; it hosts experts for the others, and "
     "`murmura export PATH` writes the model"
@@ -107,6 +107,11 @@ class MoeMode:
         self._gossip: GossipPeer | None = None
         self._models: Models | None = None
         self._state: StateService | None = None
+        self._initial: InitialState | None = None
+        """What a run with `[start]` begins from, as far as it is here."""
+        self._own = OwnModel(
+            context.keeper, TRUNK, steps=context.run.training.steps, unix_s=context.unix_s
+        )
         self._resources: Resources | None = None
         self._trainers: tuple[PeerID, ...] = ()
         self._rooms: dict[PeerID, int] = {}
@@ -125,7 +130,7 @@ class MoeMode:
         """Answers are rows of experts, their parameters, verdicts, offers, manifests and chunks."""
         rows_bytes = self._run.training.batch * self._model.context * self._model.width * 8
         return Limits(
-            header_bytes_max=64 * 1024,
+            header_bytes_max=64 * 1024 if self._run.start is None else _LIST_BYTES,
             body_bytes_max=max(
                 MANIFEST_BYTES_MAX, rows_bytes, _expert_bytes(self._model, self._spec)
             ),
@@ -136,12 +141,13 @@ class MoeMode:
         if self._peer is None or self._keeper is None or self._state is None:
             return {}
         short = Limits(header_bytes_max=64 * 1024, body_bytes_max=0, tensors_max=0)
-        return {
+        wire = {
             **self._peer.wire(),
             **self._keeper.wire(),
             STATE_SERVICE: Endpoint(self._answer_state, lambda peer: short),
             GOSSIP_SERVICE: Endpoint(self._answer_gossip, self._gossip_limits),
         }
+        return self._initial.beside(wire) if self._initial is not None else wire
 
     # --- taking part ---
 
@@ -153,6 +159,7 @@ class MoeMode:
         if self._room and not self._spec.experts_per_node:
             measured = await resources.compute.run_own(rows_per_s, self._run, _MEASURED_S)
             self._room = min(self._room, experts_in_a_second(self._run, measured))
+        self._initial = self._new_initial(resources)
         peer = self._peer = self._new_peer(resources)
         keeper = self._keeper = self._new_keeper(resources, peer)
         self._state = StateService(
@@ -174,6 +181,23 @@ class MoeMode:
                 await trio.sleep_forever()
             finally:
                 self._gossip = None
+
+    def _new_initial(self, resources: Resources) -> InitialState | None:
+        start, context = self._run.start, self._context
+        if start is None:
+            return None
+        initial = InitialState(
+            start, context.folder, resources.caller, resources.codec,
+            parts=1 + sum(map(len, self._grids)),
+        )  # fmt: skip
+        initial.members = lambda: tuple(self._rooms)
+        initial.syncing = lambda reason: context.life.needs_state(self.name, reason)
+        return initial
+
+    async def _initial_expert(self, uid: ExpertUID) -> Mapping[str, Tensor] | None:
+        if self._initial is None or self._keeper is None:
+            return None
+        return await self._initial.tensors(self._keeper.expected, part=part_name(uid))
 
     def _new_peer(self, resources: Resources) -> ExpertPeer:
         spec, run = self._spec, self._run
@@ -222,11 +246,12 @@ class MoeMode:
             row=(self._model.width,),
             room=self._room,
             left=self._experts_left.set,
+            initial=self._initial_expert,
         )
 
     async def _train(self, resources: Resources, peer: ExpertPeer, *, founds: bool) -> None:
         """Train the trunk, on a thread of its own, once there are experts. Returns when the data cannot be used."""
-        wishes = self._context.wishes
+        wishes, joins = self._context.wishes, False
         async with ComputeThread(
             "trunk", prepare=torch_threads(wishes.threads), nice=wishes.nice, queue_max=64
         ) as trunk:
@@ -235,14 +260,25 @@ class MoeMode:
                 task = await self._open_task(peer)
                 if task is None:
                     return
+                learner = await trunk.run_own(self._new_learner, task, self._models)
+                if self._models is None:
+                    resumed = await self._own.resume(learner, trunk)
+                    try:
+                        joins = not resumed and await self._begin_from_start(learner, trunk)
+                    except StartMisfitError as error:
+                        self._data_problem = f"start: {error}"
+                        log.error("does not train: %s", error)
+                        return
                 await self._wait_for_experts(peer)
-                self._models = await trunk.run_own(self._new_models, task, self._models)
+                self._models = await trunk.run_own(Models, learner, self._spec.averaging())
             self._gossip = GossipPeer(
                 self._context,
                 Resources(resources.caller, trunk, resources.codec),
                 self._models,
-                epoch=int(self._context.unix_s() * 1000),
+                epoch=self._own.new_epoch(),
                 founds=founds and not self._begun,
+                joins=joins,
+                averages=self._own.averages,
                 hooks=GossipHooks(
                     trained=self._trained,
                     evaluated=lambda evaluation: setattr(self, "_evaluation", evaluation),
@@ -250,7 +286,7 @@ class MoeMode:
                     rolled_back=lambda: log.warning(
                         "the trunk was not finite: back to the last good one"
                     ),
-                    stepped=trio.lowlevel.checkpoint,
+                    stepped=functools.partial(self._stepped, trunk),
                     look=self._presence.look_now,
                     left=self._trunk_left.set,
                 ),
@@ -275,13 +311,31 @@ class MoeMode:
             return None
         return MoeTask(self._run, text.data, peer.network, failed=self._step_failed)
 
-    def _new_models(self, task: MoeTask, before: Models | None) -> Models:
+    async def _begin_from_start(self, learner: Learner, trunk: ComputeThread) -> bool:
+        """Load the trunk of the checkpoint that the run begins from, if it does. Raises StartMisfitError."""
+        if self._initial is None or self._run.start is None:
+            return False
+        _, own = await trunk.run_own(learner.snapshot)
+        tensors = await self._initial.tensors(expected_specs(own), part=TRUNK)
+        trained = self._run.start.step
+        await trunk.run_own(functools.partial(learner.load, tensors, trained=trained))
+        return True
+
+    async def _stepped(self, trunk: ComputeThread) -> None:
+        if self._models is not None:
+            await self._own.offer(self._models.learner, self._averages, trunk)
+
+    @property
+    def _averages(self) -> int:
+        return self._gossip.core.standing.averages if self._gossip is not None else 0
+
+    def _new_learner(self, task: MoeTask, before: Models | None) -> Learner:
         """Build the learner; one that was started again goes on from its own trunk. On the trunk's thread."""
         batches = task.batches(0, salt=bytes(self._context.me))
         learner = Learner(self._run, task, batches, seed=self._run.seed)
         if before is not None:
             learner.load(before.learner.hosted.snapshot(), trained=before.learner.trained)
-        return Models(learner, self._spec.averaging())
+        return learner
 
     async def _wait_for_experts(self, peer: ExpertPeer) -> None:
         """The first steps need experts; a full grid is better than the first few."""
@@ -420,6 +474,7 @@ class MoeMode:
             "experts_given_up": core.gave_way,
             "experts_handed_over": core.handed_over,
             "experts_taken_over": core.taken_over,
+            "experts_taken_back": core.taken_back,
             "replicas": sum(map(len, keeper.replicas.named.values())),
             "replica_of": len(keeper.replicas.core.serving),
             "replica_averages": keeper.replicas.core.averages,
@@ -432,7 +487,7 @@ class MoeMode:
             "staleness": round(statistics.fmean(s.staleness for s in stats), 2) if stats else None,
             "staleness_max": max((s.staleness_max for s in stats), default=None),
             "stale_refused": sum(s.stale_refused for s in stats),
-            "averages": self._gossip.core.standing.averages if self._gossip else 0,
+            "averages": self._averages,
             "grid": list(self._spec.grid),
             "layers": [grid.layer for grid in self._grids],
             "members": host_rows(peer.dispatch, self._rooms, now_s),
@@ -443,66 +498,17 @@ class MoeMode:
 
     def parts(self) -> Sequence[Part]:
         experts = self._peer.server.hosted if self._peer is not None else ()
-        return tuple(part_of(expert) for expert in experts)
+        trunk = [self._own.part(self._models.learner, self._averages)] if self._models else []
+        return (*trunk, *(part_of(expert) for expert in experts))
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the mean of the trunks that can be had, and every expert, as one file."""
-        gossip, models, peer = self._gossip, self._models, self._peer
-        if gossip is None or models is None or peer is None:
+        """Write the whole model as one file; with `checkpoint`, a whole checkpoint as well."""
+        gossip, models, peer, keeper = self._gossip, self._models, self._peer, self._keeper
+        if gossip is None or models is None or peer is None or keeper is None:
             raise ExportRefusedError("this node does not train, or has not begun to")
-        own = await gossip.on_model(models.copy)
-        found = [own] + [
-            await gossip.fetch_newest(who) for who, _ in gossip.core.neighbourhood.in_order()
-        ]
-        trunks = [vector for vector in found if vector is not None]
-        if not trunks:
-            raise ExportRefusedError("no trunk is finite just now")
-        tensors = dict(models.tensors_of(torch.stack(trunks).mean(dim=0)))
-        versions = []
-        for uid in self._spec.uids(self._model.layers):
-            version, state = await self._expert_state(peer, uid)
-            versions.append(version)
-            for name, tensor in state.items():
-                if name.startswith("parameters/"):
-                    tensors[expert_parameter(uid, name.removeprefix("parameters/"))] = tensor
-        about = {
-            "model": encode(self._model),
-            "moe": encode(self._spec),
-            "run": self._run.name,
-            "run_id": str(self._run.run_id),
-            "step": models.learner.trained,
-            "trunks": len(trunks),
-            "expert_steps_min": min(versions),
-            "expert_steps_max": max(versions),
-        }
-        size_bytes = await trio.to_thread.run_sync(write_tensors, path, tensors, about)
-        return {"path": str(path), **about, "bytes": size_bytes}
-
-    async def _expert_state(
-        self, peer: ExpertPeer, uid: ExpertUID
-    ) -> tuple[int, Mapping[str, Tensor]]:
         assert self._resources is not None
-        assert self._keeper is not None
-        resources = self._resources
-        own = peer.server.experts.get(uid)
-        if own is not None and not own.frozen and not own.replica:
-            return await resources.compute.run_own(part_of(own).snapshot)
-        expected: dict[str, TensorSpec] = self._keeper.expected
-        fetch = Fetch(
-            resources.caller, resources.codec, expected, part=part_name(uid), version=None
-        )
-        problem = "nobody hosts it"
-        for _ in range(_EXPORT_TRIES):
-            hosts = [claim.peer for claim in peer.view.answering(uid, trio.current_time())]
-            try:
-                state = await fetch.run(hosts)
-            except FetchError as error:  # it may be changing hands
-                problem = str(error)
-                peer.search.refresh()
-                await trio.sleep(self._spec.refresh_s)
-                continue
-            return state.version, state.tensors
-        raise ExportRefusedError(f"expert {uid} cannot be fetched: {problem}")
+        export = Export(self._context, self._resources, peer, keeper, gossip, models)
+        return await export.write(path, checkpoint=bool(options.get("checkpoint")))
 
 
 def _room(model: ByteTransformerSpec, spec: MoeSpec) -> int:

@@ -8,7 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from moe.info import EXPERT_PREFIX
 from node.errors import NodeError
+from node.modes import info_of
+from protocols.experts.uid import ExpertUID
 from protocols.run import RunSpec
 from swarm.hosting.module import PARAMETERS
 from swarm.state.checkpoint import Checkpoint, CheckpointRefusedError
@@ -43,9 +46,24 @@ def _write(path: Path, run: RunSpec, checkpoints: Sequence[Checkpoint]) -> int:
     version = checkpoints[0].manifest.version
     if run.mode == "pipeline":
         return export_model(path, run, step=version, stages=parts.values())
-    together = {name: tensor for part in parts.values() for name, tensor in part.items()}
+    if lacking := sorted(set(info_of(run.mode).checkpoint_parts(run)) - parts.keys()):
+        raise ExportError(f"{len(lacking)} parts are not here, {lacking[0]} among them")
+    together = {
+        _in_model(part, name): tensor
+        for part, parameters in parts.items()
+        for name, tensor in parameters.items()
+    }
     about = {"run": run.name, "run_id": str(run.run_id), "step": version}
     return write_tensors(path, together, about)
+
+
+def _in_model(part: str, name: str) -> str:
+    """Return a parameter's name in the whole model: experts all have the same ones."""
+    if not part.startswith(EXPERT_PREFIX):
+        return name
+    from moe.model import expert_parameter
+
+    return expert_parameter(ExpertUID.from_text(part.removeprefix(EXPERT_PREFIX)), name)
 
 
 def _parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

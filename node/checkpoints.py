@@ -19,7 +19,7 @@ import trio
 from node.clock import unix_s
 from node.config import NodeConfig
 from protocols.ids import RunID
-from swarm.state.cadence import Cadence
+from swarm.state.cadence import Cadence, OwnCadence
 from swarm.state.checkpoint import FOLDER, Checkpoint, CheckpointRefusedError, delete, expired, scan
 from swarm.state.part import Part, PartFacts
 
@@ -52,6 +52,7 @@ class Checkpoints:
         self._folder = folder / FOLDER
         self._run = run
         self._cadences: dict[str, Cadence] = {}
+        self._own_cadences: dict[str, OwnCadence] = {}
         self._here: list[Checkpoint] = []
         self._refused: dict[str, str] = {}
         """Path -> why it is not used."""
@@ -128,6 +129,17 @@ class Checkpoints:
         except trio.WouldBlock:
             self._skipped += 1
 
+    async def offer_own(self, part: Part, compute: ComputeThread) -> None:
+        """Take a part that no other node writes, if that is to be written; returns when it is."""
+        if not self.enabled:
+            return
+        cadence = self._own_cadences.get(part.name)
+        if cadence is None:
+            cadence = self._own_cadences[part.name] = OwnCadence(**self._intervals)
+        if cadence.is_due(trio.current_time(), part.version):
+            cadence.wrote(trio.current_time(), part.version)
+            await self.save(part, compute)
+
     async def save(self, part: Part, compute: ComputeThread) -> None:
         """Write a part as it is now, due or not, unless that version is there already."""
         if not self.enabled:
@@ -140,6 +152,13 @@ class Checkpoints:
             return
         version, tensors = await self._copy(part, compute)
         await self._write(part, version, tensors, part.facts(version))
+
+    async def forget(self, part: str) -> None:
+        """Delete what is on disk of a part that this node does not hold any more."""
+        self._own_cadences.pop(part, None)
+        gone = [c for c in self._here if c.manifest.part == part]
+        if gone:
+            await trio.to_thread.run_sync(self._delete, gone, limiter=self._writing)
 
     async def scan(self, version_max: int | None = None) -> list[Checkpoint]:
         """Return what is on disk and readable, newest first. What is not is told in the log and in `status`."""
@@ -189,10 +208,13 @@ class Checkpoints:
     def _is_due(self, part: Part) -> bool:
         cadence = self._cadences.get(part.name)
         if cadence is None:
-            cadence = self._cadences[part.name] = Cadence(
-                every_s=self._config.checkpoint_every_s, every=self._config.checkpoint_every_steps
-            )
+            cadence = self._cadences[part.name] = Cadence(**self._intervals)
         return cadence.is_due(trio.current_time(), part.version)
+
+    @property
+    def _intervals(self) -> dict[str, Any]:
+        config = self._config
+        return {"every_s": config.checkpoint_every_s, "every": config.checkpoint_every_steps}
 
     async def _copy(self, part: Part, compute: ComputeThread) -> tuple[int, Mapping[str, Tensor]]:
         (version, tensors), cpu_s = await compute.run_own(lambda: _costed(part.snapshot))
@@ -248,6 +270,10 @@ class Checkpoints:
             age_max_s=self._config.checkpoints_kept_days * _DAY_S,
             now_unix_s=unix_s(),
         )
+        self._delete(gone)
+
+    def _delete(self, gone: Sequence[Checkpoint]) -> None:
+        """In a thread."""
         for checkpoint in gone:
             try:
                 delete(checkpoint)

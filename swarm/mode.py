@@ -60,6 +60,14 @@ class Keeper(Protocol):
         """
         ...
 
+    async def offer_own(self, part: Part, compute: ComputeThread) -> None:
+        """The same for a part that no other node has, so that any version will do; returns when it is written. Never raises."""
+        ...
+
+    async def forget(self, part: str) -> None:
+        """Delete what is on disk of a part that this node does not hold any more. Never raises."""
+        ...
+
     async def scan(self, version_max: int | None = None) -> list[Checkpoint]:
         """Return what is on disk, newest first, the files not verified yet."""
         ...

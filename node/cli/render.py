@@ -59,6 +59,13 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def start_table(start: dict[str, Any]) -> str:
+    """Return what goes into the run file of a run that begins from this checkpoint."""
+    return (
+        f'\n[start]\nrun = "{start["run"]}"\nstep = {start["step"]}\nsha256 = "{start["sha256"]}"'
+    )
+
+
 def _skew(network: dict[str, Any]) -> str:
     skew = network["clock_skew_seconds"]
     return "" if skew is None or abs(skew) < 0.5 else f", clock off by {skew:+.1f} s"

@@ -41,6 +41,8 @@ class Memory:
     epoch: int = 0
     hosts: dict[int, PeerID] = field(default_factory=dict)
     """Epoch -> whom the directory named as its host; the latest last."""
+    alive: bool = False
+    """Somebody has had it in this life of ours."""
     missing_since_s: float | None = None
     failed: int = 0
     """Our own tries to host it that came to nothing since somebody had it: each passes our turn on."""

@@ -32,7 +32,7 @@ class LookUps:
         self._under_way: dict[Prefix, float] = {}
         """With when it began."""
         self._failed_s: dict[Prefix, float] = {}
-        """When a look began that failed, until one succeeds."""
+        """When the latest look began that failed, until a later one succeeds."""
         self._told_s = -math.inf
 
     def hurry(self, prefixes: Iterable[Prefix], now_s: float) -> None:
@@ -80,10 +80,13 @@ class LookUps:
         """
         if self._under_way.get(prefix, math.inf) <= asked_s:
             del self._under_way[prefix]
+        # Answers overtake each other: one that is late must not hide that a later look has failed.
+        failed_s = self._failed_s.get(prefix, -math.inf)
         if statements is None:
-            self._failed_s[prefix] = asked_s
+            self._failed_s[prefix] = max(asked_s, failed_s)
         else:
-            self._failed_s.pop(prefix, None)
+            if asked_s >= failed_s:
+                self._failed_s.pop(prefix, None)
             self._view.learn(prefix, statements, asked_s=asked_s)
         if self._under_way and now_s - self._told_s < TOLD_S:
             return False

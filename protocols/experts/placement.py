@@ -2,6 +2,7 @@
 
 | an expert, as this node sees it | what happens |
 |---|---|
+| we had it last, have been away, and have its state | it is taken back: the newest copy of our own state, a newer epoch |
 | nobody has ever had it, enough nodes are known | the node it is assigned to creates it, with a first epoch |
 | its host is gone, a snapshot exists | the node it is assigned to adopts it: the same state, a newer epoch |
 | its host is gone, everybody says that no snapshot exists | it begins anew, with a first epoch, and counts as lost |
@@ -17,6 +18,8 @@ Rules:
   answered that they have none, or after minutes. Its epoch is a first one then: whoever still has what it had learned has the
   better claim.
 - A handed-over expert is taken only from the host that the directory names.
+- A node that has been away knows whom it saw as hosts before. What nobody has any more it leaves to those for a minute, unless
+  it was the host itself: all may have been away. One that was begun anew meanwhile is taken back as well.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from typing import Final, assert_never
 
 from protocols.core import DrainWanted, Tick
 from protocols.experts.assignment import assign, fraction, preference
-from protocols.experts.epoch import next_epoch, plausible
+from protocols.experts.epoch import changes, next_epoch, plausible
 from protocols.experts.events import (
     Adopt,
     Announce,
@@ -73,6 +76,8 @@ HAND_OVERS_MAX: Final = 4
 """At once: each freezes an expert."""
 SNAPSHOT_AGAIN_S: Final = 1.0
 """After this a snapshot is tried again that too few have kept."""
+RETURN_S: Final = 60.0
+"""So long a node that comes back leaves to their hosts the experts that nobody has: they may come back as well."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
 
@@ -120,20 +125,51 @@ class Placement:
     gave_way: int = 0
     handed_over: int = 0
     taken_over: int = 0
+    taken_back: int = 0
     roster: Roster = field(default_factory=Roster)
     _claims: Mapping[ExpertUID, Sequence[Claim]] | None = None
-    _memory: dict[ExpertUID, Memory] = field(default_factory=dict)
+    _memory: dict[ExpertUID, Memory] = field(init=False)
     _busy: dict[ExpertUID, str] = field(default_factory=dict)
-    """What is under way for an expert that we do not host yet: find, create, adopt, take over."""
-    _taking: dict[ExpertUID, HandOverTo] = field(default_factory=dict)
-    """To whom each of our experts is being handed over."""
+    """What is under way for an expert that we do not host yet: find, create, adopt, take over, take back."""
+    _back: dict[ExpertUID, int] = field(default_factory=dict)
+    """What we had last before we were away, with our epochs."""
+    _returning_until_s: float = -math.inf
+    _taking: dict[tuple[ExpertUID, int], HandOverTo] = field(default_factory=dict)
+    """To whom each of our experts is being handed over, by epoch: one that has come back may go again before the answer is there."""
     _hint_s: float = -math.inf
     _rebalance_at_s: float = 0.0
     _begun: bool = False
     _left: bool = False
 
-    def start(self, now_s: float) -> Sequence[Effect]:
+    def __post_init__(self) -> None:
         self._memory = {uid: Memory() for uid in self.uids}
+
+    def restore(
+        self,
+        now_s: float,
+        seen: Mapping[ExpertUID, Sequence[Seen]],
+        offers: Mapping[ExpertUID, SnapshotOffer],
+    ) -> None:
+        """Go on from an earlier life of this node; before `start`.
+
+        Args:
+          seen: what `seen` said then.
+          offers: of the snapshots that are here, our own among them.
+        """
+        for uid, memory in self._memory.items():
+            offer = offers.get(uid)
+            hosts = seen.get(uid, ())
+            if offer is not None:  # it counted when it was taken, also if what was seen is lost
+                memory.seen(offer.epoch, offer.host)
+            for host in hosts:
+                memory.seen(host.epoch, host.host)
+            memory.epoch = max(memory.hosts, default=0)
+            if offer is not None and offer.host == self.me and memory.is_newest(offer):
+                self._back[uid] = offer.epoch
+        if seen or offers:
+            self._returning_until_s = now_s + RETURN_S
+
+    def start(self, now_s: float) -> Sequence[Effect]:
         self._rebalance_at_s = now_s + 2 * REBALANCE_S
         self.wake_at_s = now_s + TICK_S
         return ()
@@ -204,6 +240,7 @@ class Placement:
                 if own is None or claim < Claim(own.epoch, self.me):
                     memory.seen(claim.epoch, claim.peer)
             if live:
+                memory.alive = True
                 memory.epoch = max(memory.epoch, live[0].epoch)
             if live or own is not None:
                 memory.found()
@@ -241,12 +278,15 @@ class Placement:
         effects += self._snapshots(now_s)
         if self._claims is None or not self._may_begin():
             return effects
+        effects += self._take_back()
         orphans = [
             uid
             for uid, memory in self._memory.items()
             if memory.missing_since_s is not None and uid not in self.own
         ]
         if orphans:
+            if now_s < self._returning_until_s:
+                orphans = [uid for uid in orphans if self._memory[uid].alive]
             effects += self._take(now_s, orphans) or self._make_room(now_s, orphans)
             self._rebalance_at_s = now_s + REBALANCE_S
         elif now_s >= self._rebalance_at_s:
@@ -260,6 +300,21 @@ class Placement:
             seen = any(memory.epoch for memory in self._memory.values())
             self._begun = seen or len(self._live_rooms()) >= self.nodes_to_start
         return self._begun
+
+    def _take_back(self) -> Sequence[Effect]:
+        """Ask for copies of what we had last: on our disk it may be older than what its keepers have."""
+        effects: list[Effect] = []
+        for uid in [uid for uid in self._back if uid not in self._busy]:
+            if not self._is_ours_still(uid):
+                del self._back[uid]
+            elif self._has_room:
+                effects.append(self._find(uid, "take back"))
+        return effects
+
+    def _is_ours_still(self, uid: ExpertUID) -> bool:
+        """Tell whether nobody has gone on with what we had, from that or something later; who has begun anew does not count."""
+        live, ours = self._live_claims(uid), self._back[uid]
+        return not live or live[0].epoch < ours or changes(live[0].epoch) == 1
 
     def _take(self, now_s: float, orphans: Sequence[ExpertUID]) -> Sequence[Effect]:
         rooms = self._live_rooms()
@@ -280,14 +335,16 @@ class Placement:
     def _has_room(self) -> bool:
         return len(self.own) + len(self._busy) < self.room
 
-    def _find(self, uid: ExpertUID) -> FindSnapshots:
+    def _find(self, uid: ExpertUID, why: str = "find") -> FindSnapshots:
         """Ask for a snapshot. Its keepers come first in its own order, whoever its host was."""
-        self._busy[uid] = "find"
+        self._busy[uid] = why
         up = self._memory[uid].up = frozenset(self.roster.up)
         return FindSnapshots(uid, tuple(preference(uid, up)[:ASKED_MAX]))
 
     def _offers_found(self, event: OffersFound) -> Sequence[Effect]:
         uid, memory = event.uid, self._memory[event.uid]
+        if self._busy[uid] == "take back":
+            return self._own_found(event)
         if memory.missing_since_s is None:  # somebody has it meanwhile
             del self._busy[uid]
             return ()
@@ -303,8 +360,26 @@ class Placement:
         base = offer.epoch if plausible(offer.epoch) else 0
         return [Adopt(uid, next_epoch(max(memory.epoch, base), self.rng), offer, donors)]
 
+    def _own_found(self, event: OffersFound) -> Sequence[Effect]:
+        """Go on from the newest copy of what we had; from the next one when it could not be had."""
+        uid, memory = event.uid, self._memory[event.uid]
+        ours = [
+            offer
+            for _, offer in event.offers
+            if (offer.host, offer.epoch) == (self.me, self._back[uid])
+            and offer.root not in memory.failures
+        ]
+        if not ours or not self._is_ours_still(uid):
+            del self._busy[uid], self._back[uid]
+            return ()
+        newest = max(ours, key=lambda offer: offer.age)
+        memory.tried = newest.root
+        donors = tuple(keeper for keeper, offer in event.offers if offer.root == newest.root)
+        return [Adopt(uid, next_epoch(max(memory.epoch, newest.epoch), self.rng), newest, donors)]
+
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
+        self._back.pop(uid, None)
         memory = self._memory[uid]
         live = self._live_claims(uid) if self._claims is not None else ()
         if live and live[0] < Claim(epoch, self.me):
@@ -313,6 +388,8 @@ class Placement:
         self.lost += how == "create" and memory.epoch > 0
         self.adopted += how == "adopt"
         self.taken_over += how == "take over"
+        self.taken_back += how == "take back"
+        memory.alive = True
         memory.seen(epoch, self.me)
         memory.epoch = epoch
         memory.found()
@@ -321,7 +398,7 @@ class Placement:
         return [self._announce()]
 
     def _host_failed(self, uid: ExpertUID) -> Sequence[Effect]:
-        if self._busy.pop(uid, None) == "adopt":
+        if self._busy.pop(uid, None) in ("adopt", "take back"):
             memory = self._memory[uid]
             memory.failures.add(memory.tried)
             memory.failed += 1
@@ -430,16 +507,14 @@ class Placement:
     def _hand_over(self, uid: ExpertUID, to: PeerID) -> Sequence[Effect]:
         own = self.own[uid]
         own.moving = True
-        self._taking[uid] = HandOverTo(uid, own.epoch, to)
-        return [self._taking[uid]]
+        hand_over = self._taking[uid, own.epoch] = HandOverTo(uid, own.epoch, to)
+        return [hand_over]
 
     def _handed_over(self, event: HandedOver) -> Sequence[Effect]:
         uid = event.uid
-        to = self._taking.get(uid)
-        if to is not None and to.epoch == event.epoch:
-            del self._taking[uid]
-            if not event.taken:
-                self.roster.refused_s[to.peer] = event.now_s
+        to = self._taking.pop((uid, event.epoch)).peer
+        if not event.taken:
+            self.roster.refused_s[to] = event.now_s
         own = self.own.get(uid)
         if own is None or own.epoch != event.epoch:
             return ()

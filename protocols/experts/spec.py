@@ -22,10 +22,7 @@ EXPERTS_MAX: Final = 4096
 class MoeSpec:
     """Feed-forward layers whose experts live on the nodes of the run (Learning@home, arXiv:2002.04013)."""
 
-    WHY_NO_START: ClassVar[str] = (
-        "each expert is at a step of its own, on the node that hosts it, so no checkpoint is whole; give the run as many"
-        " training.steps as it may ever need: nodes can come and go while it lasts"
-    )
+    CAN_START: ClassVar[bool] = True
 
     grid: Annotated[tuple[Annotated[int, Range(1, EXPERTS_MAX)], ...], Size(1, DIMENSIONS_MAX)] = (
         4,

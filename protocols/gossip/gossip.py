@@ -86,6 +86,7 @@ class Gossip:
       steps: batches to train; None is without end.
       founds: we begin the run, so nobody is asked for a model.
       trained: batches behind the model that we still have from an earlier life; then nobody is asked either.
+      joins: that model is what the run began from, so others may have gone on: they are asked.
       averages: in that model.
     """
 
@@ -101,6 +102,7 @@ class Gossip:
         steps: int | None = None,
         founds: bool = False,
         trained: int = 0,
+        joins: bool = False,
         averages: int = 0,
     ) -> None:
         self._own = own
@@ -109,7 +111,7 @@ class Gossip:
         self._parts = len(layout.part_elements)
         self._rng = rng
         self._steps = steps
-        self._has_model = founds or trained > 0
+        self._has_model = founds or (trained > 0 and not joins)
         self.neighbourhood = Neighbourhood(
             own, Topology(spec.neighbours, degree=spec.degree, seed=seed)
         )

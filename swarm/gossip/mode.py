@@ -25,6 +25,7 @@ from swarm.endpoints import Endpoint
 from swarm.gossip.arithmetic import Averaging
 from swarm.gossip.info import MODE, MODEL
 from swarm.gossip.models import Models
+from swarm.gossip.own_model import OwnModel
 from swarm.gossip.peer import GossipHooks, GossipPeer
 from swarm.learner.learner import Learner, TrainedBatch
 from swarm.learner.task import Evaluation, Task, open_task
@@ -35,7 +36,7 @@ from swarm.resources import Resources
 from swarm.state.export import write_tensors
 from swarm.state.initial import InitialState, StartMisfitError
 from swarm.state.manifest import MANIFEST_BYTES_MAX
-from swarm.state.part import Part, PartFacts
+from swarm.state.part import Part
 from swarm.state.snapshot import expected_specs
 
 if TYPE_CHECKING:
@@ -88,10 +89,9 @@ class GossipMode:
         self._averaging: Averaging | None = None
         self._rollbacks = 0
         self._begun = False
-        self._epoch = 0
-        """Of this life of the peer; before it begins, of the last one that is known of."""
-        self._averages_kept = 0
-        """In the model that was loaded from disk."""
+        self._own = OwnModel(
+            context.keeper, MODEL, steps=context.run.training.steps, unix_s=context.unix_s
+        )
         self._initial: InitialState | None = None
         """What a run with `[start]` begins from, as far as it is here."""
 
@@ -123,9 +123,9 @@ class GossipMode:
                 self._context,
                 resources,
                 self._models,
-                epoch=self._new_epoch(),
+                epoch=self._own.new_epoch(),
                 founds=founds and not self._begun,
-                averages=self._averages_kept,
+                averages=self._own.averages,
                 hooks=GossipHooks(
                     trained=self._trained,
                     evaluated=self._evaluated,
@@ -175,7 +175,7 @@ class GossipMode:
         learner = await resources.compute.run_own(
             lambda: Learner(self._run, self._task_here, self._batches(), seed=seed)
         )
-        resumed = await self._resume(learner, resources)
+        resumed = await self._own.resume(learner, resources.compute)
         try:
             await self._begin_from_start(learner, resources, wanted=not resumed)
         except StartMisfitError as error:
@@ -187,14 +187,9 @@ class GossipMode:
 
     # --- checkpoints ---
 
-    def _new_epoch(self) -> int:
-        """Larger than in any earlier life, also when the clock was set back meanwhile."""
-        self._epoch = max(int(self._context.unix_s() * 1000), self._epoch + 1)
-        return self._epoch
-
     async def _stepped(self, resources: Resources) -> None:
-        for part in self.parts():
-            await self._context.keeper.offer(part, resources.compute)
+        if self._models is not None:
+            await self._own.offer(self._models.learner, self._averages, resources.compute)
 
     async def _begin_from_start(
         self, learner: Learner, resources: Resources, *, wanted: bool
@@ -213,34 +208,6 @@ class GossipMode:
         _, own = await compute.run_own(learner.snapshot)
         tensors = await self._initial.tensors(expected_specs(own))
         await compute.run_own(functools.partial(learner.load, tensors, trained=start.step))
-
-    async def _resume(self, learner: Learner, resources: Resources) -> bool:
-        """Go on from the newest checkpoint that can be used; return whether there is one."""
-        keeper = self._context.keeper
-        found = await keeper.scan(self._run.training.steps)
-        if not found:
-            return False
-        _, own = await resources.compute.run_own(learner.snapshot)
-        for checkpoint in found:
-            manifest = checkpoint.manifest
-            self._epoch = max(self._epoch, manifest.epoch)
-            if manifest.part != MODEL:
-                continue
-            tensors = await keeper.load(checkpoint, expected_specs(own))
-            if tensors is None:
-                continue
-            trained = manifest.data_position
-            await resources.compute.run_own(
-                functools.partial(learner.load, tensors, trained=trained)
-            )
-            self._averages_kept = _averages_in(manifest.note_bytes)
-            log.info("goes on from its checkpoint: batches=%d", trained)
-            return True
-        return False
-
-    def _facts(self, version: int) -> PartFacts:
-        averages = self._peer.core.standing.averages if self._peer is not None else 0
-        return PartFacts(epoch=self._epoch, note=bytes(msgpack.packb({"averages": averages})))
 
     @property
     def _task_here(self) -> Task:
@@ -400,14 +367,11 @@ class GossipMode:
 
     def parts(self) -> Sequence[Part]:
         models = self._models
-        if models is None:
-            return ()
-        learner = models.learner
+        return () if models is None else (self._own.part(models.learner, self._averages),)
 
-        def load(tensors: Mapping[str, Tensor]) -> None:
-            learner.load(tensors, trained=learner.trained)
-
-        return (Part(MODEL, learner.trained, learner.snapshot, load, self._facts),)
+    @property
+    def _averages(self) -> int:
+        return self._peer.core.standing.averages if self._peer is not None else 0
 
     async def export(self, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Write this peer's model, or the mean of the neighbourhood's."""
@@ -434,9 +398,3 @@ class GossipMode:
 def _write(path: Path, about: Mapping[str, Any], models: Models, vectors: Sequence[Tensor]) -> int:
     """Write the mean of these models."""
     return write_tensors(path, models.tensors_of(torch.stack(list(vectors)).mean(dim=0)), about)
-
-
-def _averages_in(note: bytes) -> int:
-    """Read how often a model was averaged; 0 where the note does not say."""
-    averages = number_untrusted(note, "averages")
-    return averages if averages is not None and averages <= _NUMBER_MAX else 0

@@ -110,7 +110,7 @@ class GossipPeer:
     """The shell of `protocols.gossip.gossip`.
 
     Args:
-      epoch, averages: see `Gossip`.
+      epoch, joins, averages: see `Gossip`.
       run_batch: does one batch; None trains it on the compute thread.
     """
 
@@ -122,6 +122,7 @@ class GossipPeer:
         *,
         epoch: int,
         founds: bool,
+        joins: bool = False,
         averages: int = 0,
         hooks: GossipHooks,
         run_batch: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
@@ -146,6 +147,7 @@ class GossipPeer:
             steps=run.training.steps,
             founds=founds,
             trained=models.learner.trained,
+            joins=joins,
             averages=averages,
         )
         self._driver: Driver[GossipEvent] = Driver(

@@ -50,12 +50,12 @@ from swarm.pipeline.reuniting import RESTART_SERVICE
 from swarm.pipeline.vote_file import (
     VOTE,
     Kept,
-    VoteRefusedError,
     read_vote,
     sync_file,
     write_vote,
 )
 from swarm.state.checkpoint import Checkpoint
+from swarm.state.sealed import FileRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _kept(path: Path, run: RunID) -> tuple[Kept, str]:
     """Return what this node has voted, and why that cannot be known."""
     try:
         return read_vote(path, run), ""
-    except VoteRefusedError as refused:
+    except FileRefusedError as refused:
         problem = (
             f"what this node has voted cannot be used ({path}: {refused}), so it does not vote on how the run goes on: two"
             " votes of one node could make two histories. It goes on with the others when they have agreed, and votes again"

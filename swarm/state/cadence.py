@@ -46,3 +46,30 @@ class Cadence:
         per_version_s = max((last_s - first_s) / (last - first), 1e-6)
         exponent = math.ceil(math.log2(max(1.0, self._every_s / per_version_s)))
         return 1 << min(exponent, 62)
+
+
+class OwnCadence:
+    """Of a part that no other node writes, such as an expert, so that any version will do: as far apart as is wanted.
+
+    Args:
+      every_s, every: as above.
+    """
+
+    def __init__(self, *, every_s: float, every: int | None = None) -> None:
+        self._every_s = every_s
+        self._every = every
+        self._written: tuple[float, int] | None = None
+
+    def is_due(self, now_s: float, version: int) -> bool:
+        """Tell whether this version is to be written; the first one is, once there is something to lose."""
+        if self._written is None:
+            return version > 0
+        written_s, before = self._written
+        if version == before:
+            return False
+        if self._every is not None:
+            return abs(version - before) >= self._every
+        return now_s - written_s >= self._every_s
+
+    def wrote(self, now_s: float, version: int) -> None:
+        self._written = now_s, version

@@ -27,6 +27,8 @@ from swarm.state.manifest import TENSORS_MAX, NamedSpec
 
 FOLDER: Final = "checkpoints"
 """In a run's folder."""
+WHOLE: Final = "whole"
+"""In a run's folder: whole checkpoints that somebody asked for, where parts count steps of their own. They stay."""
 FORMAT: Final = 1
 """Raised when a file could be misread by a program that does not know what has changed."""
 MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024

@@ -98,25 +98,32 @@ class InitialState:
         self._here: list[Checkpoint] | None = None
         self._files: Files | None = None
         """The list, once its hash was right."""
+        self._steps: dict[str, int] = {}
+        """That each file which was read has behind it: the run's, or its own."""
         self._false: set[PeerID] = set()
         """Members that have named or sent what is not so: they are not fetched from again."""
 
-    async def tensors(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Tensor]:
+    async def tensors(
+        self, specs: Mapping[str, TensorSpec], *, part: str | None = None
+    ) -> Mapping[str, Tensor]:
         """Return the state of a part, from here or from others; waits until it can be had.
 
-        Raises StartMisfitError when it never can.
+        Args:
+          part: the one file that has it; None: its tensors may lie in several, and each has one name in all of them.
+        Raises:
+          StartMisfitError: it never can.
         """
         while True:
             try:
-                return await self._from_disk(specs)
+                return await self._from_disk(specs, part)
             except StartMissingError as error:
                 missing = str(error)
             if not self.problem:
                 self._wait_because(missing)
             replies = await self._ask_members()
             for peer, reply in replies.items():
-                await self._fetch_from(peer, reply, specs)
-            if self._is_missing(specs):
+                await self._fetch_from(peer, reply, specs, part)
+            if self._is_missing(specs, part):
                 self._wait_because(f"{missing}, {self._nobody_gave_it(replies)}")
                 await trio.sleep(_AGAIN_S)
 
@@ -127,14 +134,16 @@ class InitialState:
             self._here = await trio.to_thread.run_sync(checkpoints_for, self._start, self._folder)
         return self._here
 
-    async def _from_disk(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Tensor]:
+    async def _from_disk(
+        self, specs: Mapping[str, TensorSpec], part: str | None
+    ) -> Mapping[str, Tensor]:
         """Take the part's atoms from the files here. Raises StartMissingError, StartMisfitError."""
         here = await self._scanned()
         if self._files is None:
             self._files = files_of(whole_here(self._start, here))
         chosen = listed(self._files, here)
         missing = sorted(self._files.keys() - chosen.keys())
-        wanted = [c for c in chosen.values() if _overlap(c, specs)]
+        wanted = [c for name, c in chosen.items() if part in (None, name) and _overlap(c, specs)]
         covered = {t.name for c in wanted for t in c.manifest.tensors}
         if missing and not specs.keys() <= covered:
             raise StartMissingError(
@@ -170,11 +179,12 @@ class InitialState:
         but = f" ({', '.join(told)})" if told else ""
         return f"and none of {len(asked)} other members gave it{but}"
 
-    def _is_missing(self, specs: Mapping[str, TensorSpec]) -> bool:
+    def _is_missing(self, specs: Mapping[str, TensorSpec], part: str | None) -> bool:
         if self._files is None:
             return True
         chosen = listed(self._files, self._here or ())
-        return not specs.keys() <= {t.name for c in chosen.values() for t in c.manifest.tensors}
+        here = [c for name, c in chosen.items() if part in (None, name)]
+        return not specs.keys() <= {t.name for c in here for t in c.manifest.tensors}
 
     # --- from others ---
 
@@ -201,7 +211,7 @@ class InitialState:
             log.info("does not say what it has of the checkpoint: peer=%s reason=%s", peer, error)
 
     async def _fetch_from(
-        self, peer: PeerID, reply: StartReply, specs: Mapping[str, TensorSpec]
+        self, peer: PeerID, reply: StartReply, specs: Mapping[str, TensorSpec], part: str | None
     ) -> None:
         """Fetch from one member the files that we still need and it has."""
         if self._files is None:
@@ -210,6 +220,7 @@ class InitialState:
         for file in reply.files:
             chosen = listed(self._files, here)
             wanted = file.part not in chosen and self._files.get(file.part) == file.sha256
+            wanted = wanted and part in (None, file.part)
             if peer in self._false:
                 return
             if wanted and any(t.name in specs and t.name != STEP for t in file.tensors):
@@ -226,9 +237,8 @@ class InitialState:
         if sum(s.byte_count for s in expected.values()) > _SHARE_MAX * fair + _SPARE_BYTES:
             self._blame(peer, "names a checkpoint that is far larger than the model")
             return None
-        fetch = Fetch(
-            self._caller, self._codec, expected, part=PREFIX + file.part, version=self._start.step
-        )
+        # Of any version: an expert counts steps of its own. The hash says whether it is the one.
+        fetch = Fetch(self._caller, self._codec, expected, part=PREFIX + file.part, version=None)
         faults_before = self._faults_of(peer)
         try:
             state = await fetch.run([peer])
@@ -305,9 +315,12 @@ class InitialState:
             return None
 
         def snapshot() -> tuple[int, Mapping[str, Tensor]]:
-            return self._start.step, load_checkpoint(checkpoint, None)
+            tensors = load_checkpoint(checkpoint, None)
+            steps = int(tensors[STEP]) if STEP in tensors else self._start.step
+            self._steps[name] = steps
+            return steps, tensors
 
-        return Part(name, self._start.step, snapshot, lambda tensors: None)
+        return Part(name, self._steps.get(name, self._start.step), snapshot, lambda tensors: None)
 
 
 def _overlap(checkpoint: Checkpoint, specs: Mapping[str, TensorSpec]) -> bool:

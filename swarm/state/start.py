@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from protocols.ids import RunID
 from protocols.run.start import StartSpec, start_digest
-from swarm.state.checkpoint import FOLDER, Checkpoint, scan
+from swarm.state.checkpoint import FOLDER, WHOLE, Checkpoint, scan
 
 FETCHED: Final = "start"
 """In a run's folder: the files of the checkpoint it began from, as other nodes sent them."""
@@ -33,7 +33,11 @@ def checkpoints_for(start: StartSpec, folder: Path) -> list[Checkpoint]:
     run = RunID.from_text(start.run)
     found = [
         checkpoint
-        for place in (folder.parent / start.run / FOLDER, folder / FETCHED)
+        for place in (
+            folder.parent / start.run / FOLDER,
+            folder.parent / start.run / WHOLE,
+            folder / FETCHED,
+        )  # fmt: skip
         for checkpoint in scan(place, run)[0]
     ]
     return [c for c in found if c.manifest.version == start.step]

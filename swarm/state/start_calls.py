@@ -15,7 +15,8 @@ from swarm.state.checkpoint import HexDigest
 from swarm.state.manifest import TENSORS_MAX, NamedSpec
 
 START_SERVICE: Final = "start"
-FILES_MAX: Final = 1024
+FILES_MAX: Final = 8192
+"""More than a run has experts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ import trio
 
 from moe.keeping import ExpertKeeper
 from moe.model import build_feed_forward
+from node.checkpoints import Checkpoints
+from node.config import load
 from node.identity import verify_signature
 from protocols.experts.messages import (
     EXPERTS_SERVICE,
@@ -28,11 +30,12 @@ from protocols.state_calls import STATE_SERVICE
 from swarm.calls.rates import UNLIMITED
 from swarm.endpoints import Endpoint
 from swarm.hosting.compute import ComputeThread
-from swarm.mode import RunContext
+from swarm.mode import Keeper, RunContext
 from swarm.mode_info import Wishes
 from swarm.resources import Resources
 from swarm.state.transfer import Snapshots
 from tests.fakes.host import MemoryNetwork
+from tests.fakes.keeper import NothingKept
 from tests.fakes.signer import SeededSigner
 from tests.moe.nodes import RUN, Node, nodes
 
@@ -44,6 +47,9 @@ MODEL = ByteTransformerSpec(layers=1, width=WIDTH, heads=2, context=8)
 SPEC_OF_RUN = RunSpec(
     name="t", mode="moe", data=TextSpec(pattern="x", sha256="0" * 64), model=MODEL, table=SPEC
 )
+
+
+CONFIG = load({"checkpoint_every_s": 0.1}, environ={"HOME": "/"}).config
 
 
 class Identified:
@@ -66,8 +72,18 @@ class Keeping:
 
 @asynccontextmanager
 async def keepers(
-    count: int = 3, *, spec: MoeSpec = SPEC
+    count: int = 3,
+    *,
+    spec: MoeSpec = SPEC,
+    folder: Path | None = None,
+    back: Sequence[int] | None = None,
 ) -> AsyncIterator[tuple[MemoryNetwork, Sequence[Keeping]]]:
+    """Open nodes that host experts.
+
+    Args:
+      folder: where each has a disk; opened again, they are the same nodes in another life, in an empty directory.
+      back: which of them there are.
+    """
     async with (
         nodes(count) as (network, made),
         ComputeThread("codec") as codec,
@@ -75,13 +91,19 @@ async def keepers(
     ):
         found = []
         for index, node in enumerate(made):
+            if back is not None and index not in back:
+                continue
             left, signer = trio.Event(), SeededSigner(index)
+            at, disk = Path(), cast("Keeper", NothingKept())
+            if folder is not None:
+                at, disk = folder / str(index), Checkpoints(CONFIG, folder / str(index), RUN)
+                at.mkdir(exist_ok=True)
             context = RunContext(
                 run=cast("RunSpec", Identified()), signer=signer, verify=verify_signature,
                 host=node.host, directory=cast("Any", None), guard=node.guard, rates=UNLIMITED,
-                run_key=None, wishes=Wishes(), founding=lambda: None, folder=Path(),
+                run_key=None, wishes=Wishes(), founding=lambda: None, folder=at,
                 life=cast("Any", None), refuses_work=lambda: None, rng=random.Random(index),
-                keeper=cast("Any", None), unix_s=trio.current_time,
+                keeper=disk, unix_s=trio.current_time,
             )  # fmt: skip
             keeper = ExpertKeeper(
                 context,
@@ -96,6 +118,7 @@ async def keepers(
                 left=left.set,
             )
             keeper.core.orphan_after_s = 0.3  # all see the same directory
+            keeper.core.patience_s = 2.0
             node.peer.search._looked = keeper.looked
             node.peer.network._failed = keeper.suspect
             node.peer.watch([GRID])

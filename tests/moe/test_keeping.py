@@ -10,7 +10,14 @@ import trio
 
 from protocols.experts.assignment import preference
 from protocols.experts.epoch import changes
-from protocols.experts.messages import HandOver, Keep, SnapshotOffer, signed_bytes
+from protocols.experts.messages import (
+    HandOver,
+    Keep,
+    SnapshotOffer,
+    Snapshots,
+    SnapshotWanted,
+    signed_bytes,
+)
 from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
 from swarm.calls import CallError
@@ -84,6 +91,24 @@ def test_who_leaves_keeps_no_snapshot_any_more_and_the_host_finds_another_keeper
             assert leaving.keeper.kept[uid].version == 0
             assert not host.node.guard.faults()
             assert not leaving.node.guard.faults()
+
+    trio.run(main)
+
+
+def test_a_host_that_is_asked_for_a_snapshot_of_its_own_expert_offers_its_newest() -> None:
+    async def main() -> None:
+        async with keepers() as (_, found):
+            await until(lambda: spread(found))
+            host = max(found, key=lambda one: len(one.hosted))
+            other = next(one for one in found if one is not host)
+            uid = min(host.hosted)
+            await train(host, uid, 2)
+            offer = await host.keeper.signed_snapshot(uid)
+            answer = await ask(other, host, SnapshotWanted(str(uid)))
+            assert isinstance(answer, Snapshots)
+            assert answer.offer == offer
+            assert offer is not None
+            assert (offer.version, offer.host) == (2, host.node.me)
 
     trio.run(main)
 

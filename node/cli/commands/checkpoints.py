@@ -11,7 +11,7 @@ import click
 
 from node import exit_codes
 from node.cli.options import json_option, node_options, print_json
-from node.cli.render import duration
+from node.cli.render import duration, start_table
 from node.clock import unix_s
 from node.config import load
 from node.errors import NodeError
@@ -20,7 +20,15 @@ from protocols.errors import RemoteProtocolError
 from protocols.ids import RunID
 from protocols.run import RunSpec, StartSpec, run_from_canonical_bytes_untrusted
 from protocols.schema import encode
-from swarm.state.checkpoint import FOLDER, Checkpoint, CheckpointRefusedError, Refused, scan, verify
+from swarm.state.checkpoint import (
+    FOLDER,
+    WHOLE,
+    Checkpoint,
+    CheckpointRefusedError,
+    Refused,
+    scan,
+    verify,
+)
 from swarm.state.start import whole_starts
 
 
@@ -88,9 +96,7 @@ def list_command(
     told: set[str] = set()
     for start in starts:
         if start.run not in told:
-            click.echo(
-                f'\n[start]\nrun = "{start.run}"\nstep = {start.step}\nsha256 = "{start.sha256}"'
-            )
+            click.echo(start_table(encode(start)))
         told.add(start.run)
 
 
@@ -193,7 +199,9 @@ def _runs(
             run_id = RunID.from_text(folder.name)
         except ValueError:
             continue
-        yield _RunHere(run_id, folder, _spec(folder, run_id), *scan(folder / FOLDER, run_id))
+        found, refused = scan(folder / FOLDER, run_id)
+        whole, odd = scan(folder / WHOLE, run_id)
+        yield _RunHere(run_id, folder, _spec(folder, run_id), found + whole, refused + odd)
 
 
 def _spec(folder: Path, run_id: RunID) -> RunSpec | None:

@@ -4,7 +4,7 @@ import random
 
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import CHANGES_MAX, next_epoch, plausible
-from protocols.experts.lookups import LATE_S, LOOKS_AT_ONCE, TOLD_S, LookUps
+from protocols.experts.lookups import AGAIN_S, LATE_S, LOOKS_AT_ONCE, TOLD_S, LookUps
 from protocols.experts.messages import Stated
 from protocols.experts.search import BeamSearch, Found, LookUp
 from protocols.experts.uid import ExpertUID, Grid, Prefix
@@ -41,6 +41,22 @@ def test_a_look_that_is_late_holds_up_no_other_and_its_answer_does_not_overtake(
     looks.ended(prefix, [statement(HOST, 1)], asked_s=LATE_S, now_s=LATE_S)
     looks.ended(prefix, [], asked_s=1.0, now_s=LATE_S)
     assert view.hosts(uid, LATE_S) == [Claim(1, HOST)]
+
+
+def test_late_answers_of_earlier_looks_do_not_hurry_the_next_after_one_that_failed() -> None:
+    view, prefix = PrefixView(fresh_s=2.0), PREFIXES[0]
+    looks = LookUps(view)
+    view.want([prefix])
+    for now_s in (0.0, LATE_S, 2 * LATE_S):
+        assert looks.begin(now_s) == [prefix]
+    looks.ended(prefix, None, asked_s=2 * LATE_S, now_s=11.0)
+    assert looks.begin(11.0) == [prefix]
+    looks.ended(prefix, None, asked_s=11.0, now_s=11.1)
+    looks.ended(prefix, None, asked_s=LATE_S, now_s=11.1)
+    assert looks.begin(11.1) == [], "the latest look has failed only now"
+    looks.ended(prefix, [], asked_s=0.0, now_s=11.2)
+    assert looks.begin(11.2) == []
+    assert looks.begin(11.0 + AGAIN_S) == [prefix]
 
 
 def test_the_first_answer_counts_for_searches_while_nothing_else_is_known_and_for_nothing_else() -> (

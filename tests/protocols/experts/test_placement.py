@@ -31,6 +31,7 @@ from protocols.experts.events import (
 )
 from protocols.experts.messages import Seen, SnapshotOffer
 from protocols.experts.placement import Placement
+from protocols.experts.roster import HAND_OVER_AGAIN_S
 from protocols.experts.uid import Grid
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
@@ -467,9 +468,25 @@ def test_a_late_answer_to_a_hand_over_does_not_drop_the_expert_that_has_come_bac
     effects = made.handle(DrainWanted(1.0))
     assert HandOverTo(UID, 2, OTHER) in effects
     made.handle(Hosted(2.0, UID, 7))  # the successor had it, and has given it back
+    assert HandOverTo(UID, 7, OTHER) in made.handle(Tick(2.5))
     assert made.handle(HandedOver(3.0, UID, 2, taken=True)) == ()
     assert made.hosting == {UID: 7}
     assert Drop(UID, "handed over") in made.handle(HandedOver(4.0, UID, 7, taken=True))
+
+
+def test_who_refused_is_not_asked_again_at_once_though_the_expert_has_come_and_gone_meanwhile() -> (
+    None
+):
+    made = core()
+    made.handle(NodesSeen(0.0, {OTHER: 9}))
+    made.handle(Hosted(0.0, UID, 2))
+    assert HandOverTo(UID, 2, OTHER) in made.handle(DrainWanted(1.0))
+    made.handle(ClaimsSeen(1.1, {UID: [Claim(7, PeerID(b"third"))]}))
+    made.handle(ClaimsSeen(1.2, {}))
+    made.handle(Hosted(1.2, UID, 9))
+    made.handle(HandedOver(1.5, UID, 2, taken=False))
+    assert made.handle(Tick(2.0)) == []
+    assert HandOverTo(UID, 9, OTHER) in made.handle(Tick(1.5 + HAND_OVER_AGAIN_S))
 
 
 def test_an_expert_that_somebody_else_got_meanwhile_is_not_hosted() -> None:

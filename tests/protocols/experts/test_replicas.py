@@ -33,6 +33,7 @@ from protocols.ids import PeerID
 
 ME, HOST, OTHER, THIRD = (PeerID(name) for name in (b"me", b"host", b"other", b"third"))
 POPULAR, QUIET = ExpertUID("f", (0, 0)), ExpertUID("f", (0, 1))
+OTHERS = ExpertUID("f", (0, 2))
 OFFER = SnapshotOffer(str(POPULAR), 7, 3, bytes(32), HOST, bytes(64))
 
 
@@ -134,6 +135,15 @@ def test_a_replica_that_averages_no_more_is_named_no_more() -> None:
     effects = measure(made, 9.0 + LOST_S, share=0.9)
     assert Name({}) in effects
     assert Appoint(POPULAR, 4, OTHER) in effects or Appoint(POPULAR, 4, THIRD) in effects
+
+
+def test_a_replica_that_stops_while_its_copy_is_blended_in_is_none_any_more() -> None:
+    made = core()
+    appointed(made, 0.0)
+    assert made.handle(Released(OTHER, POPULAR, 4)) == [Name({})]
+    assert made.handle(AverageAsked(1.0, POPULAR, OTHER)) == ()
+    assert not made.is_replica(POPULAR, 4, OTHER)
+    assert made.handle(AverageAsked(1.0, OTHERS, OTHER)) == (), "one that was given away meanwhile"
 
 
 def test_a_replica_averages_no_more_often_than_the_run_says() -> None:

@@ -261,10 +261,14 @@ class Injector:
         links = self._links_of_a_side(one_way=self._rng.random() < 0.5)
         at_s = 0.0
         for _ in range(self._rng.randint(3, 8)):
-            self._world.clock.after(at_s, self._world.network.cut, links)
+            self._world.clock.after(at_s, self._cut_again, links)
             at_s += self._world.scaled(self._rng.uniform(0.1, 3.0))
             self._world.clock.after(at_s, self._world.network.join, links)
             at_s += self._world.scaled(self._rng.uniform(0.1, 3.0))
+
+    def _cut_again(self, links: Sequence[Link]) -> None:
+        if self._world.healed_s is None:  # else its last cuts would come when all faults have ended
+            self._world.network.cut(links)
 
     def _directory_outage(self) -> None:
         self._world.log("directory out")

@@ -166,3 +166,20 @@ def test_a_seed_is_a_trace() -> None:
     first, second = (run_seed(SUBJECT, 3, detailed=True).trace for _ in range(2))
     assert first == second
     assert any(" > peer" in line for line in first)
+
+
+def test_links_that_flap_when_the_run_heals_are_cut_no_more() -> None:
+    faults = Faults(flapping_partitions=4)
+    world = LargestWorld(
+        0, faults, scale=1.0, delay_s=0.01, announce_s=5.0, detailed=False, checkers=()
+    )
+    world.populate(4)
+    cuts_s: list[float] = []
+
+    def cut(links: object) -> None:
+        cuts_s.append(world.clock.now_s)
+
+    with mock.patch.object(world.network, "cut", cut):
+        world.run(safety_s=5.0, liveness_s=60.0)
+    assert cuts_s
+    assert max(cuts_s) <= 5.0

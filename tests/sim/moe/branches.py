@@ -23,6 +23,7 @@ _EXCUSED: Final = {
     "dispatch.absurd: if not size <= NORM_FACTOR * usual: no": _NUMBERS,
     "dispatch.Dispatch.percentiles_s: if len(self._recent) < 2: yes": _PEOPLE,
     "dispatch.Dispatch.percentiles_s: if len(self._recent) < 2: no": _PEOPLE,
+    "placement.Placement._take_back: if self._has_room: no": "a node has the same room in all its lives",
     "search.BeamSearch.__init__: if [len(row) for row in scores] != list(grid.sizes): yes": "a mistake of the caller's",
 }  # fmt: skip
 """Name of a branch -> why no seed can take it."""

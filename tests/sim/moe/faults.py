@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.sim.engine.faults import Faults, Injector, count, never, share, source
 from tests.sim.moe.liar import LyingNode
@@ -12,14 +13,15 @@ if TYPE_CHECKING:
     from tests.sim.moe.world import MoeWorld
 
 
+_OUT_S: Final = 30.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeFaults(Faults):
     """How much of each kind this run has."""
 
-    restarts_with_state: int = never(0)
-    """Experts and snapshots are not kept on a disk: a node that comes back has nothing."""
-    returns: int = never(0)
-    """**Not covered:** nodes that leave in good order and come back. With it, seed 99 leaves two experts without a host."""
+    power_losses: int = count(2)
+    """How often power goes everywhere. All come back within half a minute, in any order, with what is on their disks."""
     topic_loss: float = never(0.0)
     topic_repeats: float = never(0.0)
     """Nothing is published."""
@@ -43,5 +45,20 @@ class MoeInjector(Injector):
         super().plan()
         world = self._moe
         chosen = source(world.seed, "who lies")
+        rng = source(world.seed, "when power goes")
+        for _ in range(world.faults.power_losses):
+            world.clock.after(rng.uniform(0, self._until_s), self._power_loss, rng)
         for peer in chosen.sample(list(world.peers.values()), world.faults.lying_nodes):
             LyingNode(world, peer).start(self._until_s)
+
+    def _power_loss(self, rng: random.Random) -> None:
+        world = self._moe
+        if world.healed_s is not None:
+            return
+        world.log("power goes")
+        for peer in world.peers.values():
+            if peer.up and not peer.draining:
+                peer.crash()
+                back_s = world.clock.now_s + world.scaled(_OUT_S * rng.random())
+                wait_s = max(0.0, min(back_s, self._until_s) - world.clock.now_s)
+                world.clock.after(wait_s, self._restart, peer, True)

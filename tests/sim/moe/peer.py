@@ -70,6 +70,7 @@ from protocols.ids import PeerID
 from tests.sim.engine.compute import SimCompute
 from tests.sim.engine.peer import SimPeer
 from tests.sim.moe.asking import DRAINING, REFUSED, ControlCall, ExpertCall, FetchCall
+from tests.sim.moe.disk import Disk
 from tests.sim.moe.notes import (
     Asked,
     ExpertStepped,
@@ -116,9 +117,12 @@ class MoePeer(SimPeer):
 
     # --- life ---
 
-    def boot(self, saved: None) -> None:
-        """Begin with nothing: nothing is kept on a disk."""
+    def boot(self, saved: Disk | None) -> None:
         world = self.world
+        self.disk = saved or Disk()
+        self.found = self.disk.copy()
+        """What was on the disk when this life began."""
+        self.booted_s = self.now_s
         self.view = PrefixView(fresh_s=FRESH_S)
         self.view.own(self.peer_id, {})
         for grid in world.watched:
@@ -142,12 +146,25 @@ class MoePeer(SimPeer):
             random.Random(self.rng.getrandbits(64)),
             nodes_to_start=world.nodes_to_start,
         )
+        for uid, held in self.found.held.items():
+            self.shelf.put_own(uid, held.offer)
+            self.kept[uid] = held.state
+        self.core.restore(self.now_s, self.found.seen, self.found.offers)
         self.begin(self.core)
         self.replicas = ReplicaShell(self)
         self.trainer = Trainer(self) if self.trains else None
         self._see_nodes()
         self._look_again()
         self._renew()
+        self.later(world.checkpoint_s * self.rng.random(), self._write_disk)
+
+    def saved(self) -> Disk | None:
+        return self.disk if self.disk.seen else None
+
+    def _write_disk(self) -> None:
+        """Write what it holds, again and again; whom it has seen is written when it changes."""
+        self.disk.write(self)
+        self.later(self.world.checkpoint_s, self._write_disk)
 
     def leave_in_order(self) -> None:
         self.replicas.drain()
@@ -247,6 +264,7 @@ class MoePeer(SimPeer):
             if found:
                 claims[uid] = found
         self.feed(ClaimsSeen(self.now_s, claims))
+        self.disk.see(self)
         self.replicas.claims_seen(claims)
 
     def _write(self) -> None:
@@ -331,6 +349,7 @@ class MoePeer(SimPeer):
         self.note(HostingBegun(uid, epoch, state))
         self.world.log(f"{self.name} hosts {uid} in epoch {epoch} from {state}")
         self.feed(Hosted(self.now_s, uid, epoch))
+        self.disk.see(self)
         self._answer_hand_over(uid, taken=uid in self.experts)
 
     def _drop(self, uid: ExpertUID, *, superseded: bool) -> None:
@@ -501,7 +520,7 @@ class MoePeer(SimPeer):
                 reply(Alive())
             case SnapshotWanted(text):
                 uid = ExpertUID.from_text(text)
-                snapshots = Snapshots(self.shelf.offers.get(uid), tuple(self.core.seen(uid)))
+                snapshots = Snapshots(self._newest(uid), tuple(self.core.seen(uid)))
                 if self.lies is not None:
                     snapshots = self.lies.offer(uid, snapshots)
                 reply(snapshots)
@@ -519,6 +538,11 @@ class MoePeer(SimPeer):
             case ReplicaOver():
                 self.replicas.released(source, message)
                 reply(Alive())
+
+    def _newest(self, uid: ExpertUID) -> SnapshotOffer | None:
+        """Return the newest snapshot that is here. Who asks a host of one takes it for dead."""
+        held = self.own.get(uid)
+        return held.offer if held is not None else self.shelf.offers.get(uid)
 
     def _offered(self, source: PeerID, offer: SnapshotOffer) -> ExpertUID | None:
         """Check what a host says of its own expert."""

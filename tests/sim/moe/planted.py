@@ -30,6 +30,7 @@ from tests.sim.moe.checkers import (
     FindsWhatIsThere,
     HandOverLosesNothing,
     KeptIsGenuine,
+    LeftToItsHost,
     NobodyHonestBlamed,
     NoOlderSteps,
     NothingIsLost,
@@ -41,6 +42,7 @@ from tests.sim.moe.checkers import (
     ReplicasFollow,
     RoomIsKept,
     SearchIsQuick,
+    TakesBackTheNewest,
     TrafficBounded,
 )
 
@@ -263,6 +265,18 @@ def _keeps_all(self: Replicas) -> Any:
     return ()
 
 
+def _takes_it_anyway(self: Placement, uid: Any) -> bool:
+    """What a node had last it takes back, whoever goes on with it."""
+    return True
+
+
+def _takes_all_back(self: Placement, now_s: float, seen: Any, offers: Any) -> None:
+    """A node that comes back takes whatever it has ever had."""
+    _restore(self, now_s, seen, offers)
+    self._back = {uid: offer.epoch for uid, offer in offers.items() if offer.host == self.me}
+
+
+_restore = Placement.restore
 _judge_call = judge_call
 _witnessed = evidence._witnessed
 _waits = evidence._waits
@@ -283,6 +297,9 @@ SUITE: Final = (
     Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=46),
     Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=46),
     Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),), first_seed=8),
+    Planted("who comes back leaves nothing to others", LeftToItsHost, ((placement, "RETURN_S", 0.0),)),
+    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Placement, "_is_ours_still", _takes_it_anyway),)),
+    Planted("what was handed over is taken back", TakesBackTheNewest, ((Placement, "restore", _takes_all_back),)),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),

@@ -122,7 +122,7 @@ class ReplicaShell:
             self._call(appoint.peer, wanted, self._peer.world.keep_s, answered)
 
     def average(self, source: PeerID, message: Average, reply: Callable[[Any], None]) -> None:
-        """Blend a replica's copy into ours."""
+        """Blend a replica's copy into ours, after what waits on the compute thread."""
         peer, uid, epoch = self._peer, ExpertUID.from_text(message.uid), message.epoch
         expert = peer.experts.get(uid)
         if expert is None or expert.epoch != epoch or not self.core.is_replica(uid, epoch, source):
@@ -132,11 +132,15 @@ class ReplicaShell:
             reply(None)
             return
         peer.note(Blended(uid, epoch, source))
-        if message.rows:
-            expert.version += 1
-            peer.note(ExpertStepped(uid, epoch, expert.version, epoch))
-        self.feed(AverageAsked(peer.now_s, uid, source))
-        reply(Averaged(epoch))
+
+        def blended(done: bool) -> None:
+            if message.rows and peer.experts.get(uid) is expert:
+                expert.version += 1
+                peer.note(ExpertStepped(uid, epoch, expert.version, epoch))
+            self.feed(AverageAsked(peer.now_s, uid, source))
+            reply(Averaged(epoch))
+
+        peer.compute.submit(peer.world.step_s * peer.slowness, lambda: True, blended)
 
     # --- as a replica ---
 

@@ -53,6 +53,7 @@ class MoeWorld(World[MoePeer]):
         batch_s: float = 1.0,
         announced_s: float = 20.0,
         snapshot_every_s: float = 5.0,
+        checkpoint_s: float = 5.0,
         staleness_max: int = 8,
         replicas: int = 0,
         detailed: bool = False,
@@ -72,6 +73,7 @@ class MoeWorld(World[MoePeer]):
         self.room, self.keepers, self.nodes_to_start = room, keepers, nodes_to_start
         self.trainers, self.beam = trainers, beam
         self.snapshot_every_s = snapshot_every_s
+        self.checkpoint_s = checkpoint_s * scale
         self.staleness_max = staleness_max
         self.replicas = replicas
         self.batch_s = batch_s * scale
@@ -195,6 +197,7 @@ def draw_world(
         batch_s=rng.choice((0.5, 1.0, 2.0)),
         announced_s=rng.choice((10.0, 20.0, 40.0)),
         snapshot_every_s=rng.choice((2.0, 5.0, 10.0)),
+        checkpoint_s=random.Random(f"disk/{seed}").choice((2.0, 10.0, 30.0)),
         staleness_max=rng.choice((4, 64)),
         beam=rng.choice((3, 8)),
         replicas=rng.choice((0, 0, 1, 2)),

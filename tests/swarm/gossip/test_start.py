@@ -43,6 +43,7 @@ from swarm.state.part import PartFacts
 from swarm.state.start import checkpoints_for, whole_starts
 from tests.fakes.directory import MemoryDht
 from tests.fakes.host import MemoryNetwork
+from tests.fakes.keeper import NothingKept
 from tests.fakes.signer import SeededSigner
 
 pytestmark = pytest.mark.trio
@@ -107,22 +108,6 @@ class Node:
     def learner(self) -> Learner:
         assert self.mode._models is not None
         return self.mode._models.learner
-
-
-class NothingKept:
-    enabled = False
-
-    async def offer(self, part: object, compute: object, *, last: bool = False) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def scan(self, version_max: int | None = None) -> list[Any]:
-        return []
-
-    async def load(self, checkpoint: object, expected: object) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def put_aside(self) -> str:
-        return ""
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from tests.sim.moe.checkers.hosting import (
     RoomIsKept,
 )
 from tests.sim.moe.checkers.replicas import OnlyReplicasBlend, ReplicasAreFew, ReplicasFollow
+from tests.sim.moe.checkers.returning import LeftToItsHost, TakesBackTheNewest
 from tests.sim.moe.checkers.searching import (
     FindsOnlyTheLiving,
     FindsTheBest,
@@ -47,6 +48,8 @@ ALL: tuple[type[Checker], ...] = (
     OnlyReplicasBlend,
     ReplicasAreFew,
     ReplicasFollow,
+    LeftToItsHost,
+    TakesBackTheNewest,
     ExpertsSettle,
 )
 
@@ -60,6 +63,7 @@ __all__ = [
     "FindsWhatIsThere",
     "HandOverLosesNothing",
     "KeptIsGenuine",
+    "LeftToItsHost",
     "NoOlderSteps",
     "NobodyHonestBlamed",
     "NothingIsLost",
@@ -71,5 +75,6 @@ __all__ = [
     "ReplicasFollow",
     "RoomIsKept",
     "SearchIsQuick",
+    "TakesBackTheNewest",
     "TrafficBounded",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from protocols.experts.events import Drop, HandedOver, Left
+from protocols.experts.placement import RETURN_S
 from protocols.experts.uid import ExpertUID
 from tests.sim.engine.checker import Progress, on
 from tests.sim.moe.checkers.checker import Checker, Tenure, TenureChecker, life_of
@@ -58,6 +59,10 @@ class OneHostSoon(Checker):
     def looked(self) -> None:
         world = self.world
         bound_s = world.records.lifetime_s + world.scaled(_ADOPTED_S)
+        if any(peer.found.seen for peer in self.up()):
+            bound_s += (
+                RETURN_S  # it leaves what nobody has to its host, who may be about to come back
+            )
         if world.healed_for_s < bound_s or world.lost() is not None:
             return
         goal = world.expected()

@@ -101,7 +101,7 @@ class OnlyWhatAHostSigned(TenureChecker):
     def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
         for uid, claims in event.claims.items():
             seen = self._seen.setdefault((life_of(peer), uid), set())
-            for claim in claims:
+            for claim in claims[:1]:  # anybody can state an older epoch beside the rightful host
                 seen.add((claim.epoch, claim.peer))
 
     @on(Hosted)
@@ -124,6 +124,8 @@ class OnlyWhatAHostSigned(TenureChecker):
         if tenure is None or tenure.host != offer.host:
             raise self.broken(f"{peer.name} adopts {offer}, whose signer never had that epoch")
         offers, seen = self._offers.pop(key, None), self._seen.get(key, set())
+        found = peer.found.seen.get(effect.uid, ())
+        seen = seen | {(host.epoch, host.host) for host in found}
         if self._given.get(key) == offer:
             self._takes_over(peer, effect)
             return

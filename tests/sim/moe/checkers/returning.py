@@ -1,0 +1,111 @@
+"""What a node does with what it finds on its disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from protocols.experts.events import Adopt, ClaimsSeen, Create
+from protocols.experts.placement import RETURN_S
+from protocols.experts.uid import ExpertUID
+from tests.sim.engine.checker import on
+from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
+from tests.sim.moe.notes import HostingBegun
+
+if TYPE_CHECKING:
+    from tests.sim.moe.peer import MoePeer
+    from tests.sim.moe.world import MoeWorld
+
+_KNOWN_S: Final = 20.0
+"""A host of so long is in the directory, unless that is out, and stale views have been renewed."""
+_EPS_S: Final = 1e-3
+
+
+class LeftToItsHost(Checker):
+    """Who finds a run on its disk begins nothing anew, and adopts nothing of others, before those had a minute to come back."""
+
+    promise = "left to its host"
+
+    def __init__(self, world: MoeWorld) -> None:
+        super().__init__(world)
+        self._alive: set[tuple[Life, ExpertUID]] = set()
+
+    @on(ClaimsSeen)
+    def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
+        self._alive |= {(life_of(peer), uid) for uid in event.claims}
+
+    @on(HostingBegun)
+    def hosts(self, peer: MoePeer, note: HostingBegun) -> None:
+        self._alive.add((life_of(peer), note.uid))
+
+    @on(Create)
+    def creates(self, peer: MoePeer, effect: Create) -> None:
+        self._check(peer, effect)
+
+    @on(Adopt)
+    def adopts(self, peer: MoePeer, effect: Adopt) -> None:
+        if effect.offer.host != peer.peer_id:
+            self._check(peer, effect)
+
+    def _check(self, peer: MoePeer, effect: Any) -> None:
+        found = bool(peer.found.held or peer.found.seen)
+        early = peer.now_s - peer.booted_s < RETURN_S - _EPS_S
+        if found and early and (life_of(peer), effect.uid) not in self._alive:
+            raise self.broken(f"{peer.name} says {effect} so soon after it came back")
+
+
+class TakesBackTheNewest(TenureChecker):
+    """An expert that is taken back knows at least what was on the disk, whose node was the last host that it had seen, and no
+    less than a copy that goes on elsewhere.
+    """
+
+    promise = "takes back the newest"
+
+    def __init__(self, world: MoeWorld) -> None:
+        super().__init__(world)
+        self._began_s: dict[tuple[ExpertUID, int], float] = {}
+        self._apart_s = -1e9
+        """When the directory was last out, or nodes cut off."""
+
+    def looked(self) -> None:
+        world = self.world
+        if not world.directory.available or world.network.cuts:
+            self._apart_s = world.clock.now_s
+
+    @on(HostingBegun)
+    def begins(self, peer: MoePeer, note: HostingBegun) -> None:
+        super().begins(peer, note)
+        self._began_s[note.uid, note.epoch] = self.world.clock.now_s
+        if peer.core._busy.get(note.uid) != "take back":
+            return
+        origin = note.origin
+        held = peer.found.held[note.uid]
+        if origin is None or (origin.epoch, origin.version) < held.offer.age:
+            raise self.broken(f"{peer.name} takes {note.uid} back as {origin}, and had {held}")
+        last = max((host.epoch for host in peer.found.seen.get(note.uid, ())), default=0)
+        if origin.epoch < last:
+            raise self.broken(
+                f"{peer.name} takes {note.uid} back, whose host in {last} it had seen"
+            )
+        for other in self.up():
+            copy = other.experts.get(note.uid)
+            if copy is not None and other is not peer and not self._is_new(other, note.uid):
+                self._compare(note, other, copy.epoch, copy.version)
+
+    def _is_new(self, other: MoePeer, uid: ExpertUID) -> bool:
+        """Tell whether the directory, or who has just come back, may not know of this copy."""
+        now_s, epoch = self.world.clock.now_s, other.experts[uid].epoch
+        since_s = max(self._began_s[uid, epoch], self._apart_s)
+        known_s = self.world.scaled(_KNOWN_S) + 5.0
+        slow = self.world.slow_looks or self.world.faults.stale_directory
+        return bool(slow) or now_s - since_s < known_s or other.stopped
+
+    def _compare(self, note: HostingBegun, other: MoePeer, epoch: int, version: int) -> None:
+        tenure = self.tenures[note.uid].get(epoch)
+        begun_anew = tenure is not None and tenure.origin is None
+        if tenure is None or begun_anew or other.peer_id in self.world.liars:
+            return
+        assert note.origin is not None
+        if epoch > note.origin.epoch and version > note.origin.version:
+            raise self.broken(
+                f"{note.uid} is taken back as {note.origin}; {other.name} has it with {version} steps"
+            )
