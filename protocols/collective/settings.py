@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
+from protocols.averaging.settings import AveragingSpec
 from protocols.schema import Fraction, Range, SchemaError
 
 if TYPE_CHECKING:
@@ -40,19 +41,21 @@ class CollectiveSpec:
     mixing: Fraction = 0.5
     """Share of its own parameters that a peer keeps when a mean comes that has overlapped with training; alpha in the paper.
     Without overlap it takes the outer parameters as they are."""
-    codec: Literal["float32", "float16", "e3m0"] = "float32"
+    codec: Literal["float32", "float16", "bfloat16", "int8", "e3m0"] = "float32"
     """Of the outer gradients on their way to be added, which is done in float32. `e3m0` takes four bits for each number."""
     early_share: Fraction = 0.25
     """A peer that hears that others average a fragment joins at once, if it has trained this share of `local_steps` since
     the last time: so slow machines take part with what they have, and nobody waits for them. 1 has everybody train them all."""
-    group_max: Annotated[int, Range(2, 1024)] = 64
-    """Peers that average together. Who finds the group full takes the outcome from a member, and comes in the next time."""
+    group_max: Annotated[int, Range(2, 64)] = 64
+    """Peers that average together. More of them than this fall into several groups, and these into several runs: choose it
+    larger than the run will ever be."""
     peers_to_start: Annotated[int, Range(1, 1024)] = 1
     """Nobody trains its first step before it knows so many peers, itself included: those started together begin together."""
-    round_floor_s: Annotated[float, Range(0.1, 600.0)] = 2.0
-    """A group waits at least so long for members that it knows of; above that it goes by the arrivals it has seen."""
-    round_ceiling_s: Annotated[float, Range(0.1, 3600.0)] = 60.0
-    """However slow members have been, nobody waits for them longer."""
+    gather_floor_s: Annotated[float, Range(0.0, 600.0)] = 1.0
+    """The least that a group waits for further peers after the last that came, while the directory names some. Above that it goes
+    by the arrivals that it has seen."""
+    gather_ceiling_s: Annotated[float, Range(0.1, 3600.0)] = 30.0
+    """The longest between the first peer that comes and the group that is formed."""
 
     def __post_init__(self) -> None:
         if self.fragments > self.local_steps:
@@ -69,15 +72,24 @@ class CollectiveSpec:
             raise SchemaError(
                 "overlap_steps_max", f"must be 0, or at least overlap_steps ({self.overlap_steps})"
             )
-        if self.round_floor_s > self.round_ceiling_s:
+        if self.gather_floor_s > self.gather_ceiling_s:
             raise SchemaError(
-                "round_floor_s", f"must not be above round_ceiling_s ({self.round_ceiling_s})"
+                "gather_floor_s", f"must not be above gather_ceiling_s ({self.gather_ceiling_s})"
             )
 
     @property
     def tau_max(self) -> int:
         """Local steps that a peer trains at most while a mean is on its way."""
         return max(self.overlap_steps, self.overlap_steps_max)
+
+    @property
+    def averaging(self) -> AveragingSpec:
+        """How groups form."""
+        return AveragingSpec(
+            group_max=self.group_max,
+            gather_floor_s=self.gather_floor_s,
+            gather_ceiling_s=self.gather_ceiling_s,
+        )
 
     def kept_share(self, *, overlapped: bool) -> float:
         """Return how much of its own parameters a peer keeps when a mean comes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import random
 import statistics
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.frames import Limits, number_untrusted, unpack_untrusted
 from protocols.ids import PeerID
 from protocols.ports import DirectoryRecord
-from swarm.collective.averager import Averager
+from swarm.averaging.all_reduce import Averager
 from swarm.collective.holder import History, Holder
 from swarm.collective.info import MODE, OUTER
 from swarm.collective.peer import CollectiveHooks, CollectivePeer
@@ -92,9 +93,9 @@ class CollectiveMode:
 
     @property
     def limits(self) -> Limits:
-        """Answers are standings, manifests and chunks; and, with `[start]`, lists of a checkpoint's tensors."""
+        """Answers are standings, means, manifests and chunks; and, with `[start]`, lists of a checkpoint's tensors."""
         header = _HEADER_BYTES if self._run.start is None else _LIST_BYTES
-        return Limits(header_bytes_max=header, body_bytes_max=MANIFEST_BYTES_MAX, tensors_max=1)
+        return Limits(header_bytes_max=header, body_bytes_max=MANIFEST_BYTES_MAX, tensors_max=2)
 
     def wire(self) -> Mapping[str, Endpoint]:
         if self._peer is None:
@@ -142,7 +143,17 @@ class CollectiveMode:
                 self._peer = None
 
     def _averager(self, resources: Resources) -> Averager:
-        raise NotImplementedError
+        averager = Averager(
+            self._context.me,
+            resources.caller,
+            resources.codec,
+            spec=self._spec.averaging,
+            codec=self._spec.codec,
+            rng=random.Random(self._context.rng.getrandbits(64)),
+            look=self._presence.look_now,
+        )
+        resources.caller.on_unreachable = averager.lost
+        return averager
 
     async def _look_until_begun(self) -> None:
         """Look for members every second until the first step is trained."""

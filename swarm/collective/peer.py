@@ -57,8 +57,9 @@ from protocols.errors import RemoteProtocolError
 from protocols.frames import Limits
 from protocols.ids import PeerID
 from protocols.state_calls import STATE_SERVICE
+from swarm.averaging.all_reduce import Averager, RoundAbortedError
+from swarm.averaging.exchange import AVERAGING_SERVICE
 from swarm.calls import CALL_FAILURES, Answer, Incoming
-from swarm.collective.averager import Averager, RoundAbortedError
 from swarm.collective.holder import History, Holder, history_untrusted
 from swarm.collective.info import OUTER
 from swarm.driver import Driver
@@ -77,7 +78,7 @@ log = logging.getLogger(__name__)
 COLLECTIVE_SERVICE: Final = "collective"
 _HEADER_BYTES: Final = 64 * 1024
 _STANDING_S: Final = 8.0
-_COUNTED: Final = (COLLECTIVE_SERVICE, "averaging")
+_COUNTED: Final = (COLLECTIVE_SERVICE, AVERAGING_SERVICE)
 
 
 @dataclass(slots=True)
@@ -154,6 +155,7 @@ class CollectivePeer:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._context.guard.counts_on = lambda who: who in self.core.contacts
+            await nursery.start(self._averager.run)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
             task_status.started()
@@ -163,12 +165,14 @@ class CollectivePeer:
         """Return the services `collective` and `state`."""
         short = Limits(header_bytes_max=_HEADER_BYTES, body_bytes_max=0, tensors_max=0)
         return {
+            **self._averager.wire(),
             COLLECTIVE_SERVICE: Endpoint(self.answer, lambda sender: short),
             STATE_SERVICE: Endpoint(self._answer_state, lambda sender: short),
         }
 
     def contacts_found(self, peers: tuple[PeerID, ...]) -> None:
         """These are in the run, by the directory."""
+        self._averager.found(peers)
         self._driver.feed(ContactsFound(trio.current_time(), peers))
 
     def drain(self) -> None:
@@ -259,14 +263,14 @@ class CollectivePeer:
             self._driver.feed(RoundBegun(now_s(), fragment, finite=False))
             return
         self._driver.feed(RoundBegun(now_s(), fragment, finite=True))
-        if wanted.alone:
+        if wanted.alone or not self._averager.core.contacts.live(now_s()):
             self._arrived(wanted, vector, (self._context.me,))
             return
-        key = f"{OUTER}/{fragment}/{wanted.line.hex()}"
         try:
             averaged = await self._averager.average(
-                key, wanted.version, vector, float(wanted.weight)
-            )
+                f"{OUTER}/{fragment}", wanted.version, vector, float(wanted.weight),
+                common=wanted.line,
+            )  # fmt: skip
         except RoundAbortedError as error:
             log.info("round missed: fragment=%d step=%d %s", fragment, wanted.version, error)
             self._driver.feed(RoundMissed(now_s(), fragment, wanted.version))

@@ -15,6 +15,7 @@ import trio
 from torch import Tensor
 
 from node.identity import verify_signature
+from protocols.averaging.settings import AveragingSpec
 from protocols.collective.messages import RoundBegins, StandingWanted, encode_message
 from protocols.collective.rounds import FIRST_LINE
 from protocols.collective.settings import CollectiveSpec
@@ -24,9 +25,8 @@ from protocols.replies import Hello
 from protocols.run import DigitsSpec, MlpSpec, RunSpec, TrainingSpec
 from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE, StateCall
-from swarm.averaging.butterfly import reduce_part
+from swarm.averaging.all_reduce import Averaged, Averager, RoundAbortedError
 from swarm.calls import Caller, CallError, Guard, Rates
-from swarm.collective.averager import Averaged, RoundAbortedError
 from swarm.collective.holder import Holder
 from swarm.collective.peer import COLLECTIVE_SERVICE, CollectiveHooks, CollectivePeer
 from swarm.endpoints import Endpoints
@@ -51,50 +51,26 @@ RUN = RunSpec(
 TASK = open_task(RUN)
 
 
-class MemoryAveraging:
-    """Rounds of whoever names the same: over when all who are expected have come, or after a second."""
+class Faulty(Averager):
+    """The product's, with outcomes that a test may spoil."""
 
-    def __init__(self) -> None:
-        self.expected = 2
-        self.rounds: dict[tuple[str, int], dict[PeerID, tuple[Tensor, float]]] = {}
-        self.over: dict[tuple[str, int], trio.Event] = {}
-        self.aborts: Callable[[PeerID, int], bool] = lambda peer, version: False
-        self.change: Callable[[Tensor], Tensor] = lambda mean: mean
+    aborts: Callable[[int], bool] = staticmethod(lambda version: False)
+    change: Callable[[Tensor], Tensor] = staticmethod(lambda mean: mean)
 
     async def average(
-        self, me: PeerID, key: str, version: int, vector: Tensor, weight: float
+        self, key: str, version: int, vector: Tensor, weight: float = 1.0, *, common: bytes = b""
     ) -> Averaged:
-        place = key, version
-        members = self.rounds.setdefault(place, {})
-        over = self.over.setdefault(place, trio.Event())
-        if over.is_set():
-            raise RoundAbortedError("it is over")
-        members[me] = vector, weight
-        if len(members) >= self.expected:
-            over.set()
-        with trio.move_on_after(1.0):
-            await over.wait()
-        over.set()
-        if len(members) < 2 or self.aborts(me, version):
-            raise RoundAbortedError("nobody came")
-        group = tuple(sorted(members))
-        total = sum(members[peer][1] for peer in group)
-        mean = reduce_part([members[peer][0] * (members[peer][1] / total) for peer in group])
-        return Averaged(self.change(mean), group)
-
-
-class OneAverager:
-    def __init__(self, averaging: MemoryAveraging, me: PeerID) -> None:
-        self._averaging, self._me = averaging, me
-
-    async def average(self, key: str, version: int, vector: Tensor, weight: float) -> Averaged:
-        return await self._averaging.average(self._me, key, version, vector, weight)
+        done = await super().average(key, version, vector, weight, common=common)
+        if self.aborts(version):
+            raise RoundAbortedError("a test wants it so", newest=version, begun=True)
+        return dataclasses.replace(done, mean=self.change(done.mean))
 
 
 @dataclasses.dataclass(eq=False)
 class Node:
     peer: CollectivePeer
     holder: Holder
+    averager: Faulty
     guard: Guard
     me: PeerID
     looks: list[Evaluation]
@@ -113,7 +89,6 @@ class Scene:
 
     def __init__(self, network: Any, nursery: trio.Nursery, folder: Path) -> None:
         self.network, self.nursery, self.folder = network, nursery, folder
-        self.averaging = MemoryAveraging()
         self.nodes: list[Node] = []
         self.step_s = 0.0
 
@@ -162,8 +137,14 @@ class Scene:
                 await trio.sleep(self.step_s)
                 return await resources.compute.run_own(do)
 
+            averager = Faulty(
+                signer.peer_id, resources.caller, resources.codec,
+                spec=AveragingSpec(gather_floor_s=0.2, gather_ceiling_s=2.0, answer_s=0.5),
+                rng=random.Random(seed),
+            )  # fmt: skip
+            resources.caller.on_unreachable = averager.lost
             peer = CollectivePeer(
-                context, resources, holder, OneAverager(self.averaging, signer.peer_id),
+                context, resources, holder, averager,
                 founds=founds, kept=False, run_step=step,
                 hooks=CollectiveHooks(
                     trained=_ignore, evaluated=looks.append, averaged=trio.lowlevel.checkpoint,
@@ -174,7 +155,7 @@ class Scene:
                 await nursery.start(peer.run)
                 await Endpoints(host, RUN.run_id, **shared, **limits).open(peer.wire())
                 task_status.started(
-                    Node(peer, holder, guard, signer.peer_id, looks, nursery.cancel_scope)
+                    Node(peer, holder, averager, guard, signer.peer_id, looks, nursery.cancel_scope)
                 )
 
 
@@ -215,7 +196,7 @@ def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) 
     async def script(scene: Scene) -> None:
         scene.step_s = 0.02
         one, other = await scene.add(0, founds=True), await scene.add(1)
-        scene.averaging.aborts = lambda peer, version: peer == other.me and version == 100
+        other.averager.aborts = lambda version: version == 60
         await scene.until(lambda: one.finished and other.finished)
         assert other.peer.core.missed >= 1
         assert other.peer.core.whereabouts.adoptions >= 1
@@ -229,13 +210,11 @@ def test_a_late_peer_fetches_the_outer_state_and_a_killed_one_is_not_missed(tmp_
         scene.step_s = 0.03
         one, other = await scene.add(0, founds=True), await scene.add(1)
         await scene.until(lambda: one.peer.core.step >= 18)
-        scene.averaging.expected = 3
         late = await scene.add(2)
         await scene.until(lambda: late.peer.core.ready)
         assert late.peer.core.whereabouts.adoptions >= 2
         await scene.until(lambda: late.peer.core.rounds >= 1)
         scene.kill(other)
-        scene.averaging.expected = 2
         await scene.until(lambda: one.finished and late.finished)
         assert torch.equal(one.outer(), late.outer())
 
@@ -244,8 +223,9 @@ def test_a_late_peer_fetches_the_outer_state_and_a_killed_one_is_not_missed(tmp_
 
 def test_a_mean_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        scene.averaging.change = lambda mean: mean * float("inf")
         one, other = await scene.add(0, founds=True), await scene.add(1)
+        for node in (one, other):
+            node.averager.change = lambda mean: mean * float("inf")
         before = one.outer().clone()
         await scene.until(lambda: one.peer.core.missed >= 3 and other.peer.core.missed >= 3)
         assert torch.equal(one.outer(), before)
