@@ -33,6 +33,7 @@ from protocols.collective.events import (
     AdoptState,
     ApplyMean,
     BeginRound,
+    CancelRound,
     CollectiveEffect,
     CollectiveEvent,
     DropMean,
@@ -53,7 +54,7 @@ from protocols.collective.events import (
     TrainStep,
 )
 from protocols.collective.fragments import Schedule
-from protocols.collective.messages import Leaving, RoundBegins, Standing
+from protocols.collective.messages import Leaving, Overtaken, RoundBegins, Standing
 from protocols.collective.rounds import Fragment
 from protocols.collective.settings import CollectiveSpec
 from protocols.collective.whereabouts import Whereabouts
@@ -218,6 +219,11 @@ class Collective:
         match event.message:
             case RoundBegins():
                 return self._called(event.now_s, event.peer, event.message)
+            case Overtaken(index, line):
+                known = index < len(self.fragments) and event.peer in self.contacts
+                if known and self.ready and line not in self.fragments[index].lines:
+                    self.whereabouts.doubt(event.now_s)
+                return ()
             case Leaving():
                 self.contacts = tuple(peer for peer in self.contacts if peer != event.peer)
                 return ()
@@ -233,8 +239,10 @@ class Collective:
         if peer not in self.contacts:
             return self._stranger(now_s)
         fragment = self.fragments[call.fragment]
-        if not self.ready or call.line in fragment.lines[1:]:
+        if not self.ready:
             return []
+        if call.line in fragment.lines[1:]:
+            return [Send(peer, Overtaken(call.fragment, fragment.line))]
         if fragment.round == "none":
             due = self._schedule.next_due(call.fragment, self.step)
             if call.line == fragment.line and self.step < call.version == due:
@@ -449,4 +457,17 @@ class Collective:
         )
         if self.whereabouts.step > self.step:
             self.step = min(self.whereabouts.step, self._schedule.steps)
-        return effects
+        return [*effects, *self._cancel_old_rounds()]
+
+    def _cancel_old_rounds(self) -> list[CollectiveEffect]:
+        """Nobody else comes to a round of a state that the others have left behind."""
+        old = [
+            (index, fragment)
+            for index, fragment in enumerate(self.fragments)
+            if fragment.round == "averaging"
+            and fragment.cancelled != fragment.round_version
+            and self.whereabouts.is_far_ahead(index, fragment.line)
+        ]
+        for _, fragment in old:
+            fragment.cancelled = fragment.round_version
+        return [CancelRound(index, fragment.round_version) for index, fragment in old]

@@ -186,6 +186,14 @@ class DropMean:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelRound:
+    """Wait for this round no longer: others have gone on without us. Answer: RoundMissed, if it had not ended."""
+
+    fragment: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskStanding:
     """Ask a member where it is."""
 
@@ -217,6 +225,7 @@ CollectiveEffect: TypeAlias = (
     | RollBack
     | AdoptState
     | DropMean
+    | CancelRound
     | AskStanding
     | FetchState
     | LookForContacts

@@ -4,6 +4,7 @@
 |---|---|---|
 | `collective` | StandingWanted | Standing |
 | `collective` (cast) | RoundBegins | |
+| `collective` (cast) | Overtaken | |
 | `collective` (cast) | Leaving | |
 
 Outer states are fetched as snapshots of the parts `outer/0`, `outer/1`, ... from the service `state`.
@@ -64,15 +65,25 @@ class RoundBegins:
 
 
 @dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Answers a RoundBegins: the sender has an outer state that came from the one that it names."""
+
+    fragment: FragmentIndex
+    line: Line
+    """The sender's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """The sender takes no part any more."""
 
 
-Message: TypeAlias = StandingWanted | Standing | RoundBegins | Leaving
+Message: TypeAlias = StandingWanted | Standing | RoundBegins | Overtaken | Leaving
 _TAGS: Final[dict[str, type[Message]]] = {
     "standing-wanted": StandingWanted,
     "standing": Standing,
     "round-begins": RoundBegins,
+    "overtaken": Overtaken,
     "leaving": Leaving,
 }
 _TAG_OF: Final = {shape: tag for tag, shape in _TAGS.items()}

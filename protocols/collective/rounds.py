@@ -47,6 +47,8 @@ class Fragment:
     handed_in: int = 0
     """Local steps in the outer gradient that is on its way."""
     group: tuple[PeerID, ...] = field(default=())
+    cancelled: int = 0
+    """The version of the last round that we gave up."""
 
     @property
     def line(self) -> bytes:

@@ -67,8 +67,8 @@ class Whereabouts:
         """Of the fragments that we are after, whom to ask next."""
         self._lines: dict[int, tuple[bytes, bytes]] = {}
         """Of the states that we are after, and of ours when that was decided."""
-        self._behind: set[int] = set()
-        """Fragments of which others have another state than we, by what they said last."""
+        self._behind: dict[int, bytes] = {}
+        """Fragments of which others have another state than we, by what they said last; and from which it came."""
         self._polls = 0
         self._has_adopted = False
         self._fetching: int | None = None
@@ -140,6 +140,10 @@ class Whereabouts:
         """Tell whether another state of this fragment is on its way to us."""
         return fragment in self._behind
 
+    def is_far_ahead(self, fragment: int, line: bytes) -> bool:
+        """Tell whether the others' state is not the next one after `line`: that may be coming by a round that we are in."""
+        return self._behind.get(fragment, line) != line
+
     def go_on(
         self, now_s: float, contacts: Sequence[PeerID], mine: Sequence[FragmentStanding]
     ) -> list[CollectiveEffect]:
@@ -173,7 +177,8 @@ class Whereabouts:
             verdict = judge(self._own, own, found, counts=self._counts)
             if verdict is None:
                 continue
-            self._behind.add(index)
+            (*_, before) = found[verdict.donors[0]].lines[:2]
+            self._behind[index] = before
             in_round = sum(found[peer].in_round for peer in verdict.donors)
             if 2 * in_round > len(verdict.donors) and self._polls < POLLS_MAX:
                 continue  # what could be fetched now would be old when it is here

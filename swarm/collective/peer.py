@@ -23,6 +23,7 @@ from protocols.collective.events import (
     ApplyMean,
     AskStanding,
     BeginRound,
+    CancelRound,
     CollectiveEffect,
     CollectiveEvent,
     DropMean,
@@ -46,6 +47,7 @@ from protocols.collective.events import (
 from protocols.collective.fragments import Schedule
 from protocols.collective.messages import (
     Leaving,
+    Overtaken,
     RoundBegins,
     Standing,
     StandingWanted,
@@ -57,7 +59,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.frames import Limits
 from protocols.ids import PeerID
 from protocols.state_calls import STATE_SERVICE
-from swarm.averaging.all_reduce import Averager, RoundAbortedError
+from swarm.averaging.all_reduce import Averaged, Averager, RoundAbortedError
 from swarm.averaging.exchange import AVERAGING_SERVICE
 from swarm.calls import CALL_FAILURES, Answer, Incoming
 from swarm.collective.holder import History, Holder, history_untrusted
@@ -139,6 +141,8 @@ class CollectivePeer:
         self._nursery: trio.Nursery | None = None
         self._means: dict[int, Tensor] = {}
         """By fragment: here, and not applied yet."""
+        self._rounds: dict[tuple[int, int], trio.CancelScope] = {}
+        """On their way, by fragment and version."""
         self._fetched: dict[int, tuple[dict[str, Tensor], History]] = {}
         self._snapshots = self._new_snapshots()
         self._specs = [
@@ -212,6 +216,10 @@ class CollectivePeer:
                 self._start(self._roll_back)
             case AdoptState(fragment):
                 self._start(self._adopt, fragment)
+            case CancelRound(fragment, version):
+                scope = self._rounds.get((fragment, version))
+                if scope is not None:
+                    scope.cancel()
             case DropMean(fragment):
                 self._means.pop(fragment, None)
             case AskStanding(peer):
@@ -266,16 +274,26 @@ class CollectivePeer:
         if wanted.alone or not self._averager.core.contacts.live(now_s()):
             self._arrived(wanted, vector, (self._context.me,))
             return
-        try:
-            averaged = await self._averager.average(
-                f"{OUTER}/{fragment}", wanted.version, vector, float(wanted.weight),
-                common=wanted.line,
-            )  # fmt: skip
-        except RoundAbortedError as error:
-            log.info("round missed: fragment=%d step=%d %s", fragment, wanted.version, error)
+        averaged = await self._averaged(wanted, vector)
+        if averaged is None:
             self._driver.feed(RoundMissed(now_s(), fragment, wanted.version))
-            return
-        self._arrived(wanted, averaged.mean, averaged.group)
+        else:
+            self._arrived(wanted, averaged.mean, averaged.group)
+
+    async def _averaged(self, wanted: BeginRound, vector: Tensor) -> Averaged | None:
+        """Average with others; None when that failed, or is not wanted any more."""
+        place = wanted.fragment, wanted.version
+        with trio.CancelScope() as self._rounds[place]:
+            try:
+                return await self._averager.average(
+                    f"{OUTER}/{wanted.fragment}", wanted.version, vector, float(wanted.weight),
+                    common=wanted.line,
+                )  # fmt: skip
+            except RoundAbortedError as error:
+                log.info("round missed: fragment=%d step=%d %s", *place, error)
+            finally:
+                del self._rounds[place]
+        return None
 
     def _arrived(self, wanted: BeginRound, mean: Tensor, group: tuple[PeerID, ...]) -> None:
         self._means[wanted.fragment] = mean
@@ -334,7 +352,7 @@ class CollectivePeer:
         match message:
             case StandingWanted():
                 return Answer(encode_message(self.core.standing))
-            case RoundBegins() | Leaving():
+            case RoundBegins() | Overtaken() | Leaving():
                 self._driver.feed(Received(trio.current_time(), incoming.peer, message))
                 return Answer()
             case _:

@@ -10,6 +10,7 @@ from protocols.collective.messages import (
     FragmentStanding,
     Leaving,
     Message,
+    Overtaken,
     RoundBegins,
     Standing,
     StandingWanted,
@@ -25,7 +26,14 @@ STANDING = Standing(90, (FragmentStanding(60, (LINE, b"k" * 16), True),))
 
 @pytest.mark.parametrize(
     "message",
-    [StandingWanted(), STANDING, Standing(0, ()), RoundBegins(3, 90, LINE), Leaving()],
+    [
+        StandingWanted(),
+        STANDING,
+        Standing(0, ()),
+        RoundBegins(3, 90, LINE),
+        Overtaken(3, LINE),
+        Leaving(),
+    ],
 )
 def test_messages_survive_the_wire(message: Message) -> None:
     assert decode_message_untrusted(encode_message(message)) == message

@@ -15,6 +15,7 @@ from protocols.collective.events import (
     ApplyMean,
     AskStanding,
     BeginRound,
+    CancelRound,
     CollectiveEffect,
     CollectiveEvent,
     DropMean,
@@ -170,6 +171,9 @@ class World:
                     self._soon(LINK_S, other, lambda: Received(self.now_s, who, message))
             case Blame(other, _):
                 node.blamed.append(other)
+            case CancelRound(index, version):
+                self.groups[index, version, node.core.fragments[index].line].members.pop(who, None)
+                self._soon(0.0, who, lambda: RoundMissed(self.now_s, index, version))
             case DropMean(index):
                 node.means.pop(index, None)
             case Left():
