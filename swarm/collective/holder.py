@@ -50,7 +50,7 @@ class Holder:
         self.histories = [History() for _ in names]
         """Written on the compute thread together with the state they name."""
         self.step = 0
-        """Local steps of the run that are behind the own model."""
+        """Local steps of the run that are behind the own model: the core's, kept over its restarts."""
 
     # --- on the compute thread ---
 
@@ -58,11 +58,9 @@ class Holder:
         """Train local step `step`, counted from 0."""
         self.learner.trained = step
         try:
-            trained = self.learner.train_batch()
+            return self.learner.train_batch()
         except NonFiniteError:
-            trained = TrainedBatch(float("nan"), finite=False)
-        self.step = step + 1
-        return trained
+            return TrainedBatch(float("nan"), finite=False)
 
     def difference(self, fragment: int) -> Tensor:
         """Return the outer gradient of a fragment. Raises NonFiniteError."""

@@ -126,6 +126,7 @@ class CollectiveMode:
                     trained=self._trained,
                     evaluated=self._evaluated,
                     averaged=functools.partial(self._averaged, resources),
+                    finished=functools.partial(self._finished, resources),
                     look=self._presence.look_now,
                     left=self._left.set,
                 ),
@@ -200,15 +201,19 @@ class CollectiveMode:
 
     # --- checkpoints ---
 
-    async def _averaged(self, resources: Resources) -> None:
-        peer = self._peer
-        if peer is None:
-            return
-        last = peer.core.finished
-        if self._holder is not None and self._holder.step >= self._run.training.steps and not last:
+    async def _averaged(self, resources: Resources, *, last: bool = False) -> None:
+        if self._is_over and not last:
             return  # the last rounds are not over: there is one checkpoint of them all
         for part in self.parts():
             await self._context.keeper.offer(part, resources.compute, last=last)
+
+    async def _finished(self, resources: Resources) -> None:
+        log.info("all steps are trained and averaged: steps=%d", self._run.training.steps)
+        await self._averaged(resources, last=True)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._holder is not None and self._holder.step >= self._run.training.steps
 
     async def _begin_from_start(
         self, holder: Holder, resources: Resources, *, wanted: bool

@@ -91,6 +91,8 @@ class CollectiveHooks:
     evaluated: Callable[[Evaluation], None]
     averaged: Callable[[], Awaitable[None]]
     """The outer state has changed. May wait, for the compute thread only."""
+    finished: Callable[[], Awaitable[None]]
+    """All is trained and averaged: the outer state is the run's outcome. May wait."""
     look: Callable[[], None]
     left: Callable[[], None]
 
@@ -126,6 +128,7 @@ class CollectivePeer:
         run = context.run
         self._evaluate_every = run.training.evaluate_every
         self._evaluated_at = holder.step
+        self._finished = False
         self.core = Collective(
             context.me,
             holder.spec,
@@ -203,6 +206,11 @@ class CollectivePeer:
     def _dispatch(self, event: CollectiveEvent) -> None:
         for effect in self.core.handle(event):
             self._perform(effect)
+        self._holder.step = self.core.step
+        if self.core.finished != self._finished:
+            self._finished = self.core.finished
+            if self._finished:
+                self._start(self._finish)
 
     def _perform(self, effect: CollectiveEffect) -> None:
         match effect:
@@ -257,11 +265,16 @@ class CollectivePeer:
 
     def _is_look_due(self) -> bool:
         """Tell whether a multiple of `evaluate_every` has been reached, or jumped over."""
-        every, step = self._evaluate_every, self._holder.step
+        every, step = self._evaluate_every, self._holder.learner.trained
         due = bool(every) and step // every > self._evaluated_at // every
         if due:
             self._evaluated_at = step
         return due
+
+    async def _finish(self) -> None:
+        """All steps are trained and averaged."""
+        self._hooks.evaluated(await self._compute.run_own(self._holder.evaluate))
+        await self._hooks.finished()
 
     async def _begin_round(self, wanted: BeginRound) -> None:
         fragment, now_s = wanted.fragment, trio.current_time
@@ -304,28 +317,19 @@ class CollectivePeer:
     async def _apply(self, wanted: ApplyMean) -> None:
         fragment, history = wanted.fragment, History(wanted.version, wanted.lines)
         mean = self._means.pop(fragment)
+        finite = True
         try:
-            evaluation = await self._compute.run_own(
+            await self._compute.run_own(
                 functools.partial(
-                    self._apply_and_look, fragment, mean, history, overlapped=wanted.overlapped
+                    self._holder.apply, fragment, mean, history, overlapped=wanted.overlapped
                 )
             )
         except NonFiniteError:
             log.warning("a mean is of no use: the outer step would not be finite")
-            self._driver.feed(MeanApplied(trio.current_time(), fragment, finite=False))
-            return
-        if evaluation is not None:
-            self._hooks.evaluated(evaluation)
-        self._driver.feed(MeanApplied(trio.current_time(), fragment, finite=True))
-        await self._hooks.averaged()
-
-    def _apply_and_look(
-        self, fragment: int, mean: Tensor, history: History, *, overlapped: bool
-    ) -> Evaluation | None:
-        """On the compute thread. What came of the last rounds is looked at."""
-        self._holder.apply(fragment, mean, history, overlapped=overlapped)
-        done = self._holder.step >= self._context.run.training.steps
-        return self._holder.evaluate() if done else None
+            finite = False
+        self._driver.feed(MeanApplied(trio.current_time(), fragment, finite))
+        if finite:
+            await self._hooks.averaged()
 
     async def _roll_back(self) -> None:
         await self._compute.run_own(self._holder.roll_back)
@@ -341,8 +345,6 @@ class CollectivePeer:
         except NonFiniteError:
             finite = False
         self._driver.feed(StateAdopted(trio.current_time(), fragment, finite))
-        if self.core.finished:
-            self._hooks.evaluated(await self._compute.run_own(self._holder.evaluate))
 
     # --- members ---
 

@@ -148,6 +148,7 @@ class Scene:
                 founds=founds, kept=False, run_step=step,
                 hooks=CollectiveHooks(
                     trained=_ignore, evaluated=looks.append, averaged=trio.lowlevel.checkpoint,
+                    finished=trio.lowlevel.checkpoint,
                     look=lambda: None, left=lambda: None,
                 ),
             )  # fmt: skip
