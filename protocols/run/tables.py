@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from protocols.collective.settings import CollectiveSpec
 from protocols.experts.spec import MoeSpec
 from protocols.gossip.settings import GossipSpec
 from protocols.run.pipeline import PipelineSpec
@@ -15,7 +16,12 @@ from protocols.run.pipeline import PipelineSpec
 if TYPE_CHECKING:
     from protocols.run.spec import RunSpec
 
-TABLES: Final[dict[str, type]] = {"pipeline": PipelineSpec, "gossip": GossipSpec, "moe": MoeSpec}
+TABLES: Final[dict[str, type]] = {
+    "pipeline": PipelineSpec,
+    "gossip": GossipSpec,
+    "collective": CollectiveSpec,
+    "moe": MoeSpec,
+}
 
 
 @runtime_checkable
