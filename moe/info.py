@@ -105,6 +105,7 @@ INFO: Final = ModeInfo(
     checkpoint_parts=checkpoint_parts,
     forecast=forecast,
     check_start="moe.start:check_start",
+    name_in_model="moe.model:name_in_model",
     options={
         "checkpoint": "also write a whole checkpoint, moments and all, to this node's disk: another run can begin from it"
     },
