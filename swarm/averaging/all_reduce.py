@@ -192,7 +192,7 @@ class Averager:
         return {key: account.shown(now_s) for key, account in self.core.accounts.items()}
 
     async def average(
-        self, key: str, version: int, vector: Tensor, weight: float = 1.0
+        self, key: str, version: int, vector: Tensor, weight: float = 1.0, *, common: bytes = b""
     ) -> Averaged:
         """Average a vector with the others that want the same round; one at a time for a key.
 
@@ -201,13 +201,14 @@ class Averager:
           version: larger than any that has begun here under this key before.
           vector: (n,) float32. Must not change before this returns or raises.
           weight: more than 0, at most `AveragingSpec.weight_max`.
+          common: peers for whom it differs are in no group together.
         Raises:
           RoundAbortedError: nothing was averaged, and nothing changed.
         """
         if str(vector.dtype) != "torch.float32" or vector.dim() != 1:
             raise LocalProtocolError("what is averaged is a vector of float32")
         tools = self._tools
-        layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements)
+        layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements, common=common)
         wanted = self._wanted[key] = _Wanted(vector.detach(), version)
         try:
             now_s = trio.current_time()
