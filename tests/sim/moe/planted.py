@@ -284,10 +284,6 @@ def _believes_records(self: Placement, now_s: float, seen: Any, offers: Any) -> 
         memory.before = frozenset()
 
 
-def _forgets(self: Placement, now_s: float, seen: Any, offers: Any) -> None:
-    """Who comes back has snapshots, and does not know whose they were."""
-
-
 _restore = Placement.restore
 _judge_call = judge_call
 _witnessed = evidence._witnessed
@@ -313,7 +309,6 @@ SUITE: Final = (
     Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Placement, "_is_ours_still", _takes_it_anyway),)),
     Planted("what was handed over is taken back", TakesBackTheNewest, ((Placement, "restore", _takes_all_back),)),
     Planted("a record of who died as well is believed", GoesOnWhereItWas, ((Placement, "restore", _believes_records),), first_seed=178),
-    Planted("who comes back has forgotten its run", GoesOnWhereItWas, ((Placement, "restore", _forgets),), first_seed=409),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
