@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from protocols.experts.events import Adopt, ClaimsSeen, Create
+from protocols.experts.events import Adopt, ClaimsSeen, Create, HandOverOffered
 from protocols.experts.placement import RETURN_S
 from protocols.experts.uid import ExpertUID
 from tests.sim.engine.checker import on
@@ -35,6 +35,10 @@ class LeftToItsHost(Checker):
             before = {host.epoch for host in peer.found.seen.get(uid, ())}
             if claims[0].epoch not in before:  # else it may be of who died as well
                 self._alive.add((life_of(peer), uid))
+
+    @on(HandOverOffered)
+    def is_offered(self, peer: MoePeer, event: HandOverOffered) -> None:
+        self._alive.add((life_of(peer), event.uid))
 
     @on(HostingBegun)
     def hosts(self, peer: MoePeer, note: HostingBegun) -> None:
