@@ -302,8 +302,8 @@ _begin = LookUps.begin
 
 SUITE: Final = (
     Planted("whoever asks is averaged with", OnlyReplicasBlend, ((Replicas, "is_replica", _everybody_averages),), first_seed=5),
-    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=46),
-    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=46),
+    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=28),
+    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=89),
     Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),), first_seed=8),
     Planted("who comes back leaves nothing to others", LeftToItsHost, ((placement, "RETURN_S", 0.0),)),
     Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Placement, "_is_ours_still", _takes_it_anyway),)),
