@@ -54,7 +54,7 @@ from swarm.mode import ExportRefusedError, Progress, RunContext
 from swarm.presence import Presence
 from swarm.resources import Resources
 from swarm.schedule import learning_rate
-from swarm.state.initial import InitialState
+from swarm.state.initial import InitialState, StartMisfitError
 from swarm.state.manifest import MANIFEST_BYTES_MAX
 from swarm.state.part import Part
 from swarm.state.snapshot import Snapshot, expected_specs

@@ -22,7 +22,9 @@ def check_start(run: RunSpec, checkpoints: Collection[Checkpoint]) -> None:
     needs = part_specs(run)
     found = {checkpoint.manifest.part: checkpoint for checkpoint in checkpoints}
     for odd in sorted(needs.keys() ^ found.keys()):
-        has, lacks = ("checkpoint", "this run") if odd in found else ("this run", "the checkpoint")
+        has, lacks = (
+            ("the checkpoint", "this run") if odd in found else ("this run", "the checkpoint")
+        )
         raise StartMisfitError(
             f"{has} has {odd}, which {lacks} has not: the grids or layers differ"
         )

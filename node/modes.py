@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from moe.info import INFO as MOE
 from protocols.run.tables import register_table
+from swarm.collective.info import INFO as COLLECTIVE
 from swarm.gossip.info import INFO as GOSSIP
 from swarm.mode_info import ModeInfo
 from swarm.pipeline.info import INFO as PIPELINE
@@ -18,7 +19,9 @@ from swarm.pipeline.info import INFO as PIPELINE
 if TYPE_CHECKING:
     from swarm.mode import Mode, RunContext
 
-MODES: Final[dict[str, ModeInfo]] = {info.name: info for info in (PIPELINE, GOSSIP, MOE)}
+MODES: Final[dict[str, ModeInfo]] = {
+    info.name: info for info in (PIPELINE, GOSSIP, COLLECTIVE, MOE)
+}
 
 
 def register(info: ModeInfo, table: type) -> None:

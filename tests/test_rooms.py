@@ -24,6 +24,11 @@ MAY_IMPORT = {
 MODES = {
     "pipeline": ("protocols/ledger/", "swarm/pipeline/", "node/demo/scenarios/pipeline/"),
     "gossip": ("protocols/gossip/", "swarm/gossip/", "node/demo/scenarios/gossip/"),
+    "collective": (
+        "protocols/collective/",
+        "swarm/collective/",
+        "node/demo/scenarios/collective/",
+    ),
     "moe": ("protocols/experts/", "moe/", "node/demo/scenarios/moe/"),
 }
 """The rooms of one mode each. Everything else is shared."""

@@ -201,6 +201,19 @@ def _experts(report: Mapping[str, Any], section: Mapping[str, Any]) -> Renderabl
     return Group(Text(head), *[Text(line, no_wrap=True) for line in lines])
 
 
+def _fragments(report: Mapping[str, Any], section: Mapping[str, Any]) -> RenderableType:
+    table = Table(box=box.SIMPLE, expand=True)
+    for name in ("fragment", "numbers", "averaged after step", "steps since", "round"):
+        table.add_column(name, justify="left" if name == "fragment" else "right")
+    for index, row in enumerate(section.get("fragments", ())[:_ROWS_MAX]):
+        keys = ("numbers", "averaged_at_step", "steps_not_averaged", "round")
+        table.add_row(f"outer/{index}", *(_figure(row.get(key)) for key in keys))
+    if not table.row_count:
+        return Text("no outer parameters yet")
+    members = [_peer(row["peer_id"], "") for row in section.get("members", ())[:_ROWS_MAX]]
+    return Group(table, Columns([Text("with", "dim"), *members], padding=(0, 2)))
+
+
 def _no_map(report: Mapping[str, Any], section: Mapping[str, Any]) -> RenderableType:
     rows: Iterator[str] = status_lines(dict(report))
     return Group(*[Text(line) for line in rows])
@@ -209,6 +222,7 @@ def _no_map(report: Mapping[str, Any], section: Mapping[str, Any]) -> Renderable
 _MAPS: Final[dict[str | None, Draw]] = {
     "pipeline": _stages,
     "gossip": _neighbours,
+    "collective": _fragments,
     "moe": _experts,
 }
 

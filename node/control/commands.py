@@ -108,9 +108,7 @@ class _Commands:
         path = Path(str(params.get("path", "")))
         if not path.is_absolute():
             raise ControlError("bad-params", "export needs an absolute path")
-        options: Any = params.get("options", {})
-        if not isinstance(options, dict):
-            raise ControlError("bad-params", "options must be a table")
+        options = {name: value for name, value in params.items() if name != "path"}
         # Looked at first: gathering a large model to find out afterwards would cost minutes.
         if not await trio.Path(path.parent).is_dir():
             raise ControlError(

@@ -24,6 +24,7 @@ from node.limits import process_age_s
 SCENARIOS: Final = {
     "pipeline": "node.demo.scenarios.pipeline.scenario",
     "gossip": "node.demo.scenarios.gossip.scenario",
+    "collective": "node.demo.scenarios.collective.scenario",
     "moe": "node.demo.scenarios.moe.scenario",
 }
 """Mode -> module with `run(options, folder, screen, *, model) -> Result`."""

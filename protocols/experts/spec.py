@@ -14,6 +14,8 @@ from protocols.schema import Fraction, Natural, Range, SchemaError, Size
 if TYPE_CHECKING:
     from protocols.run import RunSpec, ScriptExpertsSpec
 
+COSINE_WIDTH: Final = 16
+"""Of the space in which cosines are taken: small, as in X-MoE, so that inputs stay spread."""
 EXPERTS_MAX: Final = 4096
 """In all layers of a run: every node that hosts watches all of them."""
 
@@ -123,6 +125,8 @@ class MoeSpec:
 
 
 def _check_script(run: RunSpec, model: ScriptExpertsSpec) -> None:
+    if run.start is not None:
+        raise SchemaError("start", "the experts of this run live in scripts, which begin them")
     if run.data.kind != "script":
         raise SchemaError("data.kind", "scripts feed their experts themselves: kind is script")
     for layer, sizes in model.layers.items():

@@ -205,6 +205,7 @@ class Averager:
         vector: Tensor,
         weight: float = 1.0,
         *,
+        common: bytes = b"",
         spare: Tensor | None = None,
     ) -> Averaged:
         """Average a vector with the others that want the same round; one at a time for a key.
@@ -214,6 +215,7 @@ class Averager:
           version: larger than any that has begun here under this key before.
           vector: (n,) float32. Must not change before this returns or raises.
           weight: more than 0, at most `AveragingSpec.weight_max`.
+          common: peers for whom it differs are in no group together.
           spare: (n,) float32 that nobody uses, such as an earlier mean: the new one may be put there, which saves making memory
             for it in each round.
         Raises:
@@ -222,7 +224,7 @@ class Averager:
         if str(vector.dtype) != "torch.float32" or vector.dim() != 1:
             raise LocalProtocolError("what is averaged is a vector of float32")
         tools = self._tools
-        layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements)
+        layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements, common=common)
         wanted = self._wanted[key] = _Wanted(vector.detach(), version, self._usable(spare, vector))
         try:
             now_s = trio.current_time()

@@ -11,6 +11,7 @@ from torch import Tensor
 from protocols.errors import RemoteProtocolError
 from protocols.frames import TensorSpec
 from swarm.calls import WireTensor
+from swarm.tensors import e3m0
 from swarm.tensors.wire import from_wire, to_wire
 
 BLOCK: Final = 1024
@@ -94,6 +95,21 @@ class Int8:
         return values
 
 
+class E3M0:
+    """Four bits for each number, see `swarm.tensors.e3m0`; too large ones become the largest that it has."""
+
+    name = "e3m0"
+
+    def specs(self, elements: int) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("uint8", (e3m0.byte_count(elements),)),)
+
+    def encode(self, values: Tensor) -> tuple[WireTensor, ...]:
+        return (to_wire(e3m0.encode(values.clamp(-e3m0.VALUE_MAX, e3m0.VALUE_MAX))),)
+
+    def decode(self, tensors: Sequence[WireTensor], elements: int) -> Tensor:
+        return e3m0.decode_untrusted(from_wire(tensors[0]), elements)
+
+
 def _blocks(elements: int) -> int:
     return -(-elements // BLOCK)
 
@@ -106,7 +122,7 @@ def _pieces(elements: int, whole: int) -> list[tuple[int, int, int]]:
 
 CODECS: Final[dict[str, Codec]] = {
     codec.name: codec
-    for codec in (Plain(torch.float32), Plain(torch.float16), Plain(torch.bfloat16), Int8())
+    for codec in (Plain(torch.float32), Plain(torch.float16), Plain(torch.bfloat16), Int8(), E3M0())
 }
 
 

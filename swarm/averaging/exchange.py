@@ -357,7 +357,7 @@ async def _fetch_from(tools: Tools, effect: FetchMean, cut: Cut, holder: PeerID)
     return Mean(effect.exchange, effect.digests, values, tuple(parts))
 
 
-def layout_of(elements: int, codec: Codec, chunk_elements: int) -> bytes:
-    """Hash what all members of a group must have in common."""
+def layout_of(elements: int, codec: Codec, chunk_elements: int, *, common: bytes = b"") -> bytes:
+    """Hash what all members of a group must have in common; `common` is the caller's own."""
     text = f"murmura averaging layout:{elements}:{codec.name}:{chunk_elements}"
-    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+    return hashlib.blake2b(text.encode() + common, digest_size=32).digest()

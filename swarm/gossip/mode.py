@@ -15,8 +15,8 @@ import torch
 import trio
 from torch import Tensor
 
+from protocols.claims import choose_partition
 from protocols.frames import Limits, number_untrusted
-from protocols.gossip.claims import choose_partition
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from protocols.ports import DirectoryRecord

@@ -86,6 +86,16 @@ class Learner:
         return self._task.evaluate(self.hosted.module)
 
     @torch.no_grad()
+    def evaluate_on(self, vector: Tensor) -> Evaluation:
+        """Look at held-out samples with these parameters (n,)."""
+        own = self.flat.clone()
+        try:
+            self.flat.copy_(vector)
+            return self.evaluate()
+        finally:
+            self.flat.copy_(own)
+
+    @torch.no_grad()
     def replace_parameters(self, vector: Tensor | None) -> None:
         """Go on from these parameters (n,), or from the initial ones, with a new optimizer state."""
         self.hosted = self._new()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +58,8 @@ _SNAPSHOTS_MAX: Final = 3
 _LIARS_MAX: Final = 3
 _GROUPS_MAX: Final = 4096
 """Each costs a hash of some kilobytes. All but one of 1,000 are tried, all but three of 20."""
+_CLAIMED_MAX: Final = 1024
+"""Files of a list that is looked at, unless this run's own would have more: hashing them takes time."""
 _SHARE_MAX: Final = 4
 _SPARE_BYTES: Final = 64 << 20
 """A file may have so many times a fair share of the model, and that much besides: bounds what a liar can make us fetch."""
@@ -132,10 +135,12 @@ class InitialState:
     async def _scanned(self) -> list[Checkpoint]:
         if self._here is None:
             self._here = await trio.to_thread.run_sync(checkpoints_for, self._start, self._folder)
+            with suppress(StartMissingError):
+                self._files = files_of(whole_here(self._start, self._here))
         return self._here
 
     async def _from_disk(
-        self, specs: Mapping[str, TensorSpec], part: str | None
+        self, specs: Mapping[str, TensorSpec], part: str | None = None
     ) -> Mapping[str, Tensor]:
         """Take the part's atoms from the files here. Raises StartMissingError, StartMisfitError."""
         here = await self._scanned()
@@ -196,7 +201,11 @@ class InitialState:
             for peer in members:
                 nursery.start_soon(self._ask, peer, replies)
         if self._files is None:
-            claims = [{f.part: f.sha256 for f in reply.files} for reply in replies.values()]
+            claims = [
+                {f.part: f.sha256 for f in reply.files}
+                for reply in replies.values()
+                if len(reply.files) <= max(_CLAIMED_MAX, 2 * self._parts)
+            ]
             own = files_of(await self._scanned())
             # In a thread: a few liars, with a thousand files each, make seconds of it.
             self._files = await trio.to_thread.run_sync(find_list, self._start, own, claims)
@@ -330,15 +339,17 @@ def _overlap(checkpoint: Checkpoint, specs: Mapping[str, TensorSpec]) -> bool:
 def find_list(start: StartSpec, own: Files, claims: Sequence[Files]) -> Files | None:
     """Return the list of files that has the right hash, out of ours and what others say; None when there is none.
 
-    All together, each other alone, or all but a few: one liar cannot hide it, nor in a small swarm two or three.
+    All together, each other alone, or all but a few: one liar cannot hide it, nor in a small swarm two or three. With ours or
+    without: where each peer has a model of its own, ours of that step is another one than what is named.
     """
     groups: Iterator[Sequence[Files]] = ([claim] for claim in claims)
     for count in range(min(len(claims), _LIARS_MAX) + 1):
         groups = itertools.chain(groups, itertools.combinations(claims, len(claims) - count))
     for group in itertools.islice(groups, _GROUPS_MAX):
-        merged = {part: sha256 for claim in group for part, sha256 in claim.items()} | own
-        if start_digest(merged) == start.sha256:
-            return merged
+        merged = {part: sha256 for claim in group for part, sha256 in claim.items()}
+        for files in (merged | own, merged):
+            if start_digest(files) == start.sha256:
+                return files
     return None
 
 

@@ -27,6 +27,8 @@ batch = 4
 RUNS = {
     "gossip": 'name = "g"\nmode = "gossip"\n[data]\nkind = "digits"\n[model]\nkind = "mlp"\nlayers = 2\nwidth = 8\n'
     '[optimizer]\nkind = "sgd"\n[training]\nbatch = 16\n',
+    "collective": 'name = "c"\nmode = "collective"\n[data]\nkind = "digits"\n[model]\nkind = "mlp"\nlayers = 2\nwidth = 8\n'
+    "[training]\nbatch = 16\n",
     "moe": f'name = "m"\nmode = "moe"\n[data]\npattern = "x"\nsha256 = "{"0" * 64}"\n{SMALL_TRANSFORMER}'
     "[moe]\ngrid = [2, 2]\nk = 2\nhidden = 16\n",
 }
@@ -48,6 +50,7 @@ def test_every_mode_measures_what_a_node_would_compute(mode: str, tmp_path: Path
     assert [item.name for item in found] == {
         "pipeline": ["stage 0", "stage 1", "stage 2"],
         "gossip": ["whole model"],
+        "collective": ["whole model"],
         "moe": ["one expert"],
     }[mode]
     assert all(item.value > 0 for item in found)

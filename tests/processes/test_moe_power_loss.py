@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from node.identity import Identity
 from swarm.data.text import read_text
@@ -17,6 +20,7 @@ pytestmark = pytest.mark.process
 
 NAMES = ("first", "second", "third")
 EXPERTS = 8
+STEPS = 40
 RUN = """\
 name = "experts"
 mode = "moe"
@@ -35,7 +39,7 @@ k = 2
 nodes_to_start = 3
 [training]
 batch = 4
-steps = 1000000
+steps = {steps}
 """
 
 
@@ -45,12 +49,15 @@ def links() -> Iterator[Links]:
         yield opened
 
 
-def start(swarm: ProcessSwarm, links: Links, *names: str) -> None:
+def write_run(swarm: ProcessSwarm, *, steps: int, start: str = "") -> None:
     text = swarm.folder / "text"
-    run_file = swarm.folder / "moe.toml"
+    swarm.run_file = swarm.folder / "moe.toml"
     sha256 = read_text(str(text), bytes_max=16 << 20).sha256
-    run_file.write_text(RUN.format(text=text, sha256=sha256))
-    flags = ["--run", str(run_file), "--checkpoint-every-s", "0.5"]
+    swarm.run_file.write_text(RUN.format(text=text, sha256=sha256, steps=steps) + start)
+
+
+def start(swarm: ProcessSwarm, links: Links, *names: str) -> None:
+    flags = ["--run", str(swarm.run_file), "--checkpoint-every-s", "0.5"]
     for name in NAMES:
         folder = swarm.folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -77,6 +84,7 @@ def test_all_nodes_lose_power_and_every_expert_and_trunk_goes_on(
     links: Links, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with process_swarm(tmp_path_factory.mktemp("moe")) as swarm:
+        write_run(swarm, steps=1_000_000)
         start(swarm, links, *NAMES)
         swarm.wait(lambda: hosted(swarm) == EXPERTS and min(trained(swarm)) >= 20)
         swarm.wait(
@@ -96,3 +104,45 @@ def test_all_nodes_lose_power_and_every_expert_and_trunk_goes_on(
             assert section["experts_hosted"] == before[name]["experts_hosted"]
             assert section["step"] > before[name]["step"] // 4, "its trunk is not begun anew"
             assert "goes on from its checkpoint: batches=" in swarm.nodes[name].log.read_text()
+
+
+@pytest.mark.soak
+def test_a_run_that_is_over_is_prolonged_and_who_has_no_file_fetches_what_it_hosts(
+    links: Links, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with process_swarm(tmp_path_factory.mktemp("moe")) as swarm:
+        write_run(swarm, steps=STEPS)
+        start(swarm, links, *NAMES)
+        swarm.wait(lambda: hosted(swarm) == EXPERTS and min(trained(swarm)) == STEPS)
+        first, model = swarm.nodes["first"], tmp_path / "model.safetensors"
+        done = first.command("export", str(model), "--checkpoint")
+        assert done.returncode == 0, done.stderr
+        table = done.stdout[done.stdout.index("[start]") :]
+        listed = first.command("checkpoints", "list").stdout
+        assert listed.endswith(table), "the same that `checkpoints list` prints"
+        again = tmp_path / "again.safetensors"
+        exported = first.command("checkpoints", "export", str(again))
+        assert exported.returncode == 0, exported.stderr
+        whole, of_disk = load_file(model), load_file(again)
+        assert whole.keys() == of_disk.keys()
+        experts = [name for name in whole if ".mlp.experts." in name]
+        assert len(experts) == 2 * EXPERTS
+        assert all(torch.equal(whole[name], of_disk[name]) for name in experts)
+        swarm.kill_all()
+
+        write_run(swarm, steps=STEPS + 20, start="\n" + table)
+        check = first.command("config", "check", str(swarm.run_file))
+        assert "the whole checkpoint is here and fits" in check.stdout, check.stdout + check.stderr
+        start(swarm, links, *NAMES)
+        swarm.wait(
+            lambda: hosted(swarm) == EXPERTS and min(trained(swarm)) == STEPS + 20, patience_s=120
+        )
+        for name, node in swarm.nodes.items():
+            assert moe(node)["experts_lost"] == moe(node)["experts_adopted"] == 0, name
+        fetched = [
+            path.parent.name
+            for name in ("second", "third")
+            for path in (swarm.folder / name).glob("**/start/*/*.safetensors")
+        ]
+        assert "trunk" in fetched
+        assert any(name.startswith("expert+") for name in fetched)

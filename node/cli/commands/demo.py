@@ -14,7 +14,7 @@ from node.cli.options import json_option
 @json_option
 @click.option(
     "--mode",
-    type=click.Choice(["pipeline", "gossip", "moe"]),
+    type=click.Choice(["pipeline", "gossip", "collective", "moe"]),
     default="pipeline",
     show_default=True,
     help="How the nodes train together.",

@@ -40,9 +40,7 @@ def command(
     flags = {"checkpoint": checkpoint, "consensus": consensus}
     options = {name: True for name, given in flags.items() if given}
     with connect(state_dir, runtime_dir, config_file) as client:
-        answer = client.call(
-            "export", timeout_s=_EXPORT_S, path=str(path.absolute()), options=options
-        )
+        answer = client.call("export", timeout_s=_EXPORT_S, path=str(path.absolute()), **options)
     start = answer.pop("start", None)
     if as_json:
         print_json(answer if start is None else answer | {"start": start})

@@ -152,13 +152,26 @@ function expertsMap(section, own) {
   return [make("div", {}, box, legend), "Each square is an expert in the colour of its host. Outlined: on this node. Hatched: nobody's."];
 }
 
-const MAPS = { pipeline: stagesMap, gossip: ringMap, moe: expertsMap };
+function fragmentsMap(section, own) {
+  const box = make("div", { class: "stages" });
+  (section.fragments || []).forEach((fragment, index) => {
+    const facts = [`averaged after step ${figure(fragment.averaged_at_step)}`, `${figure(fragment.steps_not_averaged)} steps since`];
+    if (fragment.round !== "none") facts.push(fragment.round);
+    box.append(make("div", { class: "stage" }, make("h3", {}, `outer/${index}`), ...facts.map((fact) => make("p", {}, fact))));
+  });
+  const members = make("p", {});
+  members.replaceChildren(...(section.members || []).map((member) => peerChip(member.peer_id, own)));
+  return [make("div", {}, box, members), "Each box is a fragment of the model, averaged by itself; below, with whom."];
+}
+
+const MAPS = { pipeline: stagesMap, gossip: ringMap, collective: fragmentsMap, moe: expertsMap };
 
 // --- the whole ---
 
 const PARTS = [
   ["role", "role"], ["synced", "has its state"], ["leading", "leads the run"], ["microbatches_counted", "microbatches counted"],
   ["calls_served", "calls served"], ["queue", "tasks waiting"], ["accuracy", "accuracy"], ["averages", "averages"],
+  ["rounds", "rounds averaged"], ["rounds_missed", "rounds missed"], ["group", "peers in the last round"],
   ["pushes_taken", "models taken by neighbours"], ["models_refused", "models refused"], ["partition", "its data"],
   ["experts_hosted", "experts here"], ["experts_adopted", "experts adopted"], ["calls", "calls of experts"],
   ["call_p50_ms", "a call, in ms"], ["staleness", "staleness"], ["waiting_for", "waits for"],

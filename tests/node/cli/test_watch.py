@@ -32,6 +32,18 @@ SECTIONS: dict[str, dict[str, Any]] = {
             }
         ]
     },
+    "collective": {
+        "fragments": [
+            {
+                "numbers": 1000,
+                "averaged_at_step": 30,
+                "line": "aa",
+                "round": "averaging",
+                "steps_not_averaged": 11,
+            }
+        ],
+        "members": [{"peer_id": OTHER}],
+    },
     "moe": {
         "experts": 2,
         "experts_alive": 1,
@@ -47,6 +59,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 SEEN = {
     "pipeline": ("stage 0", f"{PEER[-8:]} (here)", "nobody"),
     "gossip": ("neighbour", OTHER[-8:]),
+    "collective": ("outer/0", "averaging", OTHER[-8:]),
     "moe": ("1 of 2 alive, 1 here", "!"),
 }
 

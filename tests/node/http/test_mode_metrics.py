@@ -35,6 +35,7 @@ batch = 16
 steps = 100000
 evaluate_every = 5
 """
+COLLECTIVE_RUN = GOSSIP_RUN.replace("gossip", "collective")
 
 
 def test_the_names_of_metrics_are_the_golden_ones() -> None:
@@ -65,7 +66,7 @@ def data_of(run_file: str) -> str:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("mode", ["pipeline", "gossip"])
+@pytest.mark.parametrize("mode", ["pipeline", "gossip", "collective"])
 def test_what_a_mode_declares_is_in_its_status(mode: str, tmp_path: Path) -> None:
     async def main() -> dict[str, Any]:
         with trio.fail_after(60):
@@ -73,7 +74,7 @@ def test_what_a_mode_declares_is_in_its_status(mode: str, tmp_path: Path) -> Non
                 if mode == "pipeline":
                     run_file = str(write_right_run(tmp_path, stages=1, steps=10_000))
                 else:
-                    run_file = world.run_file(GOSSIP_RUN)
+                    run_file = world.run_file(GOSSIP_RUN if mode == "gossip" else COLLECTIVE_RUN)
                 found = await section_of(world, run_file, mode)
                 world.nursery.cancel_scope.cancel()
                 return found

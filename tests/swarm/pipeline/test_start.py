@@ -137,6 +137,8 @@ def test_a_list_is_found_beside_one_liar() -> None:
     lie = {"stage/1": "f" * 64, "stage/9": "f" * 64}
     for claims in ([lie, *parts[1:]], [*parts[1:], lie]):
         assert find_list(start, parts[0], claims) == files
+    another = dict.fromkeys(files, "0" * 64)
+    assert find_list(start, another, [another, files]) == files, "ours may be of a model of our own"
 
 
 def test_what_is_listed_is_what_is_found(tmp_path: Path) -> None:

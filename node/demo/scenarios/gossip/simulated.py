@@ -16,8 +16,8 @@ from typing import Final
 
 from torch import Tensor
 
+from protocols.claims import choose_partition
 from protocols.core import Blame, ContactsFound, PeerDown, Send, Tick
-from protocols.gossip.claims import choose_partition
 from protocols.gossip.events import (
     AdoptModel,
     AnswerPush,

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from protocols.gossip.claims import choose_partition
+from protocols.claims import choose_partition
 from tests.protocols.gossip.peers import peer
 
 

@@ -1,0 +1,1 @@
+"""What averaging outer gradients costs in loss and saves in bytes, against averaging every gradient."""

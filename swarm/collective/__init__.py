@@ -1,0 +1,1 @@
+"""Outer steps (DiLoCo): a whole model on every peer, groups average how far they have come."""
