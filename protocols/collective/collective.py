@@ -280,6 +280,7 @@ class Collective:
     def _round_missed(self, event: RoundMissed) -> Sequence[CollectiveEffect]:
         fragment = self.fragments[event.fragment]
         if fragment.round == "averaging" and fragment.round_version == event.version:
+            fragment.may_count = event.version if event.may_count else fragment.may_count
             self._miss(event.now_s, fragment)
         return ()
 
@@ -313,8 +314,8 @@ class Collective:
                 self._applied(now_s, self.fragments[index], finite=finite)
             case StateAdopted(_, index, finite):
                 taken = self.whereabouts.adopted(index, finite=finite)
-                if finite:
-                    self.fragments[index].adopt(taken.version, taken.lines)
+                if finite and isinstance(job, AdoptState):
+                    self.fragments[index].adopt(taken.version, taken.lines, counted=job.counted)
             case RolledBack():
                 self._roll_back = False
                 self._broken = 0
@@ -368,10 +369,10 @@ class Collective:
 
     def _next_job(self) -> Job | None:
         for index, fragment in enumerate(self.fragments):
-            if fragment.round == "none" and self.whereabouts.wants_adopted(
-                index, fragment.standing
-            ):
-                return AdoptState(index)
+            taken = self.whereabouts.to_adopt(index, fragment.standing)
+            if taken is not None and fragment.round == "none":
+                counted = fragment.has_counted(taken.version, has_ours=taken.has_ours)
+                return AdoptState(index, counted)
         if not self.ready:
             return None
         if self._roll_back:

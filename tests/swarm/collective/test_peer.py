@@ -91,12 +91,18 @@ class Scene:
         self.network, self.nursery, self.folder = network, nursery, folder
         self.nodes: list[Node] = []
         self.step_s = 0.0
+        self.go = trio.Event()
+        """Nobody trains before."""
 
     async def add(self, seed: int, *, founds: bool = False) -> Node:
         node: Node = await self.nursery.start(self._live, seed, founds)
         self.nodes.append(node)
         self.tell()
         return node
+
+    async def pair(self) -> tuple[Node, Node]:
+        """Two peers that begin together."""
+        return await self.add(0, founds=True), await self.add(1)
 
     def tell(self) -> None:
         for node in self.nodes:
@@ -134,6 +140,7 @@ class Scene:
             holder = Holder(learner, RUN.settings(CollectiveSpec))
 
             async def step(do: Callable[[], Any]) -> Any:
+                await self.go.wait()
                 await trio.sleep(self.step_s)
                 return await resources.compute.run_own(do)
 
@@ -182,7 +189,8 @@ def play(folder: Path, script: Callable[[Scene], Awaitable[None]]) -> None:
 
 def test_peers_end_with_the_same_outer_parameters_which_have_learned(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
+        scene.go.set()
         await scene.until(lambda: one.finished and other.finished)
         assert torch.equal(one.outer(), other.outer())
         assert torch.equal(one.holder.learner.flat, one.outer())
@@ -196,8 +204,9 @@ def test_peers_end_with_the_same_outer_parameters_which_have_learned(tmp_path: P
 def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         scene.step_s = 0.02
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
         other.averager.aborts = lambda version: version == 60
+        scene.go.set()
         await scene.until(lambda: one.finished and other.finished)
         assert other.peer.core.missed >= 1
         assert other.peer.core.whereabouts.adoptions >= 1
@@ -209,7 +218,8 @@ def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) 
 def test_a_late_peer_fetches_the_outer_state_and_a_killed_one_is_not_missed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         scene.step_s = 0.03
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
+        scene.go.set()
         await scene.until(lambda: one.peer.core.step >= 18)
         late = await scene.add(2)
         await scene.until(lambda: late.peer.core.ready)
@@ -224,10 +234,11 @@ def test_a_late_peer_fetches_the_outer_state_and_a_killed_one_is_not_missed(tmp_
 
 def test_a_mean_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
         for node in (one, other):
             node.averager.change = lambda mean: mean * float("inf")
         before = one.outer().clone()
+        scene.go.set()
         await scene.until(lambda: one.peer.core.missed >= 3 and other.peer.core.missed >= 3)
         assert torch.equal(one.outer(), before)
         assert one.peer.core.rounds == 0
@@ -237,7 +248,6 @@ def test_a_mean_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_makes_no_sense_is_refused_or_blamed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        scene.step_s = 1.0
         node = await scene.add(0, founds=True)
         host = scene.network.join(SeededSigner(9).peer_id)
         caller = Caller(host, hello=Hello(run=RUN.run_id))
