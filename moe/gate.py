@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_COSINE_WIDTH: Final = 16
-"""Of the space in which cosines are taken: small, as in X-MoE, so that inputs stay spread."""
+from protocols.experts.spec import COSINE_WIDTH
+
 _TEMPERATURE: Final = 0.3
 
 
@@ -68,8 +68,8 @@ class CosineGate(ProductKeyGate):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(width, sizes, noise=noise, generator=generator)
-        self.project = nn.Linear(width, _COSINE_WIDTH, bias=False)
-        self.keys = nn.Linear(_COSINE_WIDTH, sum(self.sizes), bias=False)
+        self.project = nn.Linear(width, COSINE_WIDTH, bias=False)
+        self.keys = nn.Linear(COSINE_WIDTH, sum(self.sizes), bias=False)
         self.log_temperature = nn.Parameter(torch.tensor([math.log(_TEMPERATURE)]))
 
     def coordinate_scores(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from moe.forecast import forecast
 from protocols.experts.spec import MoeSpec
 from protocols.run import ByteTransformerSpec, RunSpec
 from protocols.run.data import TextSpec
@@ -102,7 +103,9 @@ INFO: Final = ModeInfo(
     check_data=check_data,
     waits_for=waits_for,
     checkpoint_parts=checkpoint_parts,
+    forecast=forecast,
     check_start="moe.start:check_start",
+    name_in_model="moe.model:name_in_model",
     options={
         "checkpoint": "also write a whole checkpoint, moments and all, to this node's disk: another run can begin from it"
     },

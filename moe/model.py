@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe.gate import CosineGate, ProductKeyGate, balance_loss, expert_scores
+from moe.info import EXPERT_PREFIX
 from moe.layer import RemoteMixtureOfExperts
 from moe.network import ExpertNetwork
 from protocols.experts.spec import MoeSpec
@@ -150,3 +151,10 @@ def expert_parameter(uid: ExpertUID, name: str) -> str:
     """Return the name of an expert's parameter in an exported model."""
     index = uid.layer.removeprefix("ffn")
     return f"layers.{index}.mlp.experts.{str(uid).replace('.', '-')}.{name}"
+
+
+def name_in_model(part: str, name: str) -> str:
+    """Return what a parameter of a part of the run is called in an exported model."""
+    if not part.startswith(EXPERT_PREFIX):
+        return name
+    return expert_parameter(ExpertUID.from_text(part.removeprefix(EXPERT_PREFIX)), name)

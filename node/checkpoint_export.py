@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from moe.info import EXPERT_PREFIX
 from node.errors import NodeError
 from node.modes import info_of
-from protocols.experts.uid import ExpertUID
 from protocols.run import RunSpec
 from swarm.hosting.module import PARAMETERS
 from swarm.state.checkpoint import Checkpoint, CheckpointRefusedError
@@ -48,8 +47,9 @@ def _write(path: Path, run: RunSpec, checkpoints: Sequence[Checkpoint]) -> int:
         return export_model(path, run, step=version, stages=parts.values())
     if lacking := sorted(set(info_of(run.mode).checkpoint_parts(run)) - parts.keys()):
         raise ExportError(f"{len(lacking)} parts are not here, {lacking[0]} among them")
+    name_of = _naming(run)
     together = {
-        _in_model(part, name): tensor
+        name_of(part, name): tensor
         for part, parameters in parts.items()
         for name, tensor in parameters.items()
     }
@@ -57,13 +57,13 @@ def _write(path: Path, run: RunSpec, checkpoints: Sequence[Checkpoint]) -> int:
     return write_tensors(path, together, about)
 
 
-def _in_model(part: str, name: str) -> str:
-    """Return a parameter's name in the whole model: experts all have the same ones."""
-    if not part.startswith(EXPERT_PREFIX):
-        return name
-    from moe.model import expert_parameter
-
-    return expert_parameter(ExpertUID.from_text(part.removeprefix(EXPERT_PREFIX)), name)
+def _naming(run: RunSpec) -> Callable[[str, str], str]:
+    """Return what a parameter of a part is called in the whole model."""
+    module, _, name = info_of(run.mode).name_in_model.partition(":")
+    if not module:
+        return lambda part, name: name
+    naming: Callable[[str, str], str] = getattr(importlib.import_module(module), name)
+    return naming
 
 
 def _parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

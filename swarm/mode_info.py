@@ -90,6 +90,8 @@ class ModeInfo:
     """With whom this node was in the run when it last left it, from what the mode keeps in the run's folder."""
     waits_for: Callable[[Mapping[str, Any]], str] = lambda section: ""
     """What a draining node waits for, from its section of the status; empty when for nothing that others decide."""
+    name_in_model: str = ""
+    """module:function of (part, name): what a parameter of a part is called in the whole model; empty: as in the part."""
     checkpoint_parts: Callable[[RunSpec], tuple[str, ...]] = lambda run: ()
     """The parts of a whole checkpoint, which `[start]` can name; () in a mode that does not know it."""
     check_start: str = ""

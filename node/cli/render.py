@@ -91,7 +91,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, list):
-        return " ".join(str(item) for item in value)
+        return "/".join(str(item) for item in value)
     return str(value)
 
 

@@ -14,6 +14,8 @@ from protocols.schema import Fraction, Natural, Range, SchemaError, Size
 if TYPE_CHECKING:
     from protocols.run import RunSpec, ScriptExpertsSpec
 
+COSINE_WIDTH: Final = 16
+"""Of the space in which cosines are taken: small, as in X-MoE, so that inputs stay spread."""
 EXPERTS_MAX: Final = 4096
 """In all layers of a run: every node that hosts watches all of them."""
 

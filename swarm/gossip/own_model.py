@@ -19,6 +19,7 @@ from swarm.state.snapshot import expected_specs
 
 log = logging.getLogger(__name__)
 
+_FUTURE: Final = "its version is beyond the end of the run"
 _NUMBER_MAX: Final = (1 << 31) - 1
 
 
@@ -48,7 +49,13 @@ class OwnModel:
 
     async def resume(self, learner: Learner, compute: ComputeThread) -> bool:
         """Load the newest checkpoint that can be used; return whether there is one."""
-        found = [c for c in await self._keeper.scan() if c.manifest.part == self._part]
+        here = [c for c in await self._keeper.scan() if c.manifest.part == self._part]
+        found = [c for c in here if c.manifest.version <= self._steps]
+        for checkpoint in here:
+            if checkpoint not in found:
+                log.error(
+                    "checkpoint refused: path=%s reason=%s", checkpoint.manifest_file, _FUTURE
+                )
         if not found:
             return False
         _, own = await compute.run_own(learner.snapshot)

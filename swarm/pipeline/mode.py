@@ -29,6 +29,7 @@ from swarm.pipeline.export import export_run
 from swarm.pipeline.hooks import PeerHooks
 from swarm.pipeline.info import JOURNAL, MODE
 from swarm.pipeline.journal import Journal
+from swarm.pipeline.parts import part_name
 from swarm.pipeline.peer import PipelinePeer, RestartOptions
 from swarm.pipeline.restarting import read_disk
 from swarm.pipeline.reuniting import HistoryEndsError
@@ -314,7 +315,17 @@ class PipelineMode:
             left=self._left.set,
             refuses_work=self._context.refuses_work,
             stepped=self._stepped,
+            on_disk=self._on_disk,
         )
+
+    async def _on_disk(self, stage: int, record: Record) -> Mapping[str, Tensor] | None:
+        """Return the state of a stage after a record, when it was written here: an epoch has one history."""
+        keeper = self._context.keeper
+        for checkpoint in await keeper.scan(self._spec.steps):
+            manifest = checkpoint.manifest
+            if manifest.part == part_name(stage) and manifest.order == (record.epoch, record.step):
+                return await keeper.load(checkpoint, None)
+        return None
 
     async def _from_disk(self) -> RestartOptions | None:
         """Return what this node can go on from; None when it is nothing, or when it is to start anew."""

@@ -359,7 +359,19 @@ class StageState:
         await self._build(admitted.stage)
         if admitted.synced and self._initial is not None:
             await self._begin_from(self._initial)
-        return admitted.synced or await self._fetch(loading)
+        return admitted.synced or await self._from_disk(admitted) or await self._fetch(loading)
+
+    async def _from_disk(self, admitted: Admitted) -> bool:
+        """Load the very state from our own disk, if it is there: nobody else may have it any more."""
+        assert self.host is not None
+        tensors = await self._hooks.on_disk(admitted.stage, admitted.record)
+        if tensors is None:
+            return False
+        await self._compute.run_own(self.host.stage.load, tensors)
+        log.info(
+            "state loaded from our own disk: stage=%d step=%d", admitted.stage, admitted.record.step
+        )
+        return True
 
     async def _begin_from(self, initial: InitialTensors) -> None:
         """Put the state of the checkpoint that the run goes on from in the place of the run's own initial one."""

@@ -58,6 +58,8 @@ _SNAPSHOTS_MAX: Final = 3
 _LIARS_MAX: Final = 3
 _GROUPS_MAX: Final = 4096
 """Each costs a hash of some kilobytes. All but one of 1,000 are tried, all but three of 20."""
+_CLAIMED_MAX: Final = 1024
+"""Files of a list that is looked at, unless this run's own would have more: hashing them takes time."""
 _SHARE_MAX: Final = 4
 _SPARE_BYTES: Final = 64 << 20
 """A file may have so many times a fair share of the model, and that much besides: bounds what a liar can make us fetch."""
@@ -199,7 +201,11 @@ class InitialState:
             for peer in members:
                 nursery.start_soon(self._ask, peer, replies)
         if self._files is None:
-            claims = [{f.part: f.sha256 for f in reply.files} for reply in replies.values()]
+            claims = [
+                {f.part: f.sha256 for f in reply.files}
+                for reply in replies.values()
+                if len(reply.files) <= max(_CLAIMED_MAX, 2 * self._parts)
+            ]
             own = files_of(await self._scanned())
             # In a thread: a few liars, with a thousand files each, make seconds of it.
             self._files = await trio.to_thread.run_sync(find_list, self._start, own, claims)

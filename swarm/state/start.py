@@ -37,7 +37,7 @@ def checkpoints_for(start: StartSpec, folder: Path) -> list[Checkpoint]:
             folder.parent / start.run / FOLDER,
             folder.parent / start.run / WHOLE,
             folder / FETCHED,
-        )  # fmt: skip
+        )
         for checkpoint in scan(place, run)[0]
     ]
     return [c for c in found if c.manifest.version == start.step]

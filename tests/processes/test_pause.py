@@ -84,6 +84,29 @@ def test_the_last_holder_of_a_stage_says_so_and_pauses_once_another_has_taken_ov
         assert holder.ask("status")["life"]["state"] == "paused"
 
 
+@pytest.mark.soak
+def test_the_last_holder_of_a_stage_of_a_run_that_is_over_has_it_still_when_it_is_back(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("over")
+    run_file = write_run_file(folder, replicas=1, stages=2, steps=8)
+    with daemons() as started:
+        first = start(started, folder / "n0", "--run", str(run_file))
+        join = ("--join", first.ask("invite")["invite"], "--data", str(folder / "text"))
+        holder = start(started, folder / "n1", *join, "--drain-s", "2")
+        for node in (first, holder):
+            node.wait_until(lambda s: s["services"].get("pipeline", {}).get("step") == 8)
+        alone_at = pipeline_of(holder)["stage"]
+        assert holder.end(signal.SIGTERM) == 0
+        again = start(started, folder / "n1", *join)
+        again.wait_until(lambda s: s["services"].get("pipeline", {}).get("synced"))
+        again.wait_until(lambda s: s["life"]["state"] == "serving")
+        assert (pipeline_of(again)["stage"], pipeline_of(again)["step"]) == (alone_at, 8)
+        model = tmp_path / "model.safetensors"
+        exported = first.command("export", str(model))
+        assert exported.returncode == 0, exported.stderr
+
+
 def start(started: list[Daemon], folder: Path, *flags: str) -> Daemon:
     node = Daemon(folder, *flags, *FLAGS)
     started.append(node)

@@ -20,6 +20,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.ids import RunID
 from protocols.run import RunSpec, StartSpec, run_from_canonical_bytes_untrusted
 from protocols.schema import encode
+from protocols.shown import shown
 from swarm.state.checkpoint import (
     FOLDER,
     WHOLE,
@@ -86,7 +87,7 @@ def list_command(
         return
     for row in rows:
         click.echo(
-            f"{row['run_id'][:8]}  {row['part']:<12} step {row['step']:<8} {row['bytes']:>14,} B  "
+            f"{row['run_id'][:8]}  {shown(row['run'] or ''):<12}  {row['part']:<12} step {row['step']:<8} {row['bytes']:>14,} B  "
             f"{duration(row['age_seconds'])} old  sha256 {row['sha256']}"
         )
     for row in refused:

@@ -70,7 +70,7 @@ def heat_lines(section: Mapping[str, Any]) -> Sequence[str]:
             place = rows[start]["expert"].partition(".")[2].rpartition(".")[0]
             cells = "".join(_shade(row, most) for row in rows[start : start + across])
             lines.append(f"  {shown(place):>8} {cells}")
-    return lines
+    return [*lines, "the darker, the more rows this node sent; ! nobody hosts it"]
 
 
 def _shade(row: Mapping[str, Any], most: int) -> str:

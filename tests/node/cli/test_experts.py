@@ -41,4 +41,4 @@ def test_the_heat_map_is_darkest_where_most_rows_went_and_marks_places_without_a
     assert lines[1] == "         0   ██"
     assert lines[2] == "         1 ▒▒ !"
     assert lines[3] == "ffn1, at most 0 rows"
-    assert len(lines) == 6
+    assert len(lines) == 7

@@ -20,7 +20,7 @@ def test_one_screen_says_what_is_wrong_and_where() -> None:
         "joining    members known 3",
         f"           /ip4/198.51.100.9/tcp/4001/p2p/{PEER}: connection refused",
         "pipeline   down, restarted 2 times, stage 1, step 41, steps 120, loss 2.346, "
-        "tokens per second 15,080, members by stage 2 2 1",
+        "tokens per second 15,080, members by stage 2/2/1",
         "resources  memory 200 MB of 512 MB, 3 threads, nice 5, 30 of 20000 files, "
         "loop lag p99 3.2 ms",
         f"address    /ip4/203.0.113.7/tcp/4001/p2p/{PEER}",
@@ -48,7 +48,7 @@ def test_keys_of_a_later_daemon_do_not_disturb() -> None:
     report = copy.deepcopy(STATUS)
     report["surprise"] = {"x": 1}
     report["services"]["new"] = {"up": True, "restarts": 0, "odd": [1, 2], "even": {"a": 1}}
-    assert "new        odd 1 2" in list(status_lines(report))
+    assert "new        odd 1/2" in list(status_lines(report))
 
 
 @pytest.mark.parametrize(

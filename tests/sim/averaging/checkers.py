@@ -173,7 +173,7 @@ class NobodyHonestBlamed(Checker):
 
 
 _DEATHS: Final = frozenset(
-    {"crashes", "restarts_without_state", "mass_preemption", "returns", "shutdown", "joins", "leaves",
+    {"crashes", "deaths_in_rounds", "restarts_without_state", "mass_preemption", "returns", "shutdown", "joins", "leaves",
      "stale_directory", "unavailable_directory", "clock_skew", "repeat"}
 )  # fmt: skip
 

@@ -45,6 +45,10 @@ class Sum:
 
 Mean: TypeAlias = tuple[Sum, ...]
 _GONE: Final = "gone"
+_OVERTAKEN: Final = "overtaken"
+"""It misses somebody else, or goes on with another attempt: not its fault."""
+OWNERS_SHARE: Final = 0.7
+"""Of an exchange's time for an owner to miss a member, as in the shell."""
 
 
 @dataclass(slots=True)
@@ -56,8 +60,8 @@ class Exchange:
     mine: int
     received: dict[PeerID, Vector] = field(default_factory=dict)
     sums: dict[int, Sum] = field(default_factory=dict)
-    waiting: list[Pull] = field(default_factory=list)
     over: bool = False
+    failed: bool = False
 
     @property
     def members(self) -> list[PeerID]:
@@ -108,13 +112,16 @@ class Pull(_ToMember):
                 self.answer(_GONE)
                 return True
             return False
-        if theirs.effect.exchange > effect.exchange or theirs.members != self.exchange.members:
+        own = theirs.sums.get(theirs.mine)
+        if theirs.effect.exchange > effect.exchange or (theirs.failed and own is None):
+            self.answer(_OVERTAKEN)
+            return True
+        if theirs.members != self.exchange.members:
             self.answer(_GONE)
             return True
         if not self.summed:
             self.answer(target.lie_about(theirs.vector))
             return True
-        own = theirs.sums.get(theirs.mine)
         if own is None:
             return False
         self.answer(target.lie_about_sum(own, self.asker.peer_id))
@@ -123,6 +130,8 @@ class Pull(_ToMember):
     def answered(self, what: object) -> None:
         asker, exchange = self.asker, self.exchange
         if asker.exchanges.get(exchange.effect.round_id) is not exchange or exchange.over:
+            return
+        if what == _OVERTAKEN:
             return
         if what == _GONE or asker.happens(asker.world.broken_pulls):
             self.failed()

@@ -21,8 +21,12 @@ class AveragingFaults(Faults):
     topic_loss: float = never(0.0)
     topic_repeats: float = never(0.0)
     """Nothing is published."""
-    broken_pulls: float = share(0.05)
+    broken_pulls: float = share(0.1)
     """Share of the parts that do not arrive, though both peers live."""
+    deaths_in_rounds: float = share(0.05)
+    """Share of the exchanges in which a member dies; another one takes its place a little later."""
+    lost_haves: float = share(0.8)
+    """Share of the messages Have that are lost: members know less of each other in the very moment when it counts."""
     strangers: int = count(2)
     """They invite, come and speak without being peers of the run."""
     lying_members: int = count(1)

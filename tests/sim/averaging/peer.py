@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocols.averaging.averaging import Averaging
 from protocols.averaging.events import (
+    ExchangeFailed,
     FetchMean,
     ForgetRound,
     LookForContacts,
@@ -19,7 +20,7 @@ from protocols.averaging.events import (
 )
 from protocols.core import ContactsFound, PeerDown, Received
 from protocols.ids import PeerID
-from tests.sim.averaging.exchange import Exchange, FetchCall, Held, Pull, Sum, Vector
+from tests.sim.averaging.exchange import OWNERS_SHARE, Exchange, FetchCall, Held, Pull, Sum, Vector
 from tests.sim.engine.peer import SimPeer
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ class AveragingPeer(SimPeer):
             self.tell(ContactsFound(self.now_s, self.world.directory.members()))
 
     def lose(self, peer: PeerID) -> None:
+        for exchange in list(self.exchanges.values()):
+            if peer in exchange.members:
+                index = exchange.members.index(peer)
+                if peer not in exchange.received or index not in exchange.sums:
+                    self.fail(exchange, peer)  # its streams are broken
         self.tell(PeerDown(self.now_s, peer))
 
     def take(self, source: PeerID, message: Any) -> None:
@@ -116,8 +122,13 @@ class AveragingPeer(SimPeer):
         self.later(self.world.scaled(0.1), self._want, key, max(version + late, effect.newest))
 
     def _begin_anew(self) -> None:
+        self.world.log(f"begin anew {self.name}")
         self.crash()
-        self.restart(keeps_state=False)
+        self.world.clock.after(self.world.scaled(self.rng.random()), self._return)
+
+    def _return(self) -> None:
+        if not self.up and not self.left:
+            self.restart(keeps_state=False)
 
     def vector(self, key: str, version: int) -> Vector:
         return Vector(self.peer_id, self.life, key, version)
@@ -155,6 +166,8 @@ class AveragingPeer(SimPeer):
     # --- exchanges ---
 
     def _start(self, effect: StartExchange) -> None:
+        if self.happens(self.world.deaths_in_rounds) and not self.draining:
+            self.later(self.world.scaled(0.3) * self.rng.random(), self._begin_anew)
         self.fetches.pop(effect.round_id, None)
         members = [member.peer for member in effect.members]
         mine = members.index(self.peer_id)
@@ -164,7 +177,7 @@ class AveragingPeer(SimPeer):
         self.begun[effect.key] = effect.version
         for peer in members:
             if peer != self.peer_id:
-                Pull(self, peer, exchange, summed=False).begin(effect.deadline_s)
+                Pull(self, peer, exchange, summed=False).begin(OWNERS_SHARE * effect.deadline_s)
         self.sum_if_all(exchange)
         self._serve_again()
 
@@ -175,7 +188,7 @@ class AveragingPeer(SimPeer):
             self.later(seconds, self._summed, exchange)
 
     def _summed(self, exchange: Exchange) -> None:
-        if exchange.mine in exchange.sums:
+        if exchange.mine in exchange.sums or exchange.failed:
             return
         exchange.sums[exchange.mine] = Sum(frozenset(exchange.received.values()))
         for peer in exchange.members:
@@ -193,6 +206,14 @@ class AveragingPeer(SimPeer):
         digests = tuple(part.digest for part in mean)
         self.means[effect.round_id] = Held(effect.exchange, digests, mean)
         self.report(self.tell, MeanReady(self.now_s, effect.round_id, effect.exchange, digests))
+
+    def fail(self, exchange: Exchange, peer: PeerID) -> None:
+        """An exchange cannot be finished because of a member; nobody gets a sum of it here any more."""
+        effect = exchange.effect
+        if self.exchanges.get(effect.round_id) is exchange and not exchange.over:
+            exchange.over = exchange.failed = True
+            self._serve_again()
+            self.tell(ExchangeFailed(self.now_s, effect.round_id, effect.exchange, peer))
 
     def exchanges_served(self, pull: Pull) -> None:
         if not pull.try_answer(self):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Final
 
 from protocols.averaging.averaging import Averaging
 from protocols.averaging.meeting import Meetings
-from protocols.averaging.messages import Begin, Have, Promise
+from protocols.averaging.messages import Have
 from protocols.averaging.round import Round
 from protocols.core import Blame
 from tests.sim.averaging.checkers import (
@@ -32,26 +33,24 @@ def _settle_alone(self: Round, now_s: float) -> Any:
     return []
 
 
-def _promise_nothing(self: Round, attempt: int) -> Promise:
-    """A promise does not say what its sender said Have to."""
-    return Promise(self.round_id, attempt, 0, None)
-
-
-def _begin_with_promises_of_few(self: Round, now_s: float) -> Any:
-    """An attempt begins with whoever has promised."""
-    proposal = self._proposal
-    if proposal is None or proposal.begin is not None:
-        return []
-    quorum, self._quorum = self._quorum, 1
-    effects = self._conclude(now_s, proposal)
-    self._quorum = quorum
-    return effects
-
-
-def _receive_begin_late(self: Round, now_s: float, peer: Any, begin: Begin) -> Any:
-    """A promise is forgotten: an attempt that was given up goes on."""
+def _forget_promise(self: Round, now_s: float, exchange: int, digests: Any) -> Any:
+    """A promise is forgotten: a mean that comes later is accepted in the attempt that was given up."""
     self._promised = self._attempt
-    return _receive_begin(self, now_s, peer, begin)
+    return _mean_ready(self, now_s, exchange, digests)
+
+
+def _quorum_of_half(self: Round, *args: Any, **named: Any) -> None:
+    """Half of the members are enough."""
+    _init(self, *args, **named)
+    self._quorum = max(1, len(self._peers) // 2)
+
+
+def _adopt_nothing(self: Round, now_s: float, proposal: Any) -> Any:
+    """A new attempt exchanges again, whatever members have said Have to."""
+    for index, promise in list(proposal.promises.items()):
+        bare = dataclasses.replace(promise, accepted=0, result=None)
+        proposal.promises[index] = bare
+    return _conclude(self, now_s, proposal)
 
 
 def _want_again(self: Averaging, now_s: float, want: Any, round_: Round) -> Any:
@@ -122,25 +121,26 @@ def _no_hints(self: Round, now_s: float, sender: int, have: Any) -> Any:
     return _receive_have(self, now_s, sender, have)
 
 
-_receive_begin, _tick, _receive_have = Round._receive_begin, Round.tick, Round._receive_have
+_tick, _receive_have, _mean_ready = Round.tick, Round._receive_have, Round.mean_ready
+_init, _conclude = Round.__init__, Round._conclude
 _give_up, _keep, _receive = Averaging._give_up, Averaging._keep, Averaging._receive
 _agree, _due_s = Meetings.agree, Meetings._due_s
 
 SUITE: Final = (
     Planted("whoever holds a mean finishes with it", SameForAll, ((Round, "_settle", _settle_alone),)),
-    Planted("a promise says nothing of what is held", SameForAll, ((Round, "_promise", _promise_nothing),)),
-    Planted("an attempt begins with the promises of few", SameForAll,
-            ((Round, "_conclude_if_all", _begin_with_promises_of_few),)),
+    Planted("a promise is forgotten", SameForAll, ((Round, "mean_ready", _forget_promise),)),
+    Planted("half of the members are enough", SameForAll, ((Round, "__init__", _quorum_of_half),)),
+    Planted("an attempt exchanges again what may count", SameForAll, ((Round, "_conclude", _adopt_nothing),), 39),
     Planted("the first result that is heard of is believed", SameForAll, ((Round, "_receive_have", _no_hints),)),
     Planted("a round is given up for another of its version", CountedOnce, ((Averaging, "_give_up", _want_again),)),
     Planted("a group begins when one member agrees", AgreedFirst, ((Meetings, "agree", _begin_when_one_agrees),)),
     Planted("a round that leads nowhere is never given up", EndsInTime, ((Round, "tick", _tick_without_end),)),
     Planted("a meeting place that does not answer is waited for", EndsInTime,
             ((Averaging, "_pass_over", _pass_over_never),)),
-    Planted("rounds are remembered for ever", Bounded, ((Averaging, "_keep", _forget_never),)),
+    Planted("rounds are remembered for ever", Bounded, ((Averaging, "_keep", _forget_never),), 33),
     Planted("a message of a round that is over is a lie", NobodyHonestBlamed,
             ((Averaging, "_receive", _receive_blaming),)),
-    Planted("nobody takes over", SurvivorsFinish, ((Round, "_go_on", _go_on_never),)),
-    Planted("the dead are exchanged with again", SurvivorsFinish, ((Round, "_fit", _fit_all),)),
+    Planted("nobody takes over", SurvivorsFinish, ((Round, "_go_on", _go_on_never),), 52),
+    Planted("the dead are exchanged with again", SurvivorsFinish, ((Round, "_fit", _fit_all),), 52),
     Planted("a group waits for everybody", AveragingGoesOn, ((Meetings, "_due_s", _never_due),)),
 )  # fmt: skip

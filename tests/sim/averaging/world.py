@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from protocols.averaging.messages import Have
 from protocols.averaging.settings import AveragingSpec
 from protocols.ids import PeerID
 from tests.sim.averaging.checkers import ALL
@@ -59,6 +60,9 @@ class AveragingWorld(World[AveragingPeer]):
         self.train_s = train_s * scale
         self.look_s = look_s
         self.broken_pulls = faults.broken_pulls
+        self.deaths_in_rounds = faults.deaths_in_rounds
+        self._lost_haves = faults.lost_haves
+        self._losing = random.Random(f"lost haves/{seed}")
         self._staying: list[AveragingPeer] = []
         self.populate(peer_count)
 
@@ -69,9 +73,14 @@ class AveragingWorld(World[AveragingPeer]):
         AveragingInjector(self, until_s).plan()
 
     def mend(self) -> None:
-        self.broken_pulls = 0.0
+        self.broken_pulls = self._lost_haves = self.deaths_in_rounds = 0.0
         for peer in self.peers.values():
             peer.lies = None
+
+    def forge(self, source_id: PeerID, target_id: PeerID, message: Any) -> None:
+        lost = isinstance(message, Have) and self._losing.random() < self._lost_haves
+        if not lost:
+            super().forge(source_id, target_id, message)
 
     def described(self) -> str:
         return f"spec: {self.spec}, keys: {len(self.keys)}, training: {self.train_s} s"
