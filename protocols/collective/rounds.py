@@ -47,6 +47,10 @@ class Fragment:
     handed_in: int = 0
     """Local steps in the outer gradient that is on its way."""
     group: tuple[PeerID, ...] = field(default=())
+    has_missed: bool = False
+    """Its last round."""
+    called_to: int = 0
+    """The version of a round after the last step that somebody has begun."""
     cancelled: int = 0
     """The version of the last round that we gave up."""
     may_count: int = 0
@@ -63,6 +67,7 @@ class Fragment:
     def begin(self, *, version: int, step: int) -> None:
         """Take the outer gradient for a round."""
         self.round = "beginning"
+        self.has_missed = False
         self.round_version = version
         self.begun_at_step = step
         self.handed_in = self.trained

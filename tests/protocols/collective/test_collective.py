@@ -194,6 +194,15 @@ def test_who_was_alone_for_a_while_follows_the_others() -> None:
     assert all(node.core.finished for node in present(world))
 
 
+def test_work_that_missed_the_last_round_is_averaged_with_those_who_have_none_left() -> None:
+    world = started(SPECS[1], peers=3, steps=40)
+    world.missing = lambda who, fragment, version: who == peer(2) and version == 40
+    world.run(300.0)
+    assert all(node.core.finished for node in present(world))
+    assert len(lines(world)) == 1
+    assert all(work[peer(2)] >= 40 for work in world.nodes[peer(0)].work)
+
+
 def test_everybody_goes_on_from_what_was_kept() -> None:
     world = World(SPECS[0], steps=60)
     kept = [Fragment(20, (b"b" * 16, b"a" * 16)), Fragment(10, (b"a" * 16,)), Fragment(20, (b"b" * 16, b"a" * 16))]  # fmt: skip

@@ -22,7 +22,7 @@ from protocols.collective.settings import CollectiveSpec
 from protocols.frames import Limits
 from protocols.ids import PeerID
 from protocols.replies import Hello
-from protocols.run import DigitsSpec, MlpSpec, RunSpec, TrainingSpec
+from protocols.run import AdamWSpec, DigitsSpec, MlpSpec, RunSpec, TrainingSpec
 from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE, StateCall
 from swarm.averaging.all_reduce import Averaged, Averager, RoundAbortedError
@@ -45,8 +45,11 @@ RUN = RunSpec(
     mode="collective",
     data=DigitsSpec(kind="digits", partitions=2),
     model=MlpSpec(kind="mlp", layers=3, width=32),
-    training=TrainingSpec(batch=16, steps=120, evaluate_every=20),
-    table=CollectiveSpec(local_steps=10, fragments=2, overlap_steps=1),
+    training=TrainingSpec(batch=16, steps=60, evaluate_every=20),
+    optimizer=AdamWSpec(lr=1e-2, warmup_steps=0),
+    table=CollectiveSpec(
+        local_steps=10, fragments=2, overlap_steps=1, outer_rate=0.7, outer_momentum=0.5
+    ),
 )
 TASK = open_task(RUN)
 
@@ -146,7 +149,7 @@ class Scene:
 
             averager = Faulty(
                 signer.peer_id, resources.caller, resources.codec,
-                spec=AveragingSpec(gather_floor_s=0.2, gather_ceiling_s=2.0, answer_s=0.5),
+                spec=AveragingSpec(gather_floor_s=0.2, gather_ceiling_s=0.8, answer_s=0.5),
                 rng=random.Random(seed),
             )  # fmt: skip
             resources.caller.on_unreachable = averager.lost
@@ -205,7 +208,7 @@ def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) 
     async def script(scene: Scene) -> None:
         scene.step_s = 0.02
         one, other = await scene.pair()
-        other.averager.aborts = lambda version: version == 60
+        other.averager.aborts = lambda version: version == 30
         scene.go.set()
         await scene.until(lambda: one.finished and other.finished)
         assert other.peer.core.missed >= 1
