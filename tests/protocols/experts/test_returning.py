@@ -20,7 +20,8 @@ from protocols.experts.events import (
     OffersFound,
 )
 from protocols.experts.messages import Seen, SnapshotOffer
-from protocols.experts.placement import RETURN_S, Placement
+from protocols.experts.placement import Placement
+from protocols.experts.returning import RETURN_S
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
