@@ -240,10 +240,13 @@ class ExpertDisk:
             _SeenHosts(str(uid), tuple(hosts)) for uid in self._known if (hosts := core.seen(uid))
         )
         try:
-            body = encode(_HostsFile(lines))
-            await trio.to_thread.run_sync(write_sealed, self._path, self._run, body)
+            await trio.to_thread.run_sync(self._write, _HostsFile(lines))
         except OSError as error:
             log.error("known hosts not written: %s", error.strerror)
+
+    def _write(self, hosts: _HostsFile) -> None:
+        """In a thread. Raises OSError."""
+        write_sealed(self._path, self._run, encode(hosts))
 
     async def _forget(self, held: Collection[ExpertUID]) -> None:
         until_s = trio.current_time() - _FORGET_S
