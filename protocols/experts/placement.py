@@ -209,6 +209,11 @@ class Placement:
         return [Seen(*pair) for pair in memory.hosts.items()] if memory is not None else ()
 
     @property
+    def sightings(self) -> int:
+        """Grows whenever what `seen` returns changes."""
+        return sum(memory.changes for memory in self._memory.values())
+
+    @property
     def orphans(self) -> int:
         """Experts that nobody has, as far as we know."""
         return sum(memory.missing_since_s is not None for memory in self._memory.values())
