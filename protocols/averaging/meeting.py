@@ -52,6 +52,9 @@ class _Meeting:
     passed: set[PeerID] = field(default_factory=set)
     """Who said that it does not come."""
     called: set[PeerID] = field(default_factory=set)
+    expected: frozenset[PeerID] = frozenset()
+    as_of: int = -1
+    """The state of the contacts at which `expected` was looked at."""
 
 
 @dataclass(slots=True)
@@ -161,8 +164,10 @@ class Meetings:
         return [Send(peer, Come(key, version)) for peer in sorted(missing) if peer != self._own]
 
     def _missing(self, now_s: float, what: _What, meeting: _Meeting) -> set[PeerID]:
-        expected = self._contacts.expected(now_s, what[0], what[1])
-        return set(expected - meeting.joined.keys() - meeting.passed)
+        if meeting.as_of != self._contacts.changes:
+            meeting.expected = self._contacts.expected(now_s, what[0], what[1])
+            meeting.as_of = self._contacts.changes
+        return set(meeting.expected - meeting.joined.keys() - meeting.passed)
 
     def _due_s(self, what: _What, meeting: _Meeting) -> float:
         """Return when the groups are formed, as far as is known now."""
