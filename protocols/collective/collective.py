@@ -64,8 +64,8 @@ from protocols.ids import PeerID
 
 BROKEN_MAX: Final = 3
 """Steps in a row whose gradient is not finite; then the outer parameters are better than ours."""
-LAST_ROUNDS_MAX: Final = 5
-"""Tries of the rounds after the last step."""
+LAST_ROUNDS_MAX: Final = 8
+"""Tries of a round after the last step: they are called by the steps that would follow."""
 CALLED_MAX: Final = 64
 """Members that are told of a round that begins; the group's meeting place finds the others."""
 _LOOK_S: Final = 5.0
@@ -114,7 +114,6 @@ class Collective:
         self.whereabouts = Whereabouts(own, rng=rng)
         self._job: Job | None = None
         self._broken = 0
-        self._last_rounds = 0
         self._roll_back = False
         self.ready = False
         self._leaving_at_s = math.inf
@@ -243,7 +242,9 @@ class Collective:
             return []
         if call.line in fragment.lines[1:]:
             return [Send(peer, Overtaken(call.fragment, fragment.line))]
-        if fragment.round == "none":
+        if fragment.round == "none" and self.step >= self._schedule.steps:
+            self._called_to_the_last(now_s, fragment, call)
+        elif fragment.round == "none":
             due = self._schedule.next_due(call.fragment, self.step)
             if call.line == fragment.line and self.step < call.version == due:
                 self._calls[call.fragment] = due
@@ -252,6 +253,14 @@ class Collective:
         elif call.line != fragment.line and call.version <= fragment.round_version:
             self.whereabouts.doubt(now_s)  # the run has two sides
         return []
+
+    def _called_to_the_last(self, now_s: float, fragment: Fragment, call: RoundBegins) -> None:
+        """All steps are trained, and somebody has work that is not averaged yet: nobody else would come to its round."""
+        last = self._schedule.steps + LAST_ROUNDS_MAX
+        if call.line != fragment.line:
+            self.whereabouts.doubt(now_s)
+        elif fragment.round_version < call.version <= last:
+            fragment.called_to = call.version
 
     def _follow_calls(self) -> None:
         """Join rounds that others have begun: between two jobs, so that who is about to be there trains that step too."""
@@ -280,12 +289,14 @@ class Collective:
     def _round_missed(self, event: RoundMissed) -> Sequence[CollectiveEffect]:
         fragment = self.fragments[event.fragment]
         if fragment.round == "averaging" and fragment.round_version == event.version:
+            fragment.may_count = event.version if event.may_count else fragment.may_count
             self._miss(event.now_s, fragment)
         return ()
 
     def _miss(self, now_s: float, fragment: Fragment) -> None:
-        """Nothing has changed: what we trained stays for the next round."""
+        """Nothing has changed: what we trained stays for the next round. Before that we ask where the others are."""
         fragment.round = "none"
+        fragment.has_missed = True
         self.missed += 1
         self.missed_in_row += 1
         self.whereabouts.doubt(now_s)
@@ -313,8 +324,8 @@ class Collective:
                 self._applied(now_s, self.fragments[index], finite=finite)
             case StateAdopted(_, index, finite):
                 taken = self.whereabouts.adopted(index, finite=finite)
-                if finite:
-                    self.fragments[index].adopt(taken.version, taken.lines)
+                if finite and isinstance(job, AdoptState):
+                    self.fragments[index].adopt(taken.version, taken.lines, counted=job.counted)
             case RolledBack():
                 self._roll_back = False
                 self._broken = 0
@@ -368,10 +379,10 @@ class Collective:
 
     def _next_job(self) -> Job | None:
         for index, fragment in enumerate(self.fragments):
-            if fragment.round == "none" and self.whereabouts.wants_adopted(
-                index, fragment.standing
-            ):
-                return AdoptState(index)
+            taken = self.whereabouts.to_adopt(index, fragment.standing)
+            if taken is not None and fragment.round == "none":
+                counted = fragment.has_counted(taken.version, has_ours=taken.has_ours)
+                return AdoptState(index, counted)
         if not self.ready:
             return None
         if self._roll_back:
@@ -394,11 +405,11 @@ class Collective:
 
     def _begin(self, index: int) -> BeginRound:
         fragment = self.fragments[index]
-        version = max(self.step, fragment.round_version + 1)
+        version = max(self.step, fragment.round_version + 1, fragment.called_to)
         fragment.begin(version=version, step=self.step)
-        if self.step >= self._schedule.steps:
-            self._last_rounds += 1
-        return BeginRound(index, version, fragment.line, fragment.trained, alone=not self.contacts)
+        # Who has nothing to hand in counts for one step, so that others are not alone.
+        weight = max(1, fragment.trained)
+        return BeginRound(index, version, fragment.line, weight, alone=not self.contacts)
 
     def _due(self) -> list[int]:
         """Return the fragments whose round begins now: we have trained them, and have not tried at this step."""
@@ -411,17 +422,21 @@ class Collective:
             and fragment.trained
             and fragment.round_version < self.step
             and not self.whereabouts.is_after(index)
+            and not (fragment.has_missed and not self.whereabouts.settled)
         ]
 
     def _last_due(self) -> list[int]:
-        """Return the fragments with work of ours that has not been averaged after the last step. After a round that was missed we
-        first ask where the others are."""
-        if self._last_rounds >= LAST_ROUNDS_MAX * len(self.fragments) or self._is_unsure():
+        """Return the fragments with work, of ours or of others, that has not been averaged after the last step. After a round that
+        was missed we first ask where the others are."""
+        if self._is_unsure():
             return []
+        last = self._schedule.steps + LAST_ROUNDS_MAX
         return [
             index
             for index, fragment in enumerate(self.fragments)
-            if fragment.round == "none" and fragment.trained
+            if fragment.round == "none"
+            and (fragment.trained or fragment.called_to > fragment.round_version)
+            and fragment.round_version < last
         ]
 
     def _is_unsure(self) -> bool:

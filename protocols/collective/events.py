@@ -43,11 +43,13 @@ class MeanArrived:
 
 @dataclass(frozen=True, slots=True)
 class RoundMissed:
-    """A round ended without a mean for us. Nothing has changed."""
+    """A round ended without a mean for us. Nothing has changed here."""
 
     now_s: float
     fragment: int
     version: int
+    may_count: bool = False
+    """Others may have finished it, with our outer gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class StateFetched:
     version: int
     lines: tuple[bytes, ...]
     """Its history, newest first: at least one."""
+    has_ours: bool
+    """Our outer gradient was in its newest round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,8 @@ class AdoptState:
     """Work: take the fetched state of a fragment for ours. Answer: StateAdopted."""
 
     fragment: int
+    counted: bool
+    """It has what we handed in last: that is no longer ours alone."""
 
 
 @dataclass(frozen=True, slots=True)

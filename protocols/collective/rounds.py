@@ -47,8 +47,14 @@ class Fragment:
     handed_in: int = 0
     """Local steps in the outer gradient that is on its way."""
     group: tuple[PeerID, ...] = field(default=())
+    has_missed: bool = False
+    """Its last round."""
+    called_to: int = 0
+    """The version of a round after the last step that somebody has begun."""
     cancelled: int = 0
     """The version of the last round that we gave up."""
+    may_count: int = 0
+    """The version of a round that we missed, and that others may have finished with our outer gradient."""
 
     @property
     def line(self) -> bytes:
@@ -61,6 +67,7 @@ class Fragment:
     def begin(self, *, version: int, step: int) -> None:
         """Take the outer gradient for a round."""
         self.round = "beginning"
+        self.has_missed = False
         self.round_version = version
         self.begun_at_step = step
         self.handed_in = self.trained
@@ -76,8 +83,18 @@ class Fragment:
         self.lines = self.next_lines
         self.version = self.round_version
         self.trained -= self.handed_in
+        self.may_count = 0
         self.round = "none"
 
-    def adopt(self, version: int, lines: tuple[bytes, ...]) -> None:
+    def has_counted(self, version: int, *, has_ours: bool) -> bool:
+        """Tell whether a state of this version, after a round we missed, has what we handed in. When more rounds have followed
+        it is taken for counted: to lose it is better than to count it twice."""
+        if not self.may_count or version < self.may_count:
+            return False
+        return has_ours if version == self.may_count else True
+
+    def adopt(self, version: int, lines: tuple[bytes, ...], *, counted: bool) -> None:
         """Somebody's outer state is ours. What we have trained since stays."""
         self.version, self.lines = version, lines[:HISTORY_MAX]
+        self.trained -= self.handed_in if counted else 0
+        self.may_count = 0

@@ -50,6 +50,7 @@ class Taken:
 
     version: int
     lines: tuple[bytes, ...]
+    has_ours: bool
 
 
 class Whereabouts:
@@ -111,17 +112,14 @@ class Whereabouts:
         self._fetching = None
         # The donor may have gone on meanwhile, from the state that it named.
         if isinstance(event, StateFetched) and self._lines[event.fragment][0] in event.lines:
-            self._fetched[event.fragment] = Taken(event.version, event.lines)
+            self._fetched[event.fragment] = Taken(event.version, event.lines, event.has_ours)
             self._donors.pop(event.fragment, None)
 
-    def wants_adopted(self, fragment: int, mine: FragmentStanding) -> bool:
-        """Tell whether a fetched state is to be taken now. It is forgotten when ours has changed since it was decided on."""
-        if fragment not in self._fetched:
-            return False
-        if self._lines[fragment][1] != mine.lines[0]:
+    def to_adopt(self, fragment: int, mine: FragmentStanding) -> Taken | None:
+        """Return the fetched state that is to be taken now. It is forgotten when ours has changed since it was decided on."""
+        if fragment in self._fetched and self._lines[fragment][1] != mine.lines[0]:
             del self._fetched[fragment]
-            return False
-        return True
+        return self._fetched.get(fragment)
 
     def adopted(self, fragment: int, *, finite: bool) -> Taken:
         """The fetched state was taken, or is of no use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,11 +10,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from protocols.averaging.messages import MEMBERS_MAX
 from protocols.collective.fragments import cut
 from protocols.collective.messages import HISTORY_MAX
 from protocols.collective.rounds import FIRST_LINE, Fragment
 from protocols.collective.settings import CollectiveSpec
 from protocols.errors import RemoteProtocolError
+from protocols.ids import PeerID
 from swarm.collective.outer import Fragments, Outer
 from swarm.hosting.errors import NonFiniteError
 from swarm.hosting.module import PARAMETERS, STEP
@@ -22,7 +25,9 @@ from swarm.learner.task import Evaluation
 
 MOMENTUM: Final = "momentum"
 LINES: Final = "lines"
+MEMBERS: Final = "members"
 _LINE_BYTES: Final = 16
+_MEMBER_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class History:
 
     version: int = 0
     lines: tuple[bytes, ...] = (FIRST_LINE,)
+    members: tuple[bytes, ...] = ()
+    """Whose outer gradients were in its newest round: `member_name` of each."""
 
 
 class Holder:
@@ -73,9 +80,16 @@ class Holder:
         kept = self.spec.kept_share(overlapped=overlapped)
         self.outer.mix_into(self.learner.flat, fragment, kept=kept)
 
-    def adopt(self, fragment: int, state: Mapping[str, Tensor], history: History) -> None:
+    def adopt(
+        self,
+        fragment: int,
+        state: Mapping[str, Tensor],
+        history: History,
+        *,
+        counted: Tensor | None = None,
+    ) -> None:
         """Take a member's outer state of a fragment. Raises NonFiniteError; then nothing has changed."""
-        self.outer.adopt(fragment, state, self.learner.flat)
+        self.outer.adopt(fragment, state, self.learner.flat, counted=counted)
         self.histories[fragment] = history
 
     def roll_back(self) -> None:
@@ -90,7 +104,8 @@ class Holder:
         """Return version and tensors of a fragment's outer state, as members fetch it."""
         history = self.histories[fragment]
         return history.version, self.outer.state(fragment) | {
-            LINES: _packed(history.lines),
+            LINES: _packed(history.lines, HISTORY_MAX, _LINE_BYTES),
+            MEMBERS: _packed(history.members, MEMBERS_MAX, _MEMBER_BYTES),
             STEP: torch.tensor(history.version, dtype=torch.int64),
         }
 
@@ -127,16 +142,24 @@ class Holder:
 
 def history_untrusted(version: int, tensors: Mapping[str, Tensor]) -> History:
     """Read what a fetched state is called. Raises RemoteProtocolError."""
-    rows = [bytes(row.tolist()) for row in tensors[LINES]]
-    lines = tuple(row for row in rows if any(row))
-    if not lines or rows[: len(lines)] != list(lines):
+    lines = _unpacked(tensors[LINES])
+    if not lines:
         raise RemoteProtocolError("a fetched outer state has no history")
-    return History(version, lines)
+    return History(version, lines, _unpacked(tensors[MEMBERS]))
 
 
-def _packed(lines: Sequence[bytes]) -> Tensor:
-    """Return (HISTORY_MAX, 16) uint8: one row each, the rest zeros."""
-    packed = torch.zeros(HISTORY_MAX, _LINE_BYTES, dtype=torch.uint8)
-    for row, line in zip(packed, lines, strict=False):
-        row.copy_(torch.tensor(list(line), dtype=torch.uint8))
+def member_name(peer: PeerID) -> bytes:
+    """Return what stands for a peer in a state: short, so that a group takes half a kilobyte."""
+    return hashlib.blake2b(b"murmura member" + peer, digest_size=_MEMBER_BYTES).digest()
+
+
+def _packed(names: Sequence[bytes], rows: int, width: int) -> Tensor:
+    """Return (rows, width) uint8: a name in each row, and zeros in the rest."""
+    packed = torch.zeros(rows, width, dtype=torch.uint8)
+    for row, name in zip(packed, names, strict=False):
+        row.copy_(torch.tensor(list(name), dtype=torch.uint8))
     return packed
+
+
+def _unpacked(packed: Tensor) -> tuple[bytes, ...]:
+    return tuple(name for row in packed if any(name := bytes(row.tolist())))

@@ -109,15 +109,27 @@ class Outer:
         self.fragments.scatter(outer, fragment, local)
 
     @torch.no_grad()
-    def adopt(self, fragment: int, state: Mapping[str, Tensor], local: Tensor) -> None:
+    def adopt(
+        self,
+        fragment: int,
+        state: Mapping[str, Tensor],
+        local: Tensor,
+        *,
+        counted: Tensor | None = None,
+    ) -> None:
         """Take a member's outer state of a fragment for ours. What this peer has learned since its last average stays: its own
         parameters (n,) move by as much as the outer ones.
 
-        Raises NonFiniteError when the outcome is not finite; then nothing has changed.
+        Args:
+          counted: an outer gradient of ours (size,) that the state has in it already, so that it must not be in our next one.
+        Raises:
+          NonFiniteError: the outcome is not finite, and nothing has changed.
         """
         fragments = self.fragments
         parameters, momentum = state["parameters"], state["momentum"]
         moved = parameters - fragments.gather(self.parameters, fragment)
+        if counted is not None:
+            moved += counted
         own = fragments.gather(local, fragment).add_(moved.to(local.device))
         require_finite(parameters, momentum, own)
         fragments.scatter(parameters, fragment, self.parameters)

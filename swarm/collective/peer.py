@@ -62,7 +62,7 @@ from protocols.state_calls import STATE_SERVICE
 from swarm.averaging.all_reduce import Averaged, Averager, RoundAbortedError
 from swarm.averaging.exchange import AVERAGING_SERVICE
 from swarm.calls import CALL_FAILURES, Answer, Incoming
-from swarm.collective.holder import History, Holder, history_untrusted
+from swarm.collective.holder import History, Holder, history_untrusted, member_name
 from swarm.collective.info import OUTER
 from swarm.driver import Driver
 from swarm.endpoints import Endpoint
@@ -144,6 +144,10 @@ class CollectivePeer:
         self._nursery: trio.Nursery | None = None
         self._means: dict[int, Tensor] = {}
         """By fragment: here, and not applied yet."""
+        self._groups: dict[int, tuple[bytes, ...]] = {}
+        """Of these means."""
+        self._handed_in: dict[int, Tensor] = {}
+        """By fragment: our outer gradient in the round that it is in, or was in last if that was missed."""
         self._rounds: dict[tuple[int, int], trio.CancelScope] = {}
         """On their way, by fragment and version."""
         self._fetched: dict[int, tuple[dict[str, Tensor], History]] = {}
@@ -222,14 +226,15 @@ class CollectivePeer:
                 self._start(self._apply, effect)
             case RollBack():
                 self._start(self._roll_back)
-            case AdoptState(fragment):
-                self._start(self._adopt, fragment)
+            case AdoptState(fragment, counted):
+                self._start(self._adopt, fragment, counted)
             case CancelRound(fragment, version):
                 scope = self._rounds.get((fragment, version))
                 if scope is not None:
                     scope.cancel()
             case DropMean(fragment):
                 self._means.pop(fragment, None)
+                self._groups.pop(fragment, None)
             case AskStanding(peer):
                 self._start(self._ask_standing, peer)
             case FetchState(peer, fragment):
@@ -287,35 +292,42 @@ class CollectivePeer:
         if wanted.alone or not self._averager.core.contacts.live(now_s()):
             self._arrived(wanted, vector, (self._context.me,))
             return
-        averaged = await self._averaged(wanted, vector)
+        self._handed_in[fragment] = vector
+        averaged, may_count = await self._averaged(wanted, vector)
         if averaged is None:
-            self._driver.feed(RoundMissed(now_s(), fragment, wanted.version))
+            self._driver.feed(RoundMissed(now_s(), fragment, wanted.version, may_count))
         else:
             self._arrived(wanted, averaged.mean, averaged.group)
 
-    async def _averaged(self, wanted: BeginRound, vector: Tensor) -> Averaged | None:
-        """Average with others; None when that failed, or is not wanted any more."""
+    async def _averaged(self, wanted: BeginRound, vector: Tensor) -> tuple[Averaged | None, bool]:
+        """Average with others. None when that failed, or is not wanted any more; and whether our vector may count all the same."""
         place = wanted.fragment, wanted.version
+        may_count = True
         with trio.CancelScope() as self._rounds[place]:
             try:
-                return await self._averager.average(
+                averaged = await self._averager.average(
                     f"{OUTER}/{wanted.fragment}", wanted.version, vector, float(wanted.weight),
                     common=wanted.line,
                 )  # fmt: skip
+                return averaged, True
             except RoundAbortedError as error:
                 log.info("round missed: fragment=%d step=%d %s", *place, error)
+                may_count = error.begun
             finally:
                 del self._rounds[place]
-        return None
+        return None, may_count
 
     def _arrived(self, wanted: BeginRound, mean: Tensor, group: tuple[PeerID, ...]) -> None:
         self._means[wanted.fragment] = mean
+        self._groups[wanted.fragment] = tuple(map(member_name, group))
         self.last_group = group
         now_s = trio.current_time()
         self._driver.feed(MeanArrived(now_s, wanted.fragment, wanted.version, group))
 
     async def _apply(self, wanted: ApplyMean) -> None:
-        fragment, history = wanted.fragment, History(wanted.version, wanted.lines)
+        fragment = wanted.fragment
+        history = History(wanted.version, wanted.lines, self._groups.pop(fragment))
+        self._handed_in.pop(fragment, None)
         mean = self._means.pop(fragment)
         finite = True
         try:
@@ -336,11 +348,14 @@ class CollectivePeer:
         log.warning("the model was not finite: back to the outer parameters")
         self._driver.feed(RolledBack(trio.current_time()))
 
-    async def _adopt(self, fragment: int) -> None:
+    async def _adopt(self, fragment: int, counted: bool) -> None:
         state, history = self._fetched.pop(fragment)
+        handed_in = self._handed_in.pop(fragment, None) if counted else None
         finite = True
         try:
-            await self._compute.run_own(self._holder.adopt, fragment, state, history)
+            await self._compute.run_own(
+                functools.partial(self._holder.adopt, fragment, state, history, counted=handed_in)
+            )
             self._snapshots = self._new_snapshots()  # versions may come again on another line
         except NonFiniteError:
             finite = False
@@ -409,4 +424,7 @@ class CollectivePeer:
         log.info("outer state fetched: fragment=%d step=%d", fragment, history.version)
         self._fetched[fragment] = dict(state.tensors), history
         now_s = trio.current_time()
-        self._driver.feed(StateFetched(now_s, fragment, peer, history.version, history.lines))
+        has_ours = member_name(self._context.me) in history.members
+        self._driver.feed(
+            StateFetched(now_s, fragment, peer, history.version, history.lines, has_ours)
+        )

@@ -82,6 +82,17 @@ def test_who_alone_misses_a_round_takes_over_the_others_state_and_loses_no_work(
     assert world.nodes[peer(2)].work[1][peer(2)] == 60
 
 
+def test_steps_that_count_in_a_round_that_was_missed_are_not_handed_in_again() -> None:
+    world = started(SPECS[1], peers=4, steps=60)
+    world.missing = lambda who, fragment, version: who == peer(2) and version == 26
+    world.misses_the_end = True
+    world.run(300.0)
+    missed = world.nodes[peer(2)]
+    assert (missed.core.missed, missed.counted) == (1, 1)
+    assert len(lines(world)) == 1
+    assert [work[peer(2)] for work in missed.work] == [60, 60, 60]
+
+
 def test_a_peer_three_times_slower_takes_part_in_every_round_with_what_it_has() -> None:
     world = started(SPECS[0], peers=3, steps=100, step_s={2: 3.0})
     world.run(400.0)
@@ -181,6 +192,15 @@ def test_who_was_alone_for_a_while_follows_the_others() -> None:
     world.run(600.0)
     assert len(lines(world)) == 1
     assert all(node.core.finished for node in present(world))
+
+
+def test_work_that_missed_the_last_round_is_averaged_with_those_who_have_none_left() -> None:
+    world = started(SPECS[1], peers=3, steps=40)
+    world.missing = lambda who, fragment, version: who == peer(2) and version == 40
+    world.run(300.0)
+    assert all(node.core.finished for node in present(world))
+    assert len(lines(world)) == 1
+    assert all(work[peer(2)] >= 40 for work in world.nodes[peer(0)].work)
 
 
 def test_everybody_goes_on_from_what_was_kept() -> None:

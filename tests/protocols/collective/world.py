@@ -68,6 +68,10 @@ class Node:
     not_finite: bool = False
     """Its next steps are not."""
     blamed: list[PeerID] = field(default_factory=list)
+    counted: int = 0
+    """States taken over that had this node's steps in them."""
+    newest: dict[int, tuple[PeerID, ...]] = field(default_factory=dict)
+    """By fragment: who was in its newest round."""
     begun: list[BeginRound] = field(default_factory=list)
 
 
@@ -88,6 +92,8 @@ class World:
         self.groups: dict[tuple[int, int, bytes], Group] = {}
         self.missing: Callable[[PeerID, int, int], bool] = lambda who, fragment, version: False
         """Who misses a round that others finish."""
+        self.misses_the_end = False
+        """And whether their steps count in it all the same."""
         self.apart: Callable[[PeerID, PeerID], bool] = lambda one, other: False
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -155,12 +161,14 @@ class World:
                 self._soon(0.0, who, lambda: RoundBegun(self.now_s, effect.fragment, True))
                 self.later(0.001, lambda: self._gather(who, effect))
             case ApplyMean(index):
+                node.newest[index] = tuple(node.means[index])
                 node.work[index] += node.means.pop(index)
                 self._soon(0.0, who, lambda: MeanApplied(self.now_s, index, True))
             case RollBack():
                 self._soon(0.0, who, lambda: RolledBack(self.now_s))
-            case AdoptState(index):
+            case AdoptState(index, counted):
                 node.work[index] = node.fetched.pop(index)
+                node.counted += counted
                 self._soon(0.0, who, lambda: StateAdopted(self.now_s, index, True))
             case AskStanding(other):
                 self._soon(2 * LINK_S, who, lambda: self._standing(who, other))
@@ -196,8 +204,10 @@ class World:
         if not donor.alive or self.apart(who, other):
             return StateFailed(self.now_s, index, other)
         self.nodes[who].fetched[index] = Counter(donor.work[index])
+        self.nodes[who].newest[index] = donor.newest.get(index, ())
         fragment = donor.core.fragments[index]
-        return StateFetched(self.now_s, index, other, fragment.version, fragment.lines)
+        has_ours = who in donor.newest.get(index, ())
+        return StateFetched(self.now_s, index, other, fragment.version, fragment.lines, has_ours)
 
     # --- groups ---
 
@@ -228,7 +238,13 @@ class World:
             if self.nodes[who].alive and not self.missing(who, index, version):
                 sides.setdefault(first, {})[who] = weight
             elif self.nodes[who].alive:
-                self._soon(1.0, who, lambda: RoundMissed(self.now_s, index, version))
+                if self.misses_the_end:
+                    sides.setdefault(first, {})[who] = weight
+                self._soon(
+                    1.0,
+                    who,
+                    lambda: RoundMissed(self.now_s, index, version, self.misses_the_end),
+                )
         for side in sides.values():
             self._finish(side, index, version)
 
@@ -239,6 +255,8 @@ class World:
                 self._soon(0.1, who, lambda: RoundMissed(self.now_s, index, version))
                 continue
             node = self.nodes[who]
+            if self.missing(who, index, version):
+                continue
 
             def arrived(node: Node = node) -> CollectiveEvent:
                 node.means[index] = Counter(side)

@@ -104,6 +104,17 @@ def test_what_a_peer_has_learned_stays_when_it_adopts_the_outer_state_of_others(
     torch.testing.assert_close(behind.difference(local, 0), before)
 
 
+def test_what_counts_in_the_state_of_others_is_not_in_the_next_outer_gradient() -> None:
+    behind = Outer(CollectiveSpec(), fragments_of(1), vector(0))
+    ahead = Outer(CollectiveSpec(), fragments_of(1), vector(0))
+    local = vector(1)
+    handed_in = behind.difference(local, 0)
+    local += 0.25  # trained on
+    ahead.step(0, handed_in)
+    behind.adopt(0, ahead.state(0), local, counted=handed_in)
+    torch.testing.assert_close(behind.difference(local, 0), torch.full_like(handed_in, -0.25))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38])
 def test_a_step_that_would_not_be_finite_changes_nothing(bad: float) -> None:
     outer = Outer(CollectiveSpec(outer_rate=10.0), fragments_of(1), vector(0))

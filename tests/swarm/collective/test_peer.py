@@ -22,7 +22,7 @@ from protocols.collective.settings import CollectiveSpec
 from protocols.frames import Limits
 from protocols.ids import PeerID
 from protocols.replies import Hello
-from protocols.run import DigitsSpec, MlpSpec, RunSpec, TrainingSpec
+from protocols.run import AdamWSpec, DigitsSpec, MlpSpec, RunSpec, TrainingSpec
 from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE, StateCall
 from swarm.averaging.all_reduce import Averaged, Averager, RoundAbortedError
@@ -45,8 +45,11 @@ RUN = RunSpec(
     mode="collective",
     data=DigitsSpec(kind="digits", partitions=2),
     model=MlpSpec(kind="mlp", layers=3, width=32),
-    training=TrainingSpec(batch=16, steps=120, evaluate_every=20),
-    table=CollectiveSpec(local_steps=10, fragments=2, overlap_steps=1),
+    training=TrainingSpec(batch=16, steps=60, evaluate_every=20),
+    optimizer=AdamWSpec(lr=1e-2, warmup_steps=0),
+    table=CollectiveSpec(
+        local_steps=10, fragments=2, overlap_steps=1, outer_rate=0.7, outer_momentum=0.5
+    ),
 )
 TASK = open_task(RUN)
 
@@ -91,12 +94,18 @@ class Scene:
         self.network, self.nursery, self.folder = network, nursery, folder
         self.nodes: list[Node] = []
         self.step_s = 0.0
+        self.go = trio.Event()
+        """Nobody trains before."""
 
     async def add(self, seed: int, *, founds: bool = False) -> Node:
         node: Node = await self.nursery.start(self._live, seed, founds)
         self.nodes.append(node)
         self.tell()
         return node
+
+    async def pair(self) -> tuple[Node, Node]:
+        """Two peers that begin together."""
+        return await self.add(0, founds=True), await self.add(1)
 
     def tell(self) -> None:
         for node in self.nodes:
@@ -134,12 +143,13 @@ class Scene:
             holder = Holder(learner, RUN.settings(CollectiveSpec))
 
             async def step(do: Callable[[], Any]) -> Any:
+                await self.go.wait()
                 await trio.sleep(self.step_s)
                 return await resources.compute.run_own(do)
 
             averager = Faulty(
                 signer.peer_id, resources.caller, resources.codec,
-                spec=AveragingSpec(gather_floor_s=0.2, gather_ceiling_s=2.0, answer_s=0.5),
+                spec=AveragingSpec(gather_floor_s=0.2, gather_ceiling_s=0.8, answer_s=0.5),
                 rng=random.Random(seed),
             )  # fmt: skip
             resources.caller.on_unreachable = averager.lost
@@ -182,7 +192,8 @@ def play(folder: Path, script: Callable[[Scene], Awaitable[None]]) -> None:
 
 def test_peers_end_with_the_same_outer_parameters_which_have_learned(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
+        scene.go.set()
         await scene.until(lambda: one.finished and other.finished)
         assert torch.equal(one.outer(), other.outer())
         assert torch.equal(one.holder.learner.flat, one.outer())
@@ -196,8 +207,9 @@ def test_peers_end_with_the_same_outer_parameters_which_have_learned(tmp_path: P
 def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         scene.step_s = 0.02
-        one, other = await scene.add(0, founds=True), await scene.add(1)
-        other.averager.aborts = lambda version: version == 60
+        one, other = await scene.pair()
+        other.averager.aborts = lambda version: version == 30
+        scene.go.set()
         await scene.until(lambda: one.finished and other.finished)
         assert other.peer.core.missed >= 1
         assert other.peer.core.whereabouts.adoptions >= 1
@@ -209,7 +221,8 @@ def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) 
 def test_a_late_peer_fetches_the_outer_state_and_a_killed_one_is_not_missed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         scene.step_s = 0.03
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
+        scene.go.set()
         await scene.until(lambda: one.peer.core.step >= 18)
         late = await scene.add(2)
         await scene.until(lambda: late.peer.core.ready)
@@ -224,10 +237,11 @@ def test_a_late_peer_fetches_the_outer_state_and_a_killed_one_is_not_missed(tmp_
 
 def test_a_mean_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        one, other = await scene.add(0, founds=True), await scene.add(1)
+        one, other = await scene.pair()
         for node in (one, other):
             node.averager.change = lambda mean: mean * float("inf")
         before = one.outer().clone()
+        scene.go.set()
         await scene.until(lambda: one.peer.core.missed >= 3 and other.peer.core.missed >= 3)
         assert torch.equal(one.outer(), before)
         assert one.peer.core.rounds == 0
@@ -237,7 +251,6 @@ def test_a_mean_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
 
 def test_what_makes_no_sense_is_refused_or_blamed(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
-        scene.step_s = 1.0
         node = await scene.add(0, founds=True)
         host = scene.network.join(SeededSigner(9).peer_id)
         caller = Caller(host, hello=Hello(run=RUN.run_id))
