@@ -86,15 +86,13 @@ async def _do(question: dict[str, Any], host: P2pdHost, averager: Averager) -> d
         return {"failed": error.reason, "seconds": time.monotonic() - began_s}
     seconds = time.monotonic() - began_s
     _spare = done.mean
-    check = question.get("check", False)
-    deviation = error_of(done.mean, len(done.group), version) if check else None
     return {
         "seconds": seconds,
         "members": len(done.group),
         "attempts": done.attempts,
         "gathering_s": done.seconds.gathering_s + done.seconds.agreeing_s,
         "averaging_s": done.seconds.averaging_s,
-        "error": deviation,
+        "error": error_of(done.mean, len(done.group), version),
     }
 
 

@@ -99,6 +99,7 @@ class E3M0:
     """Four bits for each number, see `swarm.tensors.e3m0`; too large ones become the largest that it has."""
 
     name = "e3m0"
+    direct = False
 
     def specs(self, elements: int) -> tuple[TensorSpec, ...]:
         return (TensorSpec("uint8", (e3m0.byte_count(elements),)),)
