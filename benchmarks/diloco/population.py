@@ -77,11 +77,11 @@ class Population:
         last = self.step == self.schedule.steps
         for fragment in range(len(self.fragments)):
             if self.step - self.spec.overlap_steps in self._begun(fragment) or last:
-                self._finish(fragment, overlapped=self.spec.overlap_steps > 0)
+                self._finish(fragment, overlapped=self.spec.overlap_steps > 0, last=False)
         for fragment in self.schedule.due(self.step):
             self._begin(fragment)
             if self.spec.overlap_steps == 0 or last:
-                self._finish(fragment, overlapped=False)
+                self._finish(fragment, overlapped=False, last=last)
 
     def replace_one(self, rng: random.Random) -> None:
         """Kill a replica, with all that it has not handed in, and let another one join, from the outer parameters."""
@@ -108,12 +108,12 @@ class Population:
             if replica.begun < self.step:
                 replica.in_flight[fragment] = self.outer.difference(replica.learner.flat, fragment)
 
-    def _finish(self, fragment: int, *, overlapped: bool) -> None:
+    def _finish(self, fragment: int, *, overlapped: bool, last: bool) -> None:
         group = [replica for replica in self.replicas if fragment in replica.in_flight]
         if not group:
             return
         vectors = [replica.in_flight.pop(fragment) for replica in group]
-        self.outer.step(fragment, self._mean(vectors))
+        self.outer.step(fragment, self._mean(vectors), last=last)
         kept = self.spec.kept_share(overlapped=overlapped)
         for replica in self.replicas:
             self.outer.mix_into(replica.learner.flat, fragment, kept=kept)
