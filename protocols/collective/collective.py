@@ -151,12 +151,8 @@ class Collective:
     def finished(self) -> bool:
         """All steps are trained, their rounds are over, and nobody has more than we."""
         over = self.ready and self.step >= self._schedule.steps
-        return (
-            over
-            and self._nothing_on_its_way()
-            and self.whereabouts.settled
-            and not self._last_due()
-        )
+        sure = not self._is_unsure() and not self.whereabouts.is_behind
+        return over and sure and self._nothing_on_its_way() and not self._last_due()
 
     @property
     def waiting_for_mean(self) -> bool:

@@ -137,6 +137,11 @@ class Whereabouts:
         """Nothing is asked or fetched."""
         return self._state == "idle"
 
+    @property
+    def is_behind(self) -> bool:
+        """Others have another state of some fragment, by what they said last."""
+        return bool(self._behind)
+
     def is_after(self, fragment: int) -> bool:
         """Tell whether another state of this fragment is on its way to us."""
         return fragment in self._behind

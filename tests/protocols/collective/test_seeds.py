@@ -4,6 +4,7 @@ are there have one outer state, and nobody's step is in it twice."""
 from __future__ import annotations
 
 import random
+
 import pytest
 
 from protocols.collective.settings import CollectiveSpec
