@@ -52,6 +52,11 @@ class _Meeting:
     passed: set[PeerID] = field(default_factory=set)
     """Who said that it does not come."""
     called: set[PeerID] = field(default_factory=set)
+    expected: frozenset[PeerID] = frozenset()
+    place: PeerID | None = None
+    """Where we would go ourselves."""
+    as_of: int = -1
+    """The state of the contacts at which these two were looked at: that takes a hash for each peer."""
 
 
 @dataclass(slots=True)
@@ -144,8 +149,9 @@ class Meetings:
             meeting.last_s = now_s
         meeting.joined[peer] = join
         meeting.passed.discard(peer)
-        place = self._contacts.place(now_s, join.key, join.version)
-        return [Send(peer, Noted(join.key, join.version, place)), *self._call(now_s, what, meeting)]
+        called = self._call(now_s, what, meeting)
+        noted = Noted(join.key, join.version, meeting.place or self._own)
+        return [Send(peer, noted), *called]
 
     def does_not_come(self, peer: PeerID, key: str, version: int) -> None:
         """Who was called said that it does not come."""
@@ -161,8 +167,15 @@ class Meetings:
         return [Send(peer, Come(key, version)) for peer in sorted(missing) if peer != self._own]
 
     def _missing(self, now_s: float, what: _What, meeting: _Meeting) -> set[PeerID]:
-        expected = self._contacts.expected(now_s, what[0], what[1])
-        return set(expected - meeting.joined.keys() - meeting.passed)
+        self._look_at_contacts(now_s, what, meeting)
+        return set(meeting.expected - meeting.joined.keys() - meeting.passed)
+
+    def _look_at_contacts(self, now_s: float, what: _What, meeting: _Meeting) -> None:
+        if meeting.as_of != self._contacts.changes:
+            key, version, _ = what
+            meeting.expected = self._contacts.expected(now_s, key, version)
+            meeting.place = self._contacts.place(now_s, key, version)
+            meeting.as_of = self._contacts.changes
 
     def _due_s(self, what: _What, meeting: _Meeting) -> float:
         """Return when the groups are formed, as far as is known now."""

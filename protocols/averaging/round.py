@@ -136,9 +136,7 @@ class Round:
 
     @property
     def wake_at_s(self) -> float:
-        """When it wants its next tick."""
-        if self.over:
-            return math.inf
+        """When it wants its next tick, as long as it is not over."""
         return min(self._resend_at_s, self._act_at_s, self._end_at_s)
 
     @property
@@ -170,8 +168,6 @@ class Round:
 
     def leave(self, reason: str) -> Effects:
         """Take no part any more."""
-        if self.over:
-            return []
         self.given_up = reason
         return self._tell(Leaving(self.round_id))
 
@@ -184,8 +180,6 @@ class Round:
         sender = self._index.get(peer)
         if sender is None:
             return [Blame(peer, "speaks in a group that it is not in")]
-        if sender == self._own:
-            return []
         if self.given_up is not None:
             return [Send(peer, Leaving(self.round_id))] if isinstance(message, Prepare) else []
         self._dead.discard(sender)
@@ -538,20 +532,16 @@ class Round:
     def _fit(self, promised: Iterable[int]) -> tuple[int, ...]:
         """Return whom to exchange with: of those in trouble with each other one goes, the one with more of it."""
         fit = set(promised)
-        while True:
-            pairs = [(a, b) for a, b in sorted(self._troubles) if a in fit and b in fit]
-            if not pairs:
-                return tuple(sorted(fit))
+        while pairs := [(a, b) for a, b in sorted(self._troubles) if a in fit and b in fit]:
             times = Counter(index for pair in pairs for index in pair)
             accused = {b for _, b in pairs}
             fit.discard(max(sorted(times), key=lambda index: (times[index], index in accused)))
+        return tuple(sorted(fit))
 
     # --- time ---
 
     def tick(self, now_s: float) -> Effects:
-        """Repeat what may be lost, and go on without who does not act."""
-        if self.over:
-            return []
+        """Repeat what may be lost, and go on without who does not act. Not called once it is over."""
         if now_s >= self._end_at_s:
             return self.leave("it took too long")
         effects: Effects = []

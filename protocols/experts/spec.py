@@ -125,6 +125,8 @@ class MoeSpec:
 
 
 def _check_script(run: RunSpec, model: ScriptExpertsSpec) -> None:
+    if run.start is not None:
+        raise SchemaError("start", "the experts of this run live in scripts, which begin them")
     if run.data.kind != "script":
         raise SchemaError("data.kind", "scripts feed their experts themselves: kind is script")
     for layer, sizes in model.layers.items():

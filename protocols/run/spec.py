@@ -65,10 +65,9 @@ class RunSpec(_Common):
 
     def _check_start(self, start: StartSpec) -> None:
         if not getattr(self.table, "CAN_START", False):
-            why = getattr(self.table, "WHY_NO_START", "its mode does not know how")
             raise SchemaError(
                 "start",
-                f"a run of mode {self.mode} cannot begin from a checkpoint of another run: {why}",
+                f"a run of mode {self.mode} cannot begin from a checkpoint of another run",
             )
         if start.step >= self.training.steps:
             raise SchemaError(

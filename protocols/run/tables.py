@@ -1,7 +1,7 @@
 """Which modes there are, as far as a run file goes: mode -> the shape of its table.
 
 A table is a frozen dataclass beside the mode's core. It may define `check_run(run)`, which raises SchemaError when other
-parts of the run do not suit it, and says with `CAN_START = True` that its mode knows `[start]`, or in `WHY_NO_START` why not and what to do instead. Nothing is ever added here by what comes from the network.
+parts of the run do not suit it, and says with `CAN_START = True` that its mode knows `[start]`. Nothing is ever added here by what comes from the network.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never
 
+import torch
 import trio
 from torch import Tensor
 
@@ -65,6 +66,8 @@ T = TypeVar("T")
 
 CHUNK_ELEMENTS: Final = 1 << 19
 """Numbers in one call: 2 MB of float32, some milliseconds on a fast line, so that summing overlaps sending."""
+_ALL_HOLD_SHARE: Final = 0.1
+"""Of a round's time, to wait until the others hold the mean, too: a copy takes about as long."""
 _NOT_BEGUN_S: Final = 15.0
 """How long a member's numbers are held for an exchange that has not begun here."""
 
@@ -109,8 +112,11 @@ class _Wanted:
 
     vector: Tensor
     version: int
+    values: Tensor
+    """(n,) float32, memory for the mean."""
     done: trio.Event = field(default_factory=trio.Event)
     result: Averaged | RoundAbortedError | None = None
+    held: _Held | None = None
 
 
 @dataclass(slots=True)
@@ -123,6 +129,7 @@ class _Held:
     mean: Mean | None = None
     scope: trio.CancelScope | None = None
     given_up: bool = False
+    forgotten: trio.Event = field(default_factory=trio.Event)
     bytes_sent: int = 0
     bytes_received: int = 0
 
@@ -192,7 +199,14 @@ class Averager:
         return {key: account.shown(now_s) for key, account in self.core.accounts.items()}
 
     async def average(
-        self, key: str, version: int, vector: Tensor, weight: float = 1.0, *, common: bytes = b""
+        self,
+        key: str,
+        version: int,
+        vector: Tensor,
+        weight: float = 1.0,
+        *,
+        common: bytes = b"",
+        spare: Tensor | None = None,
     ) -> Averaged:
         """Average a vector with the others that want the same round; one at a time for a key.
 
@@ -202,6 +216,8 @@ class Averager:
           vector: (n,) float32. Must not change before this returns or raises.
           weight: more than 0, at most `AveragingSpec.weight_max`.
           common: peers for whom it differs are in no group together.
+          spare: (n,) float32 that nobody uses, such as an earlier mean: the new one may be put there, which saves making memory
+            for it in each round.
         Raises:
           RoundAbortedError: nothing was averaged, and nothing changed.
         """
@@ -209,7 +225,7 @@ class Averager:
             raise LocalProtocolError("what is averaged is a vector of float32")
         tools = self._tools
         layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements, common=common)
-        wanted = self._wanted[key] = _Wanted(vector.detach(), version)
+        wanted = self._wanted[key] = _Wanted(vector.detach(), version, self._usable(spare, vector))
         try:
             now_s = trio.current_time()
             self._driver.feed(
@@ -225,7 +241,32 @@ class Averager:
         if isinstance(result, RoundAbortedError):
             raise result
         assert result is not None
-        return result
+        return await self._owned(result, wanted)
+
+    def _usable(self, spare: Tensor | None, vector: Tensor) -> Tensor:
+        """Return memory for a mean: the spare one, unless others are still served from it."""
+        served = {held.mean.values.data_ptr() for held in self._held.values() if held.mean}
+        if spare is None or spare.data_ptr() in served:
+            return torch.empty_like(vector)
+        if (spare.shape, spare.dtype) != (vector.shape, vector.dtype) or not spare.is_contiguous():
+            raise LocalProtocolError("spare memory is a vector like the one that is averaged")
+        return spare
+
+    async def _owned(self, result: Averaged, wanted: _Wanted) -> Averaged:
+        """Return the average in memory that nobody is served from any more.
+
+        Mostly all members hold it some milliseconds later than we do. Who does not is served from here, and we get a copy.
+        """
+        held = wanted.held
+        assert held is not None
+        if not self._tools.codec.direct:
+            return result
+        with trio.move_on_after(_ALL_HOLD_SHARE * result.seconds.averaging_s):
+            await held.forgotten.wait()
+        if held.forgotten.is_set():
+            return result
+        mean = await self._tools.codec_thread.run_own(result.mean.clone)
+        return replace(result, mean=mean)
 
     # --- events and effects ---
 
@@ -290,7 +331,7 @@ class Averager:
 
     def _begin(self, effect: StartExchange) -> None:
         wanted = self._wanted[effect.key]
-        exchange = Exchange(self._tools, self._me, effect, wanted.vector)
+        exchange = Exchange(self._tools, self._me, effect, wanted.vector, wanted.values)
         held = self._start(effect, self._exchange, exchange)
         held.exchange = exchange
         self._wake()
@@ -345,6 +386,7 @@ class Averager:
             bytes_received=held.bytes_received,
             seconds=done.phases,
         )
+        wanted.held = held
         wanted.done.set()
 
     def _abort(self, effect: RoundAborted) -> None:
@@ -368,6 +410,7 @@ class Averager:
         held = self._held.pop(round_id, None)
         if held is not None:
             self._stop(held)
+            held.forgotten.set()
 
     def _wake(self) -> None:
         self._changed.set()

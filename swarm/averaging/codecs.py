@@ -23,6 +23,8 @@ class Codec(Protocol):
     """Turns float32 into what travels, and back. Used on a codec thread."""
 
     name: str
+    direct: bool
+    """Its numbers travel as they lie in memory."""
 
     def specs(self, elements: int) -> tuple[TensorSpec, ...]:
         """Say which tensors travel for so many numbers."""
@@ -43,6 +45,7 @@ class Plain:
     def __init__(self, dtype: torch.dtype) -> None:
         self.name = str(dtype).removeprefix("torch.")
         self._dtype = dtype
+        self.direct = dtype == torch.float32
 
     def specs(self, elements: int) -> tuple[TensorSpec, ...]:
         return (TensorSpec(self.name, (elements,)),)
@@ -60,6 +63,7 @@ class Int8:
     """Blocks of whole numbers from -127 to 127, each block with its own scale: off by at most 1/254 of its largest number."""
 
     name = "int8"
+    direct = False
 
     def specs(self, elements: int) -> tuple[TensorSpec, ...]:
         return TensorSpec("int8", (elements,)), TensorSpec("float32", (_blocks(elements),))
@@ -72,13 +76,13 @@ class Int8:
         for start, end, rows in _pieces(elements, whole):
             block = values[start:end].view(rows, -1)
             first = start // BLOCK
-            low, high = torch.aminmax(block, dim=1)
-            scale = torch.maximum(-low, high).div_(127.0)
+            scale = torch.maximum(block.amax(1), -block.amin(1)).div_(127.0)
             scales[first : first + rows] = scale
             # A block of zeros has scale 0: divided by something else it stays zeros.
             inverse = torch.where(scale > 0, scale.reciprocal(), 0.0).nan_to_num_(posinf=0.0)
-            scaled = block * inverse[:, None]
-            quantized[start:end].view(rows, -1).copy_(scaled.round_())
+            # By way of int16: ten times as fast as float32 to int8 in one step.
+            rounded = torch.mul(block, inverse[:, None]).round_().to(torch.int16)
+            quantized[start:end].view(rows, -1).copy_(rounded)
         return to_wire(quantized), to_wire(scales)
 
     def decode(self, tensors: Sequence[WireTensor], elements: int) -> Tensor:
@@ -95,6 +99,7 @@ class E3M0:
     """Four bits for each number, see `swarm.tensors.e3m0`; too large ones become the largest that it has."""
 
     name = "e3m0"
+    direct = False
 
     def specs(self, elements: int) -> tuple[TensorSpec, ...]:
         return (TensorSpec("uint8", (e3m0.byte_count(elements),)),)

@@ -29,6 +29,7 @@ from swarm.averaging.codecs import Codec, decode_untrusted
 from swarm.averaging.parts import chunk_spans, part_spans
 from swarm.calls import CALL_FAILURES, Caller, CallError, Refusal, WireTensor
 from swarm.hosting.compute import ComputeThread
+from swarm.tensors.wire import bytes_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Mean:
     exchange: int
     digests: tuple[bytes, ...]
     values: Tensor
-    """(n,) float32."""
+    """(n,) float32. With a direct codec `chunks` share its memory: it must not change while others may ask."""
     chunks: tuple[tuple[Chunk, ...], ...]
     """Encoded, by part."""
 
@@ -106,9 +107,15 @@ class Cut:
 
 
 class Exchange:
-    """Our part in one exchange, on both sides of the calls."""
+    """Our part in one exchange, on both sides of the calls.
 
-    def __init__(self, tools: Tools, me: PeerID, effect: StartExchange, vector: Tensor) -> None:
+    Args:
+      values: (n,) float32, memory for the mean.
+    """
+
+    def __init__(
+        self, tools: Tools, me: PeerID, effect: StartExchange, vector: Tensor, values: Tensor
+    ) -> None:
         self.effect = effect
         self._tools = tools
         self._me = me
@@ -120,7 +127,7 @@ class Exchange:
         self._sums = [_Sum() for _ in self._cut.chunks[self._mine]]
         self._encoded: list[list[Chunk]] = [[()] * len(spans) for spans in self._cut.chunks]
         self._hashes: list[list[bytes]] = [[b""] * len(spans) for spans in self._cut.chunks]
-        self._values = torch.empty_like(vector)
+        self._values = values
         self._over = False
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -174,9 +181,14 @@ class Exchange:
     async def _send_chunk(self, part: int, peer: PeerID, chunk: int) -> None:
         """Give the owner our numbers of one chunk, and take its mean."""
         tools, span = self._tools, self._cut.chunks[part][chunk]
-        encoded = await tools.codec_thread.run_own(tools.codec.encode, self._vector[span])
+        numbers = self._vector[span]
+        if tools.codec.direct:
+            encoded = tools.codec.encode(numbers)
+            into = [bytes_of(self._values[span])]
+        else:
+            encoded, into = await tools.codec_thread.run_own(tools.codec.encode, numbers), []
         call = ChunkCall(self.effect.round_id, self.effect.exchange, chunk)
-        answer = await self._ask(peer, call, encoded)
+        answer = await self._ask(peer, call, encoded, into)
         self.bytes_sent += sum(tensor.data.nbytes for tensor in encoded)
         self.bytes_received += sum(tensor.data.nbytes for tensor in answer)
         try:
@@ -185,14 +197,17 @@ class Exchange:
         except RemoteProtocolError as error:
             raise ExchangeFailedError(peer, error.reason) from error
 
-    async def _ask(self, peer: PeerID, call: ChunkCall, encoded: Chunk) -> Chunk:
+    async def _ask(
+        self, peer: PeerID, call: ChunkCall, encoded: Chunk, into: Sequence[memoryview]
+    ) -> Chunk:
         began_s, deadline_s = trio.current_time(), self.effect.deadline_s
         while True:
             left_s = max(0.0, began_s + deadline_s - trio.current_time())
             try:
                 answer = await self._tools.caller.call(
-                    peer, AVERAGING_SERVICE, encode_call(call), encoded, deadline_s=left_s
-                )
+                    peer, AVERAGING_SERVICE, encode_call(call), encoded,
+                    deadline_s=left_s, into=into,
+                )  # fmt: skip
             except CallError as error:
                 if error.code == "overtaken":
                     # It goes on with another attempt, or lacks somebody whom it will name: not its fault.
@@ -209,12 +224,10 @@ class Exchange:
         """Check a chunk of the mean and put it in its place. Raises RemoteProtocolError."""
         span = self._cut.chunks[part][chunk]
         values = decode_untrusted(self._tools.codec, tensors, span.stop - span.start)
-        self._values[span] = values
-        self._keep(part, chunk, tensors)
-
-    def _keep(self, part: int, chunk: int, encoded: Chunk) -> None:
-        self._encoded[part][chunk] = encoded
-        self._hashes[part][chunk] = _hash(encoded)
+        if not self._tools.codec.direct:  # else it was received there
+            self._values[span] = values
+        self._encoded[part][chunk] = tensors
+        self._hashes[part][chunk] = _hash(tensors)
 
     # --- our part ---
 
@@ -250,7 +263,8 @@ class Exchange:
         """Return the encoded mean of one chunk; on the codec thread. Raises _BadChunkError."""
         span = self._cut.chunks[self._mine][chunk]
         codec, elements = self._tools.codec, span.stop - span.start
-        total: Tensor | None = None
+        total = self._values[span]
+        first = True
         for peer, share in zip(self._cut.members, self._shares, strict=True):
             if peer == self._me:
                 values = self._vector[span]
@@ -259,10 +273,14 @@ class Exchange:
                     values = decode_untrusted(codec, received[peer], elements)
                 except RemoteProtocolError as error:
                     raise _BadChunkError(peer, error.reason) from error
-            total = values * share if total is None else total.add_(values, alpha=share)
-        assert total is not None
+            if first:
+                torch.mul(values, share, out=total)
+            else:
+                total.add_(values, alpha=share)
+            first = False
         encoded = codec.encode(total)
-        self._values[span] = codec.decode(encoded, elements)
+        if not codec.direct:
+            total.copy_(codec.decode(encoded, elements))
         self._hashes[self._mine][chunk] = _hash(encoded)
         return encoded
 

@@ -118,10 +118,14 @@ class Caller:
         tensors: Sequence[WireTensor] = (),
         *,
         deadline_s: float,
+        into: Sequence[memoryview] = (),
     ) -> Answer:
         """Ask one peer and wait for its answer, at most `deadline_s` seconds from now.
 
         The tensors' memory must not change until this returns or raises.
+
+        Args:
+          into: where the tensors of the answer are received; one of another size breaks the protocol. Nothing: new memory.
 
         Raises:
           CallError: the peer said no, or this stream was refused.
@@ -134,7 +138,7 @@ class Caller:
         traffic.calls += 1
         try:
             with trio.fail_after(deadline_s):
-                return await self._call(peer, service, message, tensors)
+                return await self._call(peer, service, message, tensors, into)
         except trio.TooSlowError as error:
             traffic.failures += 1
             raise CallTimeoutError(peer, service, deadline_s) from error
@@ -167,11 +171,16 @@ class Caller:
         )
 
     async def _call(
-        self, peer: PeerID, service: str, message: Any, tensors: Sequence[WireTensor]
+        self,
+        peer: PeerID,
+        service: str,
+        message: Any,
+        tensors: Sequence[WireTensor],
+        into: Sequence[memoryview],
     ) -> Answer:
         pooled = await self._send_request(peer, service, message, tensors)
         try:
-            answer = await self._receive_answer(pooled)
+            answer = await self._receive_answer(pooled, into)
         except _RefusedRequest as refused:
             self._pool.give_back(pooled)
             raise refused.error from None
@@ -216,7 +225,7 @@ class Caller:
             lead = b""
         await pooled.channel.send(kind, message, tensors, lead=lead)
 
-    async def _receive_answer(self, pooled: PooledChannel) -> Answer:
+    async def _receive_answer(self, pooled: PooledChannel, into: Sequence[memoryview]) -> Answer:
         await self._receive_welcome(pooled)
         head = await pooled.channel.receive_head()
         if head.kind is FrameKind.ERROR:
@@ -228,7 +237,7 @@ class Caller:
             raise RemoteProtocolError(
                 f"a {head.kind.name} frame where a REPLY was due", pooled.peer
             )
-        return Answer(head.message, await pooled.channel.receive_body(head))
+        return Answer(head.message, await pooled.channel.receive_body(head, into))
 
     async def _receive_welcome(self, pooled: PooledChannel) -> None:
         """Read what the peer says to our HELLO, once per stream."""

@@ -151,9 +151,20 @@ class Channel:
             raise error.blaming(self.peer) from error
         return FrameHead(prefix, header)
 
-    async def receive_body(self, head: FrameHead) -> tuple[WireTensor, ...]:
-        """Receive the tensors of a frame, each into memory of its own."""
-        return tuple([await self._receive_tensor(spec) for spec in head.header.tensors])
+    async def receive_body(
+        self, head: FrameHead, into: Sequence[memoryview] = ()
+    ) -> tuple[WireTensor, ...]:
+        """Receive the tensors of a frame, each into the memory given for it, or into memory of its own."""
+        specs = head.header.tensors
+        if into and [spec.byte_count for spec in specs] != [place.nbytes for place in into]:
+            raise RemoteProtocolError("the tensors have other sizes than were asked for", self.peer)
+        places = into or [allocate(spec.byte_count) for spec in specs]
+        return tuple(
+            [
+                await self._receive_tensor(spec, place)
+                for spec, place in zip(specs, places, strict=True)
+            ]
+        )
 
     async def discard_body(self, head: FrameHead) -> None:
         """Receive the body of a frame and forget it, so that the stream can go on. Costs no memory."""
@@ -174,8 +185,7 @@ class Channel:
         while await self._stream.receive_some(SMALL_BYTES):
             pass
 
-    async def _receive_tensor(self, spec: TensorSpec) -> WireTensor:
-        data = allocate(spec.byte_count)
+    async def _receive_tensor(self, spec: TensorSpec, data: memoryview) -> WireTensor:
         filled = min(len(self._pending), spec.byte_count)
         data[:filled] = self._pending[:filled]
         self._pending = self._pending[filled:]

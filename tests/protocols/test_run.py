@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import RemoteProtocolError
+from protocols.experts.spec import MoeSpec
 from protocols.ids import RunID
 from protocols.run import (
     RUN_BYTES_MAX,
@@ -145,12 +146,20 @@ def test_a_start_that_cannot_be_is_refused(change: dict[str, object], problem: s
         run_from_plain({**plain, "start": {**START, **change}})
 
 
-def test_a_mode_that_cannot_start_from_a_checkpoint_says_so() -> None:
+def test_a_mode_that_cannot_start_from_a_checkpoint_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MoeSpec, "CAN_START", False)
     plain = {"name": "try", "mode": "moe", "data": {"pattern": "t", "sha256": "0" * 64}}
-    with pytest.raises(
-        SchemaError,
-        match="start: a run of mode moe cannot begin from a checkpoint of another run: each expert is",
-    ):
+    with pytest.raises(SchemaError, match="start: a run of mode moe cannot begin from a check"):
+        run_from_plain({**plain, "start": START})
+
+
+def test_experts_of_scripts_begin_from_no_checkpoint() -> None:
+    plain: dict[str, object] = {"name": "try", "mode": "moe", "data": {"kind": "script"}}
+    plain["model"] = {"kind": "script-experts", "layers": {"ffn": [2, 2]}, "width": 8}
+    run_from_plain(plain)
+    with pytest.raises(SchemaError, match="start: the experts of this run live in scripts"):
         run_from_plain({**plain, "start": START})
 
 

@@ -94,9 +94,12 @@ class Speed:
 
 
 def table_lines(rows: Sequence[Row], speeds: dict[str, float]) -> list[str]:
-    """Return the table as plain lines."""
+    """Return the table as plain lines; one look alone knows no speeds."""
     lines = [_COLUMNS, *(_cells(row, speeds) for row in rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(_COLUMNS))]
+    if not speeds:
+        speed = _COLUMNS.index("steps/min")
+        lines = [(*line[:speed], *line[speed + 1 :]) for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines

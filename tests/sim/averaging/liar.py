@@ -20,6 +20,7 @@ from protocols.averaging.messages import (
     Leaving,
     Member,
     Message,
+    Noted,
     Prepare,
     Promise,
     Result,
@@ -103,7 +104,8 @@ class LyingMember:
             self._two_lists(others)
         else:
             lie = rng.choice(said_by(rng, victim, me.peer_id))()
-            if not isinstance(lie, Have | Promise):  # two votes can split a round
+            vote = isinstance(lie, Have) or (isinstance(lie, Promise) and lie.accepted == 0)
+            if not vote:  # two votes can split a round; a promise of what cannot be is none
                 world.forge(me.peer_id, victim.peer_id, lie)
 
     def _two_lists(self, others: list[AveragingPeer]) -> None:
@@ -142,17 +144,22 @@ def said_by(rng: random.Random, victim: AveragingPeer, me: PeerID) -> list[Calla
     result = Result(1, (0, 1), (digest, digest))
     members = tuple(Member(peer, 1.0, 0.0) for peer in sorted({me, victim.peer_id}))
     attempt = rng.choice((1, 2, 3, 5, 9_999))
+    proposals = [r._proposal for r in rounds if r.round_id == round_id and r._proposal is not None]
+    proposed = proposals[0].attempt if proposals else attempt
     return [
         lambda: Join(key, rng.choice((version, version + 1, _HUGE)), _LAYOUT, 1.0, 0.0),
         lambda: Join(key, version, _LAYOUT, rng.choice((0.0, 1e9)), 0.0),
         lambda: Join(key, version, b"x" * 32, 1.0, 0.0),
         lambda: Form(key, version, _LAYOUT, rng.getrandbits(62), 0.0, members),
+        lambda: Form(key, version, _LAYOUT, rng.getrandbits(62), 0.0, members[::-1]),
+        lambda: Noted(key, version, rng.choice((me, victim.peer_id))),
         lambda: Late(key, version, rng.choice((0, _HUGE))),
         lambda: Begin(round_id, attempt, rng.choice(((0, 1), (1, 0), (0, 1, 2), (64,)))),
         lambda: Begin(round_id, max(2, attempt), (0, 1), result, (0,)),
+        lambda: Begin(round_id, max(2, attempt), (0, 1), replace(result, group=(0,)), (0,)),
         lambda: Have(round_id, attempt, result),
         lambda: Trouble(round_id, attempt, rng.choice((0, 1, 2, 64))),
         lambda: Prepare(round_id, attempt),
-        lambda: Promise(round_id, attempt, rng.choice((0, attempt)), rng.choice((None, result))),
+        lambda: Promise(round_id, proposed, rng.choice((0, proposed)), rng.choice((None, result))),
         lambda: Leaving(round_id),
     ]

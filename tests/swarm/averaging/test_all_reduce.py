@@ -91,6 +91,28 @@ def test_rounds_follow_each_other_and_are_counted() -> None:
     play(2, script)
 
 
+def test_spare_memory_is_used_for_the_mean() -> None:
+    spare = torch.empty(20_011)
+
+    async def script(group: Group) -> None:
+        here, there = group.nodes
+        for version in (1, 2, 3):
+            mine, theirs = vectors_for(2, seed=version)
+
+            async def other(version: int = version, theirs: Tensor = theirs) -> None:
+                await there.averager.average("model", version, theirs)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other)
+                result = await here.averager.average("model", version, mine, spare=spare)
+            assert torch.allclose(result.mean, (mine + theirs) / 2, atol=1e-6)
+            if result.mean.data_ptr() == spare.data_ptr():
+                return
+        raise AssertionError("it never was")
+
+    play(2, script)
+
+
 def test_two_keys_are_averaged_at_once() -> None:
     a, b = vectors_for(2, seed=1), vectors_for(2, 77, seed=2)
 
@@ -279,6 +301,7 @@ class Lying:
 
     def __init__(self, codec: Codec, lie: Callable[[Tensor], tuple[WireTensor, ...]]) -> None:
         self.name = codec.name
+        self.direct = False
         self.specs = codec.specs
         self.encode = lie
 

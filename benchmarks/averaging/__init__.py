@@ -1,0 +1,1 @@
+"""Group averaging beside hivemind's DecentralizedAverager."""

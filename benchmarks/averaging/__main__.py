@@ -1,0 +1,142 @@
+"""Group averaging beside hivemind's DecentralizedAverager: `python -m benchmarks.averaging --json`.
+
+Peers are processes of their own, each with a p2pd, on both sides; one side is up at a time, and they take turns. A round is
+what the slowest peer took from wanting it to having its mean, finding the group included. Medians of the rounds after two
+to warm up; exit 1 when a bound is broken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import threading
+from contextlib import ExitStack
+from typing import Any, Final
+
+import click
+
+from benchmarks.averaging.cases import CASES, RATIO, RATIO_8BIT, Case
+from benchmarks.averaging.sides import Hivemind, Ours, Side, ask_all, kill, measure
+from benchmarks.workers import processor
+
+KILLS: Final = Case(4, 10)
+CODECS_8BIT: Final = ("uniform8",)
+"""Of hivemind: the fastest one. See `benchmarks.averaging.theirs` for the others."""
+ERROR_MAX: Final = {"float32": 1e-5, "int8": 0.2, "uniform8": 0.2, "quantile8": 0.2}
+"""Of a mean of vectors with variance 1; uniform8 cuts off what is beyond three standard deviations."""
+
+
+@click.command(help=__doc__)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout at the end.")
+@click.option("--rounds", default=10, show_default=True, help="Measured, of each side and case.")
+@click.option("--case", "only", multiple=True, help="Only these, such as 4x40.")
+@click.option("--kills", default=10, show_default=True, help="Rounds in which a peer is killed.")
+@click.option("--eight-bit/--no-eight-bit", default=True, show_default=True)
+def main(as_json: bool, rounds: int, only: tuple[str, ...], kills: int, eight_bit: bool) -> None:
+    result: dict[str, Any] = processor() | {"load_before": round(os.getloadavg()[0], 2)}
+    result["rounds"] = rounds
+    for case in CASES:
+        if not only or case.name in only:
+            result |= _compare(case, rounds)
+            if eight_bit:
+                result |= _compare_8bit(case, rounds)
+    if kills:
+        result |= _compare_kills(kills)
+    broken = _broken(result)
+    for text in broken:
+        _say(f"BOUND BROKEN: {text}")
+    if as_json:
+        click.echo(json.dumps(result))
+    sys.exit(1 if broken else 0)
+
+
+def _broken(result: dict[str, Any]) -> list[str]:
+    least = {"ratio_8bit": RATIO_8BIT, "ratio": RATIO}
+    broken = []
+    for key, value in result.items():
+        name = key.rpartition(".")[2]
+        if name in least and not (value is not None and value >= least[name]):
+            broken.append(f"{key} is {value}, at least {least[name]} was expected")
+        if name in ("rounds_failed", "rounds_failed_with_kills") and value:
+            broken.append(f"{key} is {value}, 0 was expected")
+    return broken
+
+
+def _compare(case: Case, rounds: int) -> dict[str, Any]:
+    ours, theirs = _run(Ours, case, "float32", rounds), _run(Hivemind, case, "float32", rounds)
+    return {
+        f"{case.name}.seconds": ours["seconds"],
+        f"{case.name}.hivemind_seconds": theirs["seconds"],
+        f"{case.name}.ratio": _ratio(theirs, ours),
+        f"{case.name}.rounds_failed": ours["rounds_failed"],
+        f"{case.name}.hivemind_rounds_that_failed": theirs["rounds_failed"],
+    }
+
+
+def _compare_8bit(case: Case, rounds: int) -> dict[str, Any]:
+    ours = _run(Ours, case, "int8", rounds)
+    theirs = [_run(Hivemind, case, codec, rounds) for codec in CODECS_8BIT]
+    fastest = min(theirs, key=lambda one: one["seconds"] or float("inf"))
+    return {
+        f"{case.name}.seconds_8bit": ours["seconds"],
+        f"{case.name}.hivemind_seconds_8bit": fastest["seconds"],
+        f"{case.name}.ratio_8bit": _ratio(fastest, ours),
+        f"{case.name}.error_8bit": ours["error"],
+        f"{case.name}.hivemind_error_8bit": fastest["error"],
+    }
+
+
+def _ratio(theirs: dict[str, Any], ours: dict[str, Any]) -> float | None:
+    if ours["seconds"] is None or theirs["seconds"] is None:
+        return None
+    return round(float(theirs["seconds"]) / float(ours["seconds"]), 2)
+
+
+def _run(side: type[Ours] | type[Hivemind], case: Case, codec: str, rounds: int) -> dict[str, Any]:
+    with ExitStack() as stack:
+        peers = side(stack, case, codec)
+        measured = measure(peers, case, rounds, error_max=ERROR_MAX[codec])
+    _say(f"{side.__name__} {case.name} {codec}: {measured}")
+    return measured
+
+
+def _compare_kills(rounds: int) -> dict[str, Any]:
+    return {
+        "rounds_failed_with_kills": _kill(Ours, rounds),
+        "hivemind_rounds_that_failed_with_kills": _kill(Hivemind, rounds),
+        "rounds_with_kills": rounds,
+    }
+
+
+def _kill(kind: type[Ours] | type[Hivemind], rounds: int) -> int:
+    """Kill one peer in each round, some time while it lasts, and replace it; return in how many a survivor failed."""
+    rng = random.Random(7)
+    failed = 0
+    with ExitStack() as stack:
+        side: Side = kind(stack, KILLS, "float32")
+        usual = measure(side, KILLS, 3, error_max=ERROR_MAX["float32"])
+        usual_s = usual["seconds"] or 1.0
+        for version in range(10, 10 + rounds):
+            victim = rng.randrange(KILLS.peers)
+            ask_all(side.workers, do="prepare", version=version, elements=KILLS.elements)
+            timer = threading.Timer(rng.random() * usual_s, kill, (side.workers[victim],))
+            timer.start()
+            answers = ask_all(side.workers, do="average", version=version)
+            timer.join()
+            kill(side.workers[victim])
+            survivors = [answer for peer, answer in enumerate(answers) if peer != victim]
+            bad = [answer for answer in survivors if "members" not in answer]
+            failed += bool(bad)
+            _say(f"{kind.__name__} kill {version}: {survivors}")
+            side.replace(victim)
+    return failed
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()
