@@ -26,6 +26,7 @@ from protocols.experts.messages import (
     UIDText,
     signed_bytes,
 )
+from protocols.experts.placement import Placement
 from protocols.experts.uid import ExpertUID
 from protocols.frames import TensorSpec, unpack_untrusted
 from protocols.ids import RunID
@@ -148,8 +149,8 @@ class ExpertDisk:
         self._codec = codec
         self._known = known
         self._path = context.folder / HOSTS
-        self._written: object = None
-        """What the file of hosts says."""
+        self._written = -1
+        """Up to which sighting the file of hosts is."""
         self._held_s: dict[ExpertUID, float] = {}
         """What is on disk: when it was last held."""
 
@@ -218,35 +219,34 @@ class ExpertDisk:
 
     # --- writing ---
 
-    async def run(
-        self,
-        held: Callable[[], Writable],
-        seen: Callable[[ExpertUID], Sequence[Seen]],
-    ) -> None:
+    async def run(self, held: Callable[[], Writable], core: Placement) -> None:
         """Write what is due, until cancelled."""
         if not self._keeper.enabled:
             return
         while True:
             await trio.sleep(_LOOK_S)
-            await self._write_hosts(seen)
+            await self._write_hosts(core)
             here = held()
             for uid, (part, thread) in here.items():
                 self._held_s[uid] = trio.current_time()
                 await self._keeper.offer_own(part, thread)
             await self._forget(here.keys())
 
-    async def _write_hosts(self, seen: Callable[[ExpertUID], Sequence[Seen]]) -> None:
-        lines = tuple(
-            _SeenHosts(str(uid), tuple(hosts)) for uid in self._known if (hosts := seen(uid))
-        )
-        if lines == self._written:
+    async def _write_hosts(self, core: Placement) -> None:
+        if core.sightings == self._written:
             return
-        self._written = lines
+        self._written = core.sightings
+        lines = tuple(
+            _SeenHosts(str(uid), tuple(hosts)) for uid in self._known if (hosts := core.seen(uid))
+        )
         try:
-            body = encode(_HostsFile(lines))
-            await trio.to_thread.run_sync(write_sealed, self._path, self._run, body)
+            await trio.to_thread.run_sync(self._write, _HostsFile(lines))
         except OSError as error:
             log.error("known hosts not written: %s", error.strerror)
+
+    def _write(self, hosts: _HostsFile) -> None:
+        """In a thread. Raises OSError."""
+        write_sealed(self._path, self._run, encode(hosts))
 
     async def _forget(self, held: Collection[ExpertUID]) -> None:
         until_s = trio.current_time() - _FORGET_S

@@ -207,7 +207,7 @@ class ExpertKeeper:
         self.core.restore(trio.current_time(), restored.seen, self._shelf.offers)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._disk.run, self._writable, self.core.seen)
+            nursery.start_soon(self._disk.run, self._writable, self.core)
             for effect in self.core.start(trio.current_time()):
                 self._perform(effect)
             await nursery.start(self.replicas.run)

@@ -41,6 +41,10 @@ class Memory:
     epoch: int = 0
     hosts: dict[int, PeerID] = field(default_factory=dict)
     """Epoch -> whom the directory named as its host; the latest last."""
+    changes: int = 0
+    """Of `hosts`."""
+    before: frozenset[int] = frozenset()
+    """Epochs that we knew when we came back: the directory may still name hosts that died with us, and are not back yet."""
     alive: bool = False
     """Somebody has had it in this life of ours."""
     missing_since_s: float | None = None
@@ -57,6 +61,7 @@ class Memory:
 
     def seen(self, epoch: int, host: PeerID) -> None:
         """The directory names it as the host."""
+        self.changes += next(reversed(self.hosts), None) != epoch
         self.hosts[epoch] = self.hosts.pop(epoch, host)  # who states another's epoch comes later
         if len(self.hosts) > HOSTS_MAX:
             del self.hosts[next(iter(self.hosts))]

@@ -18,8 +18,7 @@ Rules:
   answered that they have none, or after minutes. Its epoch is a first one then: whoever still has what it had learned has the
   better claim.
 - A handed-over expert is taken only from the host that the directory names.
-- A node that has been away knows whom it saw as hosts before. What nobody has any more it leaves to those for a minute, unless
-  it was the host itself: all may have been away. One that was begun anew meanwhile is taken back as well.
+- A node that has been away takes back what it had last, and leaves the rest to its hosts for a minute (`returning`).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Final, assert_never
 
 from protocols.core import DrainWanted, Tick
 from protocols.experts.assignment import assign, fraction, preference
-from protocols.experts.epoch import changes, next_epoch, plausible
+from protocols.experts.epoch import next_epoch, plausible
 from protocols.experts.events import (
     Adopt,
     Announce,
@@ -63,6 +62,7 @@ from protocols.experts.events import (
 )
 from protocols.experts.evidence import UNSEEN_S, Memory, choose
 from protocols.experts.messages import Seen, SnapshotOffer
+from protocols.experts.returning import Returning
 from protocols.experts.roster import Roster
 from protocols.experts.uid import ExpertUID
 from protocols.experts.view import Claim
@@ -76,8 +76,6 @@ HAND_OVERS_MAX: Final = 4
 """At once: each freezes an expert."""
 SNAPSHOT_AGAIN_S: Final = 1.0
 """After this a snapshot is tried again that too few have kept."""
-RETURN_S: Final = 60.0
-"""So long a node that comes back leaves to their hosts the experts that nobody has: they may come back as well."""
 ASKED_MAX: Final = 32
 """Nodes asked for a snapshot: those that keep it come first in the expert's own order of nodes."""
 
@@ -131,9 +129,7 @@ class Placement:
     _memory: dict[ExpertUID, Memory] = field(init=False)
     _busy: dict[ExpertUID, str] = field(default_factory=dict)
     """What is under way for an expert that we do not host yet: find, create, adopt, take over, take back."""
-    _back: dict[ExpertUID, int] = field(default_factory=dict)
-    """What we had last before we were away, with our epochs."""
-    _returning_until_s: float = -math.inf
+    _returning: Returning = field(init=False)
     _taking: dict[tuple[ExpertUID, int], HandOverTo] = field(default_factory=dict)
     """To whom each of our experts is being handed over, by epoch: one that has come back may go again before the answer is there."""
     _hint_s: float = -math.inf
@@ -143,6 +139,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         self._memory = {uid: Memory() for uid in self.uids}
+        self._returning = Returning(self.me)
 
     def restore(
         self,
@@ -156,18 +153,7 @@ class Placement:
           seen: what `seen` said then.
           offers: of the snapshots that are here, our own among them.
         """
-        for uid, memory in self._memory.items():
-            offer = offers.get(uid)
-            hosts = seen.get(uid, ())
-            if offer is not None:  # it counted when it was taken, also if what was seen is lost
-                memory.seen(offer.epoch, offer.host)
-            for host in hosts:
-                memory.seen(host.epoch, host.host)
-            memory.epoch = max(memory.hosts, default=0)
-            if offer is not None and offer.host == self.me and memory.is_newest(offer):
-                self._back[uid] = offer.epoch
-        if seen or offers:
-            self._returning_until_s = now_s + RETURN_S
+        self._returning.restore(now_s, self._memory, seen, offers)
 
     def start(self, now_s: float) -> Sequence[Effect]:
         self._rebalance_at_s = now_s + 2 * REBALANCE_S
@@ -223,6 +209,11 @@ class Placement:
         return [Seen(*pair) for pair in memory.hosts.items()] if memory is not None else ()
 
     @property
+    def sightings(self) -> int:
+        """Grows whenever what `seen` returns changes."""
+        return sum(memory.changes for memory in self._memory.values())
+
+    @property
     def orphans(self) -> int:
         """Experts that nobody has, as far as we know."""
         return sum(memory.missing_since_s is not None for memory in self._memory.values())
@@ -240,7 +231,7 @@ class Placement:
                 if own is None or claim < Claim(own.epoch, self.me):
                     memory.seen(claim.epoch, claim.peer)
             if live:
-                memory.alive = True
+                memory.alive |= live[0].epoch not in memory.before
                 memory.epoch = max(memory.epoch, live[0].epoch)
             if live or own is not None:
                 memory.found()
@@ -285,8 +276,8 @@ class Placement:
             if memory.missing_since_s is not None and uid not in self.own
         ]
         if orphans:
-            if now_s < self._returning_until_s:
-                orphans = [uid for uid in orphans if self._memory[uid].alive]
+            left = self._returning.leaves_alone
+            orphans = [uid for uid in orphans if not left(self._memory[uid], now_s)]
             effects += self._take(now_s, orphans) or self._make_room(now_s, orphans)
             self._rebalance_at_s = now_s + REBALANCE_S
         elif now_s >= self._rebalance_at_s:
@@ -304,17 +295,12 @@ class Placement:
     def _take_back(self) -> Sequence[Effect]:
         """Ask for copies of what we had last: on our disk it may be older than what its keepers have."""
         effects: list[Effect] = []
-        for uid in [uid for uid in self._back if uid not in self._busy]:
-            if not self._is_ours_still(uid):
-                del self._back[uid]
+        for uid in [uid for uid in self._returning.ours if uid not in self._busy]:
+            if not self._returning.is_ours_still(uid, self._live_claims(uid)):
+                del self._returning.ours[uid]
             elif self._has_room:
                 effects.append(self._find(uid, "take back"))
         return effects
-
-    def _is_ours_still(self, uid: ExpertUID) -> bool:
-        """Tell whether nobody has gone on with what we had, from that or something later; who has begun anew does not count."""
-        live, ours = self._live_claims(uid), self._back[uid]
-        return not live or live[0].epoch < ours or changes(live[0].epoch) == 1
 
     def _take(self, now_s: float, orphans: Sequence[ExpertUID]) -> Sequence[Effect]:
         rooms = self._live_rooms()
@@ -363,23 +349,17 @@ class Placement:
     def _own_found(self, event: OffersFound) -> Sequence[Effect]:
         """Go on from the newest copy of what we had; from the next one when it could not be had."""
         uid, memory = event.uid, self._memory[event.uid]
-        ours = [
-            offer
-            for _, offer in event.offers
-            if (offer.host, offer.epoch) == (self.me, self._back[uid])
-            and offer.root not in memory.failures
-        ]
-        if not ours or not self._is_ours_still(uid):
-            del self._busy[uid], self._back[uid]
+        found = self._returning.newest_of_ours(event, memory)
+        if found is None or not self._returning.is_ours_still(uid, self._live_claims(uid)):
+            del self._busy[uid], self._returning.ours[uid]
             return ()
-        newest = max(ours, key=lambda offer: offer.age)
-        memory.tried = newest.root
-        donors = tuple(keeper for keeper, offer in event.offers if offer.root == newest.root)
-        return [Adopt(uid, next_epoch(max(memory.epoch, newest.epoch), self.rng), newest, donors)]
+        offer, donors = found
+        memory.tried = offer.root
+        return [Adopt(uid, next_epoch(max(memory.epoch, offer.epoch), self.rng), offer, donors)]
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")
-        self._back.pop(uid, None)
+        self._returning.ours.pop(uid, None)
         memory = self._memory[uid]
         live = self._live_claims(uid) if self._claims is not None else ()
         if live and live[0] < Claim(epoch, self.me):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe import disk
 from moe.disk import HOSTS
-from protocols.experts import placement
+from protocols.experts import returning
 from protocols.experts.epoch import changes
 from protocols.experts.uid import ExpertUID
 from tests.moe.keepers import UIDS, Keeping, keepers, spread, train, until
@@ -79,7 +79,7 @@ def test_a_run_that_lost_power_everywhere_goes_on_where_it_was(tmp_path: Path) -
 def test_a_node_that_never_comes_back_is_waited_for_then_its_keepers_disks_have_its_experts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "RETURN_S", 1.0)
+    monkeypatch.setattr(returning, "RETURN_S", 1.0)
 
     async def main() -> None:
         async with keepers(folder=tmp_path) as (_, found):
@@ -104,7 +104,7 @@ def test_a_node_that_never_comes_back_is_waited_for_then_its_keepers_disks_have_
 def test_who_comes_back_late_leaves_an_expert_to_who_has_adopted_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "RETURN_S", 0.1)
+    monkeypatch.setattr(returning, "RETURN_S", 0.1)
 
     async def main() -> None:
         async with keepers(folder=tmp_path) as (_, found):

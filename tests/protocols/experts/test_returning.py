@@ -20,7 +20,8 @@ from protocols.experts.events import (
     OffersFound,
 )
 from protocols.experts.messages import Seen, SnapshotOffer
-from protocols.experts.placement import RETURN_S, Placement
+from protocols.experts.placement import Placement
+from protocols.experts.returning import RETURN_S
 from protocols.experts.uid import ExpertUID, Grid
 from protocols.experts.view import Claim
 from protocols.ids import PeerID
@@ -154,3 +155,12 @@ def test_a_node_that_was_never_there_waits_for_nobody() -> None:
     core.handle(ClaimsSeen(0.1, {}))
     assert find(core, 2.5) == UIDS
     assert [type(e) for e in found(core)] == [Create]
+
+
+def test_a_record_of_who_died_as_well_does_not_make_its_expert_an_orphan_at_once() -> None:
+    kept = offer(3, host=OTHER)
+    core = back({UID: kept}, {UID: [Seen(SECOND, OTHER)]}, claims=[Claim(SECOND, OTHER)])
+    core.handle(ClaimsSeen(3.0, {}))  # it does not answer: it comes back later than we do
+    for second in range(4, int(RETURN_S)):
+        assert not find(core, second)
+    assert UID in [uid for k in range(20) for uid in find(core, RETURN_S + 1 + k)]

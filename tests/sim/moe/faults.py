@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -10,10 +11,18 @@ from tests.sim.engine.faults import Faults, Injector, count, never, share, sourc
 from tests.sim.moe.liar import LyingNode
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from tests.sim.moe.world import MoeWorld
 
 
 _OUT_S: Final = 30.0
+_ALONE: Final = 0.2
+"""Of the runs whose power goes this share has nothing worse."""
+_HARMLESS: Final = frozenset(
+    ("repeat", "reordering", "stale_directory", "clock_skew", "late_reports", "busy", "slow_looks")
+)
+"""Kinds that take nobody away and make nobody seem dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +40,24 @@ class MoeFaults(Faults):
     """Share of the looks into the directory that take up to twelve seconds."""
     lying_nodes: int = count(1)
     """Nodes that also claim, offer and answer what is not so."""
+
+    @classmethod
+    def draw(cls, seed: int) -> Self:
+        """Draw as ever; in some runs power goes and nothing worse happens: what disks are worth is seen there."""
+        drawn = super(MoeFaults, cls).draw(
+            seed
+        )  # a class with slots is another one than its body saw
+        if not drawn.power_losses or source(seed, "power goes alone").random() >= _ALONE:
+            return drawn
+        worse = [name for name in cls.names() if name not in {"power_losses", *_HARMLESS}]
+        return dataclasses.replace(drawn, **{name: type(getattr(drawn, name))() for name in worse})
+
+    @property
+    def only_power_goes(self) -> bool:
+        """Whether nothing worse happens."""
+        return bool(self.power_losses) and _HARMLESS.issuperset(
+            kind for kind in self.kinds() if kind != "power_losses"
+        )
 
 
 class MoeInjector(Injector):

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from typing import Any, Final
 
-from protocols.experts import evidence, placement, replicas
+from protocols.experts import evidence, placement, replicas, returning
 from protocols.experts.admission import judge_call
 from protocols.experts.announcements import Announcements
 from protocols.experts.epoch import next_epoch
@@ -15,6 +15,7 @@ from protocols.experts.events import Adopt, AnswerHandOver, HandedOver, Left
 from protocols.experts.lookups import LookUps
 from protocols.experts.placement import Placement
 from protocols.experts.replicas import Replicas
+from protocols.experts.returning import Returning
 from protocols.experts.roster import Roster
 from protocols.experts.search import BeamSearch, Found
 from protocols.experts.shelf import Shelf
@@ -28,6 +29,7 @@ from tests.sim.moe.checkers import (
     FindsOnlyTheLiving,
     FindsTheBest,
     FindsWhatIsThere,
+    GoesOnWhereItWas,
     HandOverLosesNothing,
     KeptIsGenuine,
     LeftToItsHost,
@@ -265,18 +267,25 @@ def _keeps_all(self: Replicas) -> Any:
     return ()
 
 
-def _takes_it_anyway(self: Placement, uid: Any) -> bool:
+def _takes_it_anyway(self: Returning, uid: Any, live: Any) -> bool:
     """What a node had last it takes back, whoever goes on with it."""
     return True
 
 
-def _takes_all_back(self: Placement, now_s: float, seen: Any, offers: Any) -> None:
+def _takes_all_back(self: Returning, now_s: float, memories: Any, seen: Any, offers: Any) -> None:
     """A node that comes back takes whatever it has ever had."""
-    _restore(self, now_s, seen, offers)
-    self._back = {uid: offer.epoch for uid, offer in offers.items() if offer.host == self.me}
+    _restore(self, now_s, memories, seen, offers)
+    self.ours = {uid: offer.epoch for uid, offer in offers.items() if offer.host == self.me}
 
 
-_restore = Placement.restore
+def _believes_records(self: Returning, now_s: float, memories: Any, seen: Any, offers: Any) -> None:
+    """Who comes back takes a host for alive that died with it, and whose record has not expired."""
+    _restore(self, now_s, memories, seen, offers)
+    for memory in memories.values():
+        memory.before = frozenset()
+
+
+_restore = Returning.restore
 _judge_call = judge_call
 _witnessed = evidence._witnessed
 _waits = evidence._waits
@@ -297,9 +306,10 @@ SUITE: Final = (
     Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=46),
     Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=46),
     Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),), first_seed=8),
-    Planted("who comes back leaves nothing to others", LeftToItsHost, ((placement, "RETURN_S", 0.0),)),
-    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Placement, "_is_ours_still", _takes_it_anyway),)),
-    Planted("what was handed over is taken back", TakesBackTheNewest, ((Placement, "restore", _takes_all_back),)),
+    Planted("who comes back leaves nothing to others", LeftToItsHost, ((returning, "RETURN_S", 0.0),)),
+    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Returning, "is_ours_still", _takes_it_anyway),), first_seed=120),
+    Planted("what was handed over is taken back", TakesBackTheNewest, ((Returning, "restore", _takes_all_back),)),
+    Planted("a record of who died as well is believed", GoesOnWhereItWas, ((Returning, "restore", _believes_records),), first_seed=178),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),

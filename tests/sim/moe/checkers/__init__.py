@@ -13,7 +13,11 @@ from tests.sim.moe.checkers.hosting import (
     RoomIsKept,
 )
 from tests.sim.moe.checkers.replicas import OnlyReplicasBlend, ReplicasAreFew, ReplicasFollow
-from tests.sim.moe.checkers.returning import LeftToItsHost, TakesBackTheNewest
+from tests.sim.moe.checkers.returning import (
+    GoesOnWhereItWas,
+    LeftToItsHost,
+    TakesBackTheNewest,
+)
 from tests.sim.moe.checkers.searching import (
     FindsOnlyTheLiving,
     FindsTheBest,
@@ -50,6 +54,7 @@ ALL: tuple[type[Checker], ...] = (
     ReplicasFollow,
     LeftToItsHost,
     TakesBackTheNewest,
+    GoesOnWhereItWas,
     ExpertsSettle,
 )
 
@@ -61,6 +66,7 @@ __all__ = [
     "FindsOnlyTheLiving",
     "FindsTheBest",
     "FindsWhatIsThere",
+    "GoesOnWhereItWas",
     "HandOverLosesNothing",
     "KeptIsGenuine",
     "LeftToItsHost",

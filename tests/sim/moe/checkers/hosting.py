@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from protocols.experts.events import Drop, HandedOver, Left
-from protocols.experts.placement import RETURN_S
+from protocols.experts.returning import RETURN_S
 from protocols.experts.uid import ExpertUID
 from tests.sim.engine.checker import Progress, on
 from tests.sim.moe.checkers.checker import Checker, Tenure, TenureChecker, life_of

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from protocols.experts.events import Adopt, ClaimsSeen, Create
-from protocols.experts.placement import RETURN_S
+from protocols.experts.events import Adopt, ClaimsSeen, Create, HandOverOffered
+from protocols.experts.returning import RETURN_S
 from protocols.experts.uid import ExpertUID
 from tests.sim.engine.checker import on
 from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
-from tests.sim.moe.notes import HostingBegun
+from tests.sim.moe.notes import HostingBegun, HostingEnded
 
 if TYPE_CHECKING:
     from tests.sim.moe.peer import MoePeer
@@ -31,7 +31,14 @@ class LeftToItsHost(Checker):
 
     @on(ClaimsSeen)
     def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
-        self._alive |= {(life_of(peer), uid) for uid in event.claims}
+        for uid, claims in event.claims.items():
+            before = {host.epoch for host in peer.found.seen.get(uid, ())}
+            if claims[0].epoch not in before:  # else it may be of who died as well
+                self._alive.add((life_of(peer), uid))
+
+    @on(HandOverOffered)
+    def is_offered(self, peer: MoePeer, event: HandOverOffered) -> None:
+        self._alive.add((life_of(peer), event.uid))
 
     @on(HostingBegun)
     def hosts(self, peer: MoePeer, note: HostingBegun) -> None:
@@ -109,3 +116,33 @@ class TakesBackTheNewest(TenureChecker):
             raise self.broken(
                 f"{note.uid} is taken back as {note.origin}; {other.name} has it with {version} steps"
             )
+
+
+class GoesOnWhereItWas(Checker):
+    """When power goes everywhere, and nothing worse happens, each expert goes on with no fewer steps than its host had on disk."""
+
+    promise = "goes on where it was"
+
+    def __init__(self, world: MoeWorld) -> None:
+        super().__init__(world)
+        self._had: dict[ExpertUID, tuple[int, int]] = {}
+        """Epoch and version."""
+
+    @on(HostingEnded)
+    def ends(self, peer: MoePeer, note: HostingEnded) -> None:
+        held = peer.disk.held.get(note.uid)
+        died = note.uid in peer.core.hosting  # else it was given away
+        if died and held is not None and held.offer.epoch == note.epoch:
+            self._had[note.uid] = max(held.offer.age, self._had.get(note.uid, (0, 0)))
+
+    def ended(self) -> None:
+        world = self.world
+        if not world.faults.only_power_goes or world.scale > 1:
+            return  # in slow worlds the last comes back when the first waits no longer
+        for uid, hosts in world.hosts().items():
+            epoch, version = self._had.get(uid, (0, 0))
+            for host in hosts:
+                if host.experts[uid].version < version:
+                    raise self.broken(
+                        f"{uid} had {version} steps on disk in epoch {epoch}; {host.name} has {host.experts[uid].state}"
+                    )
