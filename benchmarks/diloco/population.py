@@ -16,10 +16,10 @@ from protocols.collective.fragments import Schedule, cut
 from protocols.collective.settings import CollectiveSpec
 from protocols.run import RunSpec
 from swarm.averaging.butterfly import part_slices
+from swarm.averaging.codecs import CODECS, Codec, codec_of_means
 from swarm.collective.outer import Fragments, Outer
 from swarm.learner.learner import Learner
 from swarm.learner.task import Task
-from swarm.tensors import e3m0
 
 
 @dataclass(slots=True)
@@ -53,6 +53,7 @@ class Population:
         self._run = run
         self._task = task
         self.spec = run.settings(CollectiveSpec)
+        self._codec = CODECS[self.spec.codec]
         self._joined = 0
         self.step = 0
         self.traffic = Traffic()
@@ -126,22 +127,17 @@ class Population:
             total = vectors[owner][part].clone()
             for member, vector in enumerate(vectors):
                 if member != owner:
-                    arrived, size = self._through_the_wire(vector[part])
+                    arrived, size = _through_the_wire(self._codec, vector[part])
                     total += arrived
                     sent += size
-            mean[part], size = self._through_the_wire(total / members)
+            mean[part], size = _through_the_wire(codec_of_means(self._codec), total / members)
             sent += size * (members - 1)
         self.traffic.total += sent // members
         self.traffic.peak = max(self.traffic.peak, sent // members)
         return mean
 
-    def _through_the_wire(self, part: Tensor) -> tuple[Tensor, int]:
-        """Return what arrives, and the bytes that it took."""
-        match self.spec.codec:
-            case "e3m0":
-                packed = e3m0.encode(part)
-                return e3m0.decode_untrusted(packed, part.numel()), packed.numel()
-            case "float16":
-                return part.half().float(), 2 * part.numel()
-            case _:
-                return part, 4 * part.numel()
+
+def _through_the_wire(codec: Codec, part: Tensor) -> tuple[Tensor, int]:
+    """Return what arrives, and the bytes that it took."""
+    tensors = codec.encode(part)
+    return codec.decode(tensors, part.numel()), sum(tensor.data.nbytes for tensor in tensors)
