@@ -42,7 +42,7 @@ from protocols.core import Blame, ContactsFound, PeerDown, Received, Send, Tick
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.frames import Limits
 from protocols.ids import PeerID
-from swarm.averaging.codecs import CODECS
+from swarm.averaging.codecs import CODECS, is_finite
 from swarm.averaging.exchange import (
     AVERAGING_SERVICE,
     Exchange,
@@ -85,6 +85,13 @@ class RoundAbortedError(Exception):
         self.reason = reason
         self.newest = newest
         self.begun = begun
+
+
+class NotFiniteError(RoundAbortedError):
+    """What should be averaged has values that are infinite or NaN."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__("our own numbers are not finite", newest=version, begun=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,10 +227,13 @@ class Averager:
             for it in each round.
         Raises:
           RoundAbortedError: nothing was averaged, and nothing changed.
+          NotFiniteError: the vector has gone non-finite; it was sent to nobody.
         """
         if str(vector.dtype) != "torch.float32" or vector.dim() != 1:
             raise LocalProtocolError("what is averaged is a vector of float32")
         tools = self._tools
+        if not await tools.codec_thread.run_own(is_finite, vector.detach()):
+            raise NotFiniteError(version)
         layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements, common=common)
         wanted = self._wanted[key] = _Wanted(vector.detach(), version, self._usable(spare, vector))
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from protocols.averaging.calls import ChunkCall, MeanCall, decode_call_untrusted, encode_call
 from protocols.averaging.messages import Form, Member, decode_message_untrusted, encode_message
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from swarm.averaging.all_reduce import Averaged, RoundAbortedError
+from swarm.averaging.all_reduce import Averaged, NotFiniteError, RoundAbortedError
 from swarm.averaging.codecs import Codec
 from swarm.averaging.exchange import AVERAGING_SERVICE, layout_of
 from swarm.calls import Answer, CallError, Incoming, WireTensor
@@ -269,6 +269,21 @@ def test_a_weight_that_is_none_is_refused(weight: float) -> None:
             await group.nodes[0].averager.average("model", 1, torch.ones(3), weight)
 
     play(1, script)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_has_gone_non_finite_is_sent_to_nobody(value: float) -> None:
+    vectors = vectors_for(2)
+    vectors[0][7] = value
+
+    async def script(group: Group) -> None:
+        with pytest.raises(NotFiniteError):
+            await group.nodes[0].averager.average("model", 1, vectors[0])
+        assert not group.nodes[0].averager.detail()
+        vectors[0][7] = 0.0  # and it may be wanted again
+        done(await group.average(vectors))
+
+    play(2, script)
 
 
 @pytest.mark.parametrize("lie", ["not finite", "too short", "another dtype"])
