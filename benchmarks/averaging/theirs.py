@@ -50,6 +50,10 @@ def main(options: dict[str, Any]) -> None:
         target_group_size=options["group"],  # full, a group begins at once
         initial_group_bits="",
         min_matchmaking_time=5.0,
+        allreduce_timeout=30.0,  # without these it waits for a dead peer for ever
+        sender_timeout=10.0,
+        reducer_timeout=20.0,
+        next_chunk_timeout=10.0,
         compression=COMPRESSIONS[options["codec"]](),
         start=True,
     )
@@ -68,7 +72,7 @@ def _do(question: dict[str, Any], averager: DecentralizedAverager) -> dict[str, 
         return {}
     began_s = time.monotonic()
     try:
-        group = averager.step(timeout=60, allow_retries=False)
+        group = averager.step(timeout=30, allow_retries=False)
     except Exception as error:  # noqa: BLE001 - however it fails, the round failed
         return {"failed": type(error).__name__, "seconds": time.monotonic() - began_s}
     seconds = time.monotonic() - began_s
