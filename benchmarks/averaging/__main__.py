@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import sys
 import threading
 from contextlib import ExitStack
@@ -21,6 +22,9 @@ from benchmarks.averaging.cases import CASES, RATIO, RATIO_8BIT, Case
 from benchmarks.averaging.sides import Hivemind, Ours, Side, ask_all, kill, measure
 from benchmarks.workers import processor
 
+MUST_BE_0: Final = (
+    "rounds_failed", "rounds_failed_with_kills", "rounds_with_different_means",
+)  # fmt: skip
 KILLS: Final = Case(4, 10)
 CODECS_8BIT: Final = ("uniform8",)
 """Of hivemind: the fastest one. See `benchmarks.averaging.theirs` for the others."""
@@ -59,7 +63,7 @@ def _broken(result: dict[str, Any]) -> list[str]:
         name = key.rpartition(".")[2]
         if name in least and not (value is not None and value >= least[name]):
             broken.append(f"{key} is {value}, at least {least[name]} was expected")
-        if name in ("rounds_failed", "rounds_failed_with_kills") and value:
+        if name in MUST_BE_0 and value:
             broken.append(f"{key} is {value}, 0 was expected")
     return broken
 
@@ -103,17 +107,23 @@ def _run(side: type[Ours] | type[Hivemind], case: Case, codec: str, rounds: int)
 
 
 def _compare_kills(rounds: int) -> dict[str, Any]:
+    ours, theirs = _kill(Ours, rounds), _kill(Hivemind, rounds)
     return {
-        "rounds_failed_with_kills": _kill(Ours, rounds),
-        "hivemind_rounds_that_failed_with_kills": _kill(Hivemind, rounds),
         "rounds_with_kills": rounds,
+        "rounds_failed_with_kills": ours["failed"],
+        "rounds_with_different_means": ours["different"],
+        "seconds_with_kills": ours["seconds"],
+        "hivemind_rounds_that_failed_with_kills": theirs["failed"],
+        "hivemind_rounds_with_other_means_for_others": theirs["different"],
+        "hivemind_seconds_with_kills": theirs["seconds"],
     }
 
 
-def _kill(kind: type[Ours] | type[Hivemind], rounds: int) -> int:
-    """Kill one peer in each round, some time while it lasts, and replace it; return in how many a survivor failed."""
+def _kill(kind: type[Ours] | type[Hivemind], rounds: int) -> dict[str, Any]:
+    """Kill one peer in each round, some time while it lasts, and replace it; see how the others fare."""
     rng = random.Random(7)
-    failed = 0
+    failed = different = 0
+    seconds = []
     with ExitStack() as stack:
         side: Side = kind(stack, KILLS, "float32")
         usual = measure(side, KILLS, 3, error_max=ERROR_MAX["float32"])
@@ -127,11 +137,28 @@ def _kill(kind: type[Ours] | type[Hivemind], rounds: int) -> int:
             timer.join()
             kill(side.workers[victim])
             survivors = [answer for peer, answer in enumerate(answers) if peer != victim]
-            bad = [answer for answer in survivors if "members" not in answer]
-            failed += bool(bad)
-            _say(f"{kind.__name__} kill {version}: {survivors}")
+            finished = [answer for answer in survivors if "members" in answer]
+            failed += len(finished) < len(survivors)
+            different += not _all_close([answer["sample"] for answer in finished])
+            seconds.append(max(answer["seconds"] for answer in survivors))
+            _say(f"{kind.__name__} round {version}: {[_shown(answer) for answer in survivors]}")
             side.replace(victim)
-    return failed
+    return {
+        "failed": failed,
+        "different": different,
+        "seconds": round(statistics.median(seconds), 2),
+    }
+
+
+def _all_close(samples: list[list[float]]) -> bool:
+    """Tell whether these are numbers of one mean, but for rounding."""
+    return all(max(numbers) - min(numbers) < 1e-4 for numbers in zip(*samples, strict=True))
+
+
+def _shown(answer: dict[str, Any]) -> str:
+    if "members" not in answer:
+        return f"{answer.get('failed')} after {answer['seconds']:.1f} s"
+    return f"{answer['members']} members in {answer['seconds']:.1f} s"
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import trio
 
-from benchmarks.averaging.cases import error_of, vector_of
+from benchmarks.averaging.cases import error_of, sample_of, vector_of
 from benchmarks.workers import answer_line
 from node.identity import Identity
 from node.p2pd.host import P2pdHost
@@ -92,6 +92,7 @@ async def _do(question: dict[str, Any], host: P2pdHost, averager: Averager) -> d
         "attempts": done.attempts,
         "gathering_s": done.seconds.gathering_s + done.seconds.agreeing_s,
         "averaging_s": done.seconds.averaging_s,
+        "sample": sample_of(done.mean),
         "error": error_of(done.mean, len(done.group), version),
     }
 

@@ -17,7 +17,7 @@ from hivemind.compression import (
     quantization,
 )
 
-from benchmarks.averaging.cases import error_of, vector_of
+from benchmarks.averaging.cases import error_of, sample_of, vector_of
 from benchmarks.workers import answer_line
 
 COMPRESSIONS: Final[dict[str, Any]] = {
@@ -79,8 +79,8 @@ def _do(question: dict[str, Any], averager: DecentralizedAverager) -> dict[str, 
     if not group:
         return {"failed": "no group", "seconds": seconds}
     with averager.get_tensors() as (tensor,):
-        deviation = error_of(tensor, len(group), version)
-    return {"seconds": seconds, "members": len(group), "error": deviation}
+        deviation, sample = error_of(tensor, len(group), version), sample_of(tensor)
+    return {"seconds": seconds, "members": len(group), "error": deviation, "sample": sample}
 
 
 if __name__ == "__main__":
