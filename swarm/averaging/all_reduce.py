@@ -45,6 +45,7 @@ from protocols.ids import PeerID
 from swarm.averaging.codecs import CODECS, is_finite
 from swarm.averaging.exchange import (
     AVERAGING_SERVICE,
+    Bytes,
     Exchange,
     ExchangeFailedError,
     Mean,
@@ -109,7 +110,7 @@ class Averaged:
     attempts: int
     bytes_sent: int
     bytes_received: int
-    """Of the vectors' numbers, by this node."""
+    """Of the vectors' numbers, by this node, in all attempts."""
     seconds: Phases
 
 
@@ -137,8 +138,7 @@ class _Held:
     scope: trio.CancelScope | None = None
     given_up: bool = False
     forgotten: trio.Event = field(default_factory=trio.Event)
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    count: Bytes = field(default_factory=Bytes)
 
 
 class Averager:
@@ -170,6 +170,8 @@ class Averager:
         self._tools = Tools(caller, codec_thread, CODECS[codec], chunk_elements)
         self._wanted: dict[str, _Wanted] = {}
         self._held: dict[bytes, _Held] = {}
+        self._last: dict[str, Averaged] = {}
+        """What the last round of a key came to, without its mean."""
         self._changed = trio.Event()
         self._bandwidth = bandwidth
         self._nursery: trio.Nursery | None = None
@@ -203,7 +205,10 @@ class Averager:
     def detail(self) -> dict[str, Any]:
         """Return rows of the status, by key."""
         now_s = trio.current_time()
-        return {key: account.shown(now_s) for key, account in self.core.accounts.items()}
+        return {
+            key: account.shown(now_s) | {"last": _shown(self._last.get(key))}
+            for key, account in self.core.accounts.items()
+        }
 
     async def average(
         self,
@@ -231,6 +236,8 @@ class Averager:
         """
         if str(vector.dtype) != "torch.float32" or vector.dim() != 1:
             raise LocalProtocolError("what is averaged is a vector of float32")
+        if key in self._wanted:
+            raise LocalProtocolError(f"a round of {key} is wanted here already")
         tools = self._tools
         if not await tools.codec_thread.run_own(is_finite, vector.detach()):
             raise NotFiniteError(version)
@@ -317,14 +324,13 @@ class Averager:
 
     def _start(
         self, effect: StartExchange | FetchMean, job: Callable[..., Awaitable[None]], *args: Any
-    ) -> _Held:
+    ) -> None:
         """Do this for a round, and nothing else from now on."""
         held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
         self._stop(held)
         held.scope = trio.CancelScope()
         assert self._nursery is not None
         self._nursery.start_soon(self._within, held.scope, job, held, *args)
-        return held
 
     async def _within(
         self, scope: trio.CancelScope, job: Callable[..., Awaitable[None]], *args: Any
@@ -341,8 +347,11 @@ class Averager:
 
     def _begin(self, effect: StartExchange) -> None:
         wanted = self._wanted[effect.key]
-        exchange = Exchange(self._tools, self._me, effect, wanted.vector, wanted.values)
-        held = self._start(effect, self._exchange, exchange)
+        held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
+        exchange = Exchange(
+            self._tools, self._me, effect, wanted.vector, values=wanted.values, count=held.count
+        )
+        self._start(effect, self._exchange, exchange)
         held.exchange = exchange
         self._wake()
 
@@ -354,15 +363,12 @@ class Averager:
             log.info("exchange failed: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
             return
-        finally:
-            held.bytes_sent += exchange.bytes_sent
-            held.bytes_received += exchange.bytes_received
         self._ready(effect.round_id, mean)
 
     async def _fetch(self, held: _Held, effect: FetchMean) -> None:
         elements = self._wanted[effect.key].vector.numel()
         try:
-            held.mean = await fetch_mean(self._tools, effect, elements)
+            held.mean = await fetch_mean(self._tools, effect, elements, held.count)
         except ExchangeFailedError as error:
             log.info("mean not fetched: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
@@ -392,10 +398,11 @@ class Averager:
             weights=tuple(member.weight for member in done.members),
             left_out=done.left_out,
             attempts=done.attempts,
-            bytes_sent=held.bytes_sent,
-            bytes_received=held.bytes_received,
+            bytes_sent=held.count.sent,
+            bytes_received=held.count.received,
             seconds=done.phases,
         )
+        self._last[done.key] = replace(wanted.result, mean=torch.empty(0))
         wanted.held = held
         wanted.done.set()
 
@@ -469,3 +476,20 @@ class Averager:
         if call.part >= len(mean.chunks) or call.chunk >= len(mean.chunks[call.part]):
             raise RemoteProtocolError("there is no such chunk")
         return mean.chunks[call.part][call.chunk]
+
+
+def _shown(last: Averaged | None) -> dict[str, Any] | None:
+    """Return what a status says of a round."""
+    if last is None:
+        return None
+    seconds = last.seconds
+    return {
+        "members": len(last.group),
+        "left_out": len(last.left_out),
+        "attempts": last.attempts,
+        "bytes_sent": last.bytes_sent,
+        "bytes_received": last.bytes_received,
+        "gathering_s": round(seconds.gathering_s, 3),
+        "agreeing_s": round(seconds.agreeing_s, 3),
+        "averaging_s": round(seconds.averaging_s, 3),
+    }

@@ -82,11 +82,13 @@ def test_rounds_follow_each_other_and_are_counted() -> None:
             vectors = vectors_for(2, seed=version)
             results = done(await group.average(vectors, version=version))
             assert torch.allclose(results[0].mean, torch.stack(vectors).mean(0), atol=1e-6)
-            # Each sends half of its numbers and the mean of the other half.
-            assert results[0].bytes_sent == pytest.approx(4 * 20_011 / 2, abs=4)
+            # Each sends half of its numbers, and the mean of the other half.
+            assert results[0].bytes_sent == pytest.approx(4 * 20_011, abs=8)
         shown = group.nodes[0].averager.detail()["model"]
         assert shown["rounds"] == 5
         assert shown["healthy"]
+        assert (shown["last"]["members"], shown["last"]["attempts"]) == (2, 1)
+        assert shown["last"]["bytes_received"] == pytest.approx(4 * 20_011, abs=8)
 
     play(2, script)
 
@@ -189,7 +191,7 @@ def _reached(node: Node, when: str) -> bool:
         case "gathering":
             return bool(node.averager._wanted)
         case "exchanging":
-            return any(h.exchange is not None and h.exchange.bytes_received for h in held)
+            return any(h.exchange is not None and h.count.received for h in held)
         case _:
             return any(h.mean is not None for h in held)
 
