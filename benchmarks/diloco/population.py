@@ -16,10 +16,10 @@ from protocols.collective.fragments import Schedule, cut
 from protocols.collective.settings import CollectiveSpec
 from protocols.run import RunSpec
 from swarm.averaging.butterfly import part_slices
+from swarm.averaging.codecs import CODECS, Codec, codec_of_means
 from swarm.collective.outer import Fragments, Outer
 from swarm.learner.learner import Learner
 from swarm.learner.task import Task
-from swarm.tensors import e3m0
 
 
 @dataclass(slots=True)
@@ -53,6 +53,7 @@ class Population:
         self._run = run
         self._task = task
         self.spec = run.settings(CollectiveSpec)
+        self._codec = CODECS[self.spec.codec]
         self._joined = 0
         self.step = 0
         self.traffic = Traffic()
@@ -77,11 +78,11 @@ class Population:
         last = self.step == self.schedule.steps
         for fragment in range(len(self.fragments)):
             if self.step - self.spec.overlap_steps in self._begun(fragment) or last:
-                self._finish(fragment, overlapped=self.spec.overlap_steps > 0)
+                self._finish(fragment, overlapped=self.spec.overlap_steps > 0, last=False)
         for fragment in self.schedule.due(self.step):
             self._begin(fragment)
             if self.spec.overlap_steps == 0 or last:
-                self._finish(fragment, overlapped=False)
+                self._finish(fragment, overlapped=False, last=last)
 
     def replace_one(self, rng: random.Random) -> None:
         """Kill a replica, with all that it has not handed in, and let another one join, from the outer parameters."""
@@ -108,12 +109,12 @@ class Population:
             if replica.begun < self.step:
                 replica.in_flight[fragment] = self.outer.difference(replica.learner.flat, fragment)
 
-    def _finish(self, fragment: int, *, overlapped: bool) -> None:
+    def _finish(self, fragment: int, *, overlapped: bool, last: bool) -> None:
         group = [replica for replica in self.replicas if fragment in replica.in_flight]
         if not group:
             return
         vectors = [replica.in_flight.pop(fragment) for replica in group]
-        self.outer.step(fragment, self._mean(vectors))
+        self.outer.step(fragment, self._mean(vectors), last=last)
         kept = self.spec.kept_share(overlapped=overlapped)
         for replica in self.replicas:
             self.outer.mix_into(replica.learner.flat, fragment, kept=kept)
@@ -126,22 +127,17 @@ class Population:
             total = vectors[owner][part].clone()
             for member, vector in enumerate(vectors):
                 if member != owner:
-                    arrived, size = self._through_the_wire(vector[part])
+                    arrived, size = _through_the_wire(self._codec, vector[part])
                     total += arrived
                     sent += size
-            mean[part], size = self._through_the_wire(total / members)
+            mean[part], size = _through_the_wire(codec_of_means(self._codec), total / members)
             sent += size * (members - 1)
         self.traffic.total += sent // members
         self.traffic.peak = max(self.traffic.peak, sent // members)
         return mean
 
-    def _through_the_wire(self, part: Tensor) -> tuple[Tensor, int]:
-        """Return what arrives, and the bytes that it took."""
-        match self.spec.codec:
-            case "e3m0":
-                packed = e3m0.encode(part)
-                return e3m0.decode_untrusted(packed, part.numel()), packed.numel()
-            case "float16":
-                return part.half().float(), 2 * part.numel()
-            case _:
-                return part, 4 * part.numel()
+
+def _through_the_wire(codec: Codec, part: Tensor) -> tuple[Tensor, int]:
+    """Return what arrives, and the bytes that it took."""
+    tensors = codec.encode(part)
+    return codec.decode(tensors, part.numel()), sum(tensor.data.nbytes for tensor in tensors)

@@ -9,7 +9,8 @@ Rules:
     Whoever missed one asks members where they are, and takes over their outer state if they went on (`standings`).
   - A member that begins a round calls the others: who has trained enough since its last one joins at once, its own step jumping
     to the round's. So the fastest sets the pace, and slower ones take part with as many steps as they have.
-  - After the last step of the run every fragment is averaged once more, so that the outcome has everybody's work in it.
+  - After the last step of the run every fragment is averaged once more, so that the outcome has everybody's work in it: the
+    peers' parameters themselves, without momentum.
 
 | state | work on the model | rounds |
 |---|---|---|
@@ -150,12 +151,8 @@ class Collective:
     def finished(self) -> bool:
         """All steps are trained, their rounds are over, and nobody has more than we."""
         over = self.ready and self.step >= self._schedule.steps
-        return (
-            over
-            and self._nothing_on_its_way()
-            and self.whereabouts.settled
-            and not self._last_due()
-        )
+        sure = not self._is_unsure() and not self.whereabouts.is_behind
+        return over and sure and self._nothing_on_its_way() and not self._last_due()
 
     @property
     def waiting_for_mean(self) -> bool:
@@ -189,8 +186,11 @@ class Collective:
         match event:
             case Tick():
                 return ()
-            case ContactsFound(_, peers):
-                self.contacts = tuple(sorted(set(peers) - {self._own}))
+            case ContactsFound(now_s, peers):
+                found = set(peers) - {self._own}
+                if self.ready and not found <= set(self.contacts):
+                    self.whereabouts.doubt(now_s)  # they may come from another side of the run
+                self.contacts = tuple(sorted(found))
                 return ()
             case Received():
                 return self._received(event)
@@ -335,7 +335,7 @@ class Collective:
         return ()
 
     def _trained(self, *, finite: bool) -> None:
-        self.step += 1
+        self.step = min(self.step + 1, self._schedule.steps)
         self._broken = 0 if finite else self._broken + 1
         self._roll_back = self._roll_back or self._broken >= BROKEN_MAX
         if finite:
@@ -470,7 +470,8 @@ class Collective:
         effects = self.whereabouts.go_on(
             now_s, self.contacts, [fragment.standing for fragment in self.fragments]
         )
-        if self.whereabouts.step > self.step:
+        ahead = self.whereabouts.step - self.step
+        if ahead > 0 and (not self.ready or ahead > self._spec.local_steps):
             self.step = min(self.whereabouts.step, self._schedule.steps)
         return [*effects, *self._cancel_old_rounds()]
 

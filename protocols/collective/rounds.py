@@ -97,4 +97,5 @@ class Fragment:
         """Somebody's outer state is ours. What we have trained since stays."""
         self.version, self.lines = version, lines[:HISTORY_MAX]
         self.trained -= self.handed_in if counted else 0
-        self.may_count = 0
+        if version >= self.may_count:
+            self.may_count = 0

@@ -42,7 +42,8 @@ class CollectiveSpec:
     """Share of its own parameters that a peer keeps when a mean comes that has overlapped with training; alpha in the paper.
     Without overlap it takes the outer parameters as they are."""
     codec: Literal["float32", "float16", "bfloat16", "int8", "e3m0"] = "float32"
-    """Of the outer gradients on their way to be added, which is done in float32. `e3m0` takes four bits for each number."""
+    """Of the outer gradients on their way to be added, which is done in float32. `e3m0` takes four bits for each number, and one
+    byte for each of the mean."""
     early_share: Fraction = 0.25
     """A peer that hears that others average a fragment joins at once, if it has trained this share of `local_steps` since
     the last time: so slow machines take part with what they have, and nobody waits for them. 1 has everybody train them all."""

@@ -2,7 +2,7 @@
 
 | state | what happens |
 |---|---|
-| idle | |
+| idle | until the next look, after `CHECK_S` |
 | alone | a newcomer without contacts waits for the first |
 | waiting | until it is time to ask |
 | asking | up to `ASKED_MAX` members say where they are |
@@ -36,6 +36,8 @@ CONTACTS_WAIT_S: Final = 15.0
 ANSWERS_WAIT_S: Final = 10.0
 DOUBT_S: Final = 1.0
 """Between a missed round and the question where the others are: their round may not be over yet."""
+CHECK_S: Final = 60.0
+"""Between two questions without any reason: whoever missed the end of everything finds out."""
 POLL_S: Final = 1.0
 """Between two questions of who is behind, while the others are in a round."""
 AGAIN_S: Final = 0.1
@@ -75,6 +77,7 @@ class Whereabouts:
         self._fetching: int | None = None
         self._fetched: dict[int, Taken] = {}
         self.wake_at_s = math.inf
+        """When it asks next; while it is idle, now and then."""
         self.step = 0
         """Where the run is, as far as was asked."""
         self.adoptions = 0
@@ -134,6 +137,11 @@ class Whereabouts:
         """Nothing is asked or fetched."""
         return self._state == "idle"
 
+    @property
+    def is_behind(self) -> bool:
+        """Others have another state of some fragment, by what they said last."""
+        return bool(self._behind)
+
     def is_after(self, fragment: int) -> bool:
         """Tell whether another state of this fragment is on its way to us."""
         return fragment in self._behind
@@ -148,7 +156,7 @@ class Whereabouts:
         """Take the next steps. `mine` says where we are, fragment by fragment."""
         if self._state == "alone" and (contacts or now_s >= self.wake_at_s):
             return self._question(now_s, contacts)
-        if self._state == "waiting" and now_s >= self.wake_at_s:
+        if self._state in ("waiting", "idle") and now_s >= self.wake_at_s:
             return self._question(now_s, contacts)
         if self._state == "asking" and (not self._asked or now_s >= self.wake_at_s):
             self._conclude(mine)
@@ -156,7 +164,7 @@ class Whereabouts:
 
     def _question(self, now_s: float, contacts: Sequence[PeerID]) -> list[CollectiveEffect]:
         if not contacts:
-            self._rest()
+            self._rest(now_s)
             return []
         self._state = "asking"
         self._answers.clear()
@@ -200,7 +208,7 @@ class Whereabouts:
         if self._fetched:
             return []  # they are adopted first
         if not self._behind:
-            self._rest()
+            self._rest(now_s)
             return []
         self._polls += 1
         self._state = "waiting"
@@ -208,9 +216,9 @@ class Whereabouts:
         self._has_adopted = False
         return []
 
-    def _rest(self) -> None:
+    def _rest(self, now_s: float) -> None:
         self._state = "idle"
         self._counts = True
         self._polls = 0
         self._behind.clear()
-        self.wake_at_s = math.inf
+        self.wake_at_s = now_s + CHECK_S

@@ -24,7 +24,7 @@ from protocols.averaging.calls import ChunkCall, MeanCall, encode_call
 from protocols.averaging.events import FetchMean, StartExchange
 from protocols.errors import RemoteProtocolError
 from protocols.ids import PeerID
-from swarm.averaging.codecs import Codec, decode_untrusted
+from swarm.averaging.codecs import Codec, codec_of_means, decode_untrusted
 from swarm.averaging.parts import chunk_spans, part_spans
 from swarm.calls import CALL_FAILURES, Caller, CallError, Refusal, WireTensor
 from swarm.calls.channel import recycle
@@ -244,7 +244,8 @@ class Exchange:
     def _take_mean(self, part: int, chunk: int, tensors: Chunk) -> None:
         """Check a chunk of the mean and put it in its place. Raises RemoteProtocolError."""
         span = self._cut.chunks[part][chunk]
-        values = decode_untrusted(self._tools.codec, tensors, span.stop - span.start)
+        codec = codec_of_means(self._tools.codec)
+        values = decode_untrusted(codec, tensors, span.stop - span.start)
         if not self._tools.codec.direct:  # else it was received there
             self._values[span] = values
         self._encoded[part][chunk] = tensors
@@ -302,6 +303,7 @@ class Exchange:
             else:
                 total.add_(values, alpha=share)
             first = False
+        codec = codec_of_means(codec)
         encoded = codec.encode(total)
         if not codec.direct:
             total.copy_(codec.decode(encoded, elements))
@@ -371,7 +373,8 @@ async def _fetch_from(
             spans: Sequence[slice] = spans, part: int = part, chunks: list[Chunk] = chunks
         ) -> None:
             for span, tensors in zip(spans, chunks, strict=True):
-                values[span] = decode_untrusted(tools.codec, tensors, span.stop - span.start)
+                codec = codec_of_means(tools.codec)
+                values[span] = decode_untrusted(codec, tensors, span.stop - span.start)
             if digest_of(chunks) != effect.digests[part]:
                 raise RemoteProtocolError("sent another mean than was agreed on")
 

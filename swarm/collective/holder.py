@@ -73,9 +73,11 @@ class Holder:
         """Return the outer gradient of a fragment. Raises NonFiniteError."""
         return self.outer.difference(self.learner.flat, fragment)
 
-    def apply(self, fragment: int, mean: Tensor, history: History, *, overlapped: bool) -> None:
+    def apply(
+        self, fragment: int, mean: Tensor, history: History, *, overlapped: bool, last: bool
+    ) -> None:
         """Do the outer step of a fragment. Raises NonFiniteError; then nothing has changed."""
-        self.outer.step(fragment, mean)
+        self.outer.step(fragment, mean, last=last)
         self.histories[fragment] = history
         kept = self.spec.kept_share(overlapped=overlapped)
         self.outer.mix_into(self.learner.flat, fragment, kept=kept)

@@ -86,15 +86,19 @@ class Outer:
         return difference
 
     @torch.no_grad()
-    def step(self, fragment: int, mean: Tensor) -> None:
+    def step(self, fragment: int, mean: Tensor, *, last: bool = False) -> None:
         """Do the outer step of a fragment with the mean of its outer gradients (size,).
 
-        Raises NonFiniteError when the outcome is not finite; then nothing has changed.
+        Args:
+          last: nothing follows that could make up for momentum: the outcome is the mean of the peers' parameters.
+        Raises:
+          NonFiniteError: the outcome is not finite, and nothing has changed.
         """
         spec, fragments = self._spec, self.fragments
         momentum = fragments.gather(self.momentum, fragment).mul_(spec.outer_momentum).add_(mean)
-        ahead = mean.add(momentum, alpha=spec.outer_momentum)  # Nesterov's
-        parameters = fragments.gather(self.parameters, fragment).sub_(ahead, alpha=spec.outer_rate)
+        ahead = mean if last else mean.add(momentum, alpha=spec.outer_momentum)  # Nesterov's
+        rate = 1.0 if last else spec.outer_rate
+        parameters = fragments.gather(self.parameters, fragment).sub_(ahead, alpha=rate)
         require_finite(parameters, momentum)
         fragments.scatter(parameters, fragment, self.parameters)
         fragments.scatter(momentum, fragment, self.momentum)

@@ -229,9 +229,7 @@ class CollectivePeer:
             case AdoptState(fragment, counted):
                 self._start(self._adopt, fragment, counted)
             case CancelRound(fragment, version):
-                scope = self._rounds.get((fragment, version))
-                if scope is not None:
-                    scope.cancel()
+                self._rounds.setdefault((fragment, version), trio.CancelScope()).cancel()
             case DropMean(fragment):
                 self._means.pop(fragment, None)
                 self._groups.pop(fragment, None)
@@ -302,8 +300,12 @@ class CollectivePeer:
     async def _averaged(self, wanted: BeginRound, vector: Tensor) -> tuple[Averaged | None, bool]:
         """Average with others. None when that failed, or is not wanted any more; and whether our vector may count all the same."""
         place = wanted.fragment, wanted.version
+        scope = self._rounds.setdefault(place, trio.CancelScope())
+        if scope.cancel_called:  # before it began
+            del self._rounds[place]
+            return None, False
         may_count = True
-        with trio.CancelScope() as self._rounds[place]:
+        with scope:
             try:
                 averaged = await self._averager.average(
                     f"{OUTER}/{wanted.fragment}", wanted.version, vector, float(wanted.weight),
@@ -333,7 +335,12 @@ class CollectivePeer:
         try:
             await self._compute.run_own(
                 functools.partial(
-                    self._holder.apply, fragment, mean, history, overlapped=wanted.overlapped
+                    self._holder.apply,
+                    fragment,
+                    mean,
+                    history,
+                    overlapped=wanted.overlapped,
+                    last=wanted.version >= self._context.run.training.steps,
                 )
             )
         except NonFiniteError:

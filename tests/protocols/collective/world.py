@@ -63,6 +63,7 @@ class Node:
     means: dict[int, Counter[PeerID]] = field(default_factory=dict)
     fetched: dict[int, Counter[PeerID]] = field(default_factory=dict)
     trained: int = 0
+    ticks: set[float] = field(default_factory=set)
     alive: bool = True
     left: bool = False
     not_finite: bool = False
@@ -78,6 +79,7 @@ class Node:
 @dataclass(slots=True)
 class Group:
     members: dict[PeerID, int] = field(default_factory=dict)
+    cancelled: set[PeerID] = field(default_factory=set)
     closed: bool = False
 
 
@@ -148,8 +150,10 @@ class World:
     def _perform(self, who: PeerID, effects: list[CollectiveEffect]) -> None:
         for effect in effects:
             self._do(who, self.nodes[who], effect)
-        wake_s = self.nodes[who].core.wake_at_s
-        if wake_s < float("inf"):
+        node = self.nodes[who]
+        wake_s = node.core.wake_at_s
+        if wake_s < float("inf") and wake_s not in node.ticks:
+            node.ticks.add(wake_s)
             self._soon(max(0.0, wake_s - self.now_s), who, lambda: Tick(self.now_s))
 
     def _do(self, who: PeerID, node: Node, effect: CollectiveEffect) -> None:
@@ -180,8 +184,13 @@ class World:
             case Blame(other, _):
                 node.blamed.append(other)
             case CancelRound(index, version):
-                self.groups[index, version, node.core.fragments[index].line].members.pop(who, None)
-                self._soon(0.0, who, lambda: RoundMissed(self.now_s, index, version))
+                key = index, version, node.core.fragments[index].line
+                group = self.groups.setdefault(key, Group())
+                if not group.closed:
+                    group.members.pop(who, None)
+                    group.cancelled.add(who)
+                closed = group.closed
+                self._soon(0.0, who, lambda: RoundMissed(self.now_s, index, version, closed))
             case DropMean(index):
                 node.means.pop(index, None)
             case Left():
@@ -219,6 +228,8 @@ class World:
             return
         key = (index, version, wanted.line)
         group = self.groups.setdefault(key, Group())
+        if who in group.cancelled:
+            return
         if group.closed:
             self.feed(who, RoundMissed(self.now_s, index, version))
             return
@@ -233,18 +244,16 @@ class World:
             return
         group.closed = True
         sides: dict[PeerID, dict[PeerID, int]] = {}
+        counts = self.misses_the_end
         for who, weight in group.members.items():
-            first = next((w for w in sides if not self.apart(who, w)), who)
-            if self.nodes[who].alive and not self.missing(who, index, version):
+            if not self.nodes[who].alive:
+                continue
+            missing = self.missing(who, index, version)
+            if missing:
+                self._soon(1.0, who, lambda: RoundMissed(self.now_s, index, version, counts))
+            if counts or not missing:
+                first = next((w for w in sides if not self.apart(who, w)), who)
                 sides.setdefault(first, {})[who] = weight
-            elif self.nodes[who].alive:
-                if self.misses_the_end:
-                    sides.setdefault(first, {})[who] = weight
-                self._soon(
-                    1.0,
-                    who,
-                    lambda: RoundMissed(self.now_s, index, version, self.misses_the_end),
-                )
         for side in sides.values():
             self._finish(side, index, version)
 

@@ -66,7 +66,7 @@ def test_eight_bits_are_off_by_half_a_step_of_their_block_at_most() -> None:
     assert (error <= largest / 254 * 1.0001).all()
 
 
-@pytest.mark.parametrize("name", ["float16", "int8"])
+@pytest.mark.parametrize("name", ["float16", "int8", "e3m0"])
 def test_the_largest_numbers_stay_finite(name: str) -> None:
     codec = CODECS[name]
     values = torch.tensor([3e38, -3e38, 1e-45, 0.0])

@@ -85,6 +85,15 @@ def test_a_step_changes_its_own_fragment_alone() -> None:
     assert changed == {"layers.1.weight", "bias"}
 
 
+def test_the_last_step_is_the_mean_of_the_peers_parameters() -> None:
+    outer = Outer(CollectiveSpec(), fragments_of(1), vector(0))
+    outer.step(0, vector(4))
+    locals_ = [vector(1), vector(2)]
+    mean = torch.stack([outer.difference(local, 0) for local in locals_]).mean(0)
+    outer.step(0, mean, last=True)
+    torch.testing.assert_close(outer.parameters, torch.stack(locals_).mean(0))
+
+
 def test_mixing_keeps_a_share_of_the_peers_own() -> None:
     outer = Outer(CollectiveSpec(), fragments_of(1), vector(0))
     local = vector(1)
