@@ -8,6 +8,7 @@ to warm up; exit 1 when a bound is broken.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import statistics
@@ -18,14 +19,19 @@ from typing import Any, Final
 
 import click
 
-from benchmarks.averaging.cases import CASES, RATIO, RATIO_8BIT, Case
+from benchmarks.averaging.cases import CASES, RATIO, RATIO_8BIT, Case, sample_of, vector_of
 from benchmarks.averaging.sides import Hivemind, Ours, Side, ask_all, kill, measure
 from benchmarks.workers import processor
 
 MUST_BE_0: Final = (
-    "rounds_failed", "rounds_failed_with_kills", "rounds_with_different_means",
+    "rounds_failed", "mixing_rounds_failed", "rounds_failed_with_kills", "rounds_with_different_means",
 )  # fmt: skip
 KILLS: Final = Case(4, 10)
+MIXING: Final = Case(16, 1)
+MIXING_GROUP: Final = 4
+MIXING_ROUNDS: Final = 5
+MIXING_RATE: Final = 0.8
+"""At least, of what random groups give."""
 CODECS_8BIT: Final = ("uniform8",)
 """Of hivemind: the fastest one. See `benchmarks.averaging.theirs` for the others."""
 ERROR_MAX: Final = {"float32": 1e-5, "int8": 0.2, "uniform8": 0.2, "quantile8": 0.2}
@@ -37,8 +43,11 @@ ERROR_MAX: Final = {"float32": 1e-5, "int8": 0.2, "uniform8": 0.2, "quantile8": 
 @click.option("--rounds", default=10, show_default=True, help="Measured, of each side and case.")
 @click.option("--case", "only", multiple=True, help="Only these, such as 4x40.")
 @click.option("--kills", default=10, show_default=True, help="Rounds in which a peer is killed.")
+@click.option("--mixing/--no-mixing", default=True, help="16 peers in groups of 4.")
 @click.option("--eight-bit/--no-eight-bit", default=True, show_default=True)
-def main(as_json: bool, rounds: int, only: tuple[str, ...], kills: int, eight_bit: bool) -> None:
+def main(
+    as_json: bool, rounds: int, only: tuple[str, ...], kills: int, mixing: bool, eight_bit: bool
+) -> None:
     result: dict[str, Any] = processor() | {"load_before": round(os.getloadavg()[0], 2)}
     result["rounds"] = rounds
     for case in CASES:
@@ -48,6 +57,8 @@ def main(as_json: bool, rounds: int, only: tuple[str, ...], kills: int, eight_bi
                 result |= _compare_8bit(case, rounds)
     if kills:
         result |= _compare_kills(kills)
+    if mixing:
+        result |= _mix()
     broken = _broken(result)
     for text in broken:
         _say(f"BOUND BROKEN: {text}")
@@ -57,7 +68,7 @@ def main(as_json: bool, rounds: int, only: tuple[str, ...], kills: int, eight_bi
 
 
 def _broken(result: dict[str, Any]) -> list[str]:
-    least = {"ratio_8bit": RATIO_8BIT, "ratio": RATIO}
+    least = {"ratio_8bit": RATIO_8BIT, "ratio": RATIO, "mixing_rate_over_theory": MIXING_RATE}
     broken = []
     for key, value in result.items():
         name = key.rpartition(".")[2]
@@ -159,6 +170,32 @@ def _shown(answer: dict[str, Any]) -> str:
     if "members" not in answer:
         return f"{answer.get('failed')} after {answer['seconds']:.1f} s"
     return f"{answer['members']} members in {answer['seconds']:.1f} s"
+
+
+def _mix() -> dict[str, Any]:
+    """Average in groups of 4, again and again, and see how fast 16 peers come together."""
+    peers, failed = MIXING.peers, 0
+    with ExitStack() as stack:
+        side = Ours(stack, MIXING, "float32", group=MIXING_GROUP)
+        ask_all(side.workers, do="prepare", version=1, elements=MIXING.elements)
+        before = _spread([sample_of(vector_of(p, 1, MIXING.elements)) for p in range(peers)])
+        first = before
+        for version in range(1, MIXING_ROUNDS + 1):
+            answers = ask_all(side.workers, do="average", version=version, keep=True)
+            finished = [answer for answer in answers if "members" in answer]
+            failed += len(finished) < peers
+            after = _spread([answer["sample"] for answer in finished])
+            _say(f"mixing {version}: {len(finished)} peers, spread {before:.4f} to {after:.4f}")
+            before = after
+    # Of the variance between n peers, groups of g leave (n - g) / (g (n - 1)) on average.
+    left = (peers - MIXING_GROUP) / (MIXING_GROUP * (peers - 1))
+    rate = math.log(before / first) / (MIXING_ROUNDS * math.log(left))
+    return {"mixing_rounds_failed": failed, "mixing_rate_over_theory": round(rate, 2)}
+
+
+def _spread(samples: list[list[float]]) -> float:
+    """Return the variance between peers, over all sampled numbers."""
+    return statistics.fmean(statistics.pvariance(numbers) for numbers in zip(*samples, strict=True))
 
 
 def _say(text: str) -> None:

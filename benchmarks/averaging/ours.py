@@ -86,6 +86,8 @@ async def _do(question: dict[str, Any], host: P2pdHost, averager: Averager) -> d
         return {"failed": error.reason, "seconds": time.monotonic() - began_s}
     seconds = time.monotonic() - began_s
     _spare = done.mean
+    if question.get("keep"):
+        _vector, _spare = done.mean, _vector
     return {
         "seconds": seconds,
         "members": len(done.group),
@@ -93,6 +95,7 @@ async def _do(question: dict[str, Any], host: P2pdHost, averager: Averager) -> d
         "gathering_s": done.seconds.gathering_s + done.seconds.agreeing_s,
         "averaging_s": done.seconds.averaging_s,
         "sample": sample_of(done.mean),
+        "group": sorted(str(peer) for peer in done.group),
         "error": error_of(done.mean, len(done.group), version),
     }
 
