@@ -97,7 +97,7 @@ class Round:
         self.meeting = meeting
         self.round_id = round_id
         self._spec = spec
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._peers = [member.peer for member in form.members]
         self._index = {peer: index for index, peer in enumerate(self._peers)}
         self._own = self._index[own]
@@ -220,7 +220,7 @@ class Round:
         self._attempt = self._promised = begin.attempt
         self.attempts += 1
         self._awaited = 0
-        self._act_at_s = now_s + self._limit_s + 2 * self._pause_s
+        self._act_at_s = now_s + self.limit_s + 2 * self._pause_s
         if begin.result is not None:
             if begin.result == self._held:
                 return self._accept(now_s)
@@ -236,14 +236,14 @@ class Round:
                 self.form.key,
                 self.form.version,
                 self.members_of(begin.group),
-                self._limit_s,
+                self.limit_s,
             )
         ]
 
     def _begin_round(self, now_s: float) -> None:
         if self.begun_s is None:
             self.begun_s = now_s
-            self._end_at_s = now_s + _ATTEMPTS_OF_TIME * self._limit_s + 4 * self._spec.answer_s
+            self._end_at_s = now_s + _ATTEMPTS_OF_TIME * self.limit_s + 4 * self._spec.answer_s
 
     def _fetch(self, result: Result, holders: Iterable[int]) -> Effects:
         """Get a mean from those who hold it."""
@@ -266,7 +266,7 @@ class Round:
                 self.members_of(result.group),
                 result.digests,
                 tuple(self._peers[index] for index in usable),
-                self._limit_s,
+                self.limit_s,
             )
         ]
 
@@ -316,6 +316,10 @@ class Round:
         effects: Effects = []
         for owner in self._liars(have.result):
             effects += self._in_trouble(now_s, owner)
+        begin = self._begin
+        if begin is not None and begin.result is None and self._own not in begin.group:
+            # We were left out, and they are done: whatever we do not hear of soon we have to ask for.
+            self._act_at_s = min(self._act_at_s, now_s + self._spec.answer_s)
         return effects + self._settle(now_s)
 
     def _answer(self, sender: int) -> Effects:

@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import torch
 import trio
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 CHUNK_ELEMENTS: Final = 1 << 19
 """Numbers in one call: 2 MB of float32, some milliseconds on a fast line, so that summing overlaps sending."""

@@ -196,6 +196,27 @@ def _reached(node: Node, when: str) -> bool:
             return any(h.mean is not None for h in held)
 
 
+def test_of_two_that_do_not_reach_each_other_one_is_left_out_and_gets_the_mean_all_the_same() -> (
+    None
+):
+    vectors = vectors_for(4)
+
+    async def script(group: Group) -> None:
+        one, other, *_ = group.nodes
+        group.network.link(one.peer_id, other.peer_id).cut = True
+        results = done(await group.average(vectors))
+        for result in results:
+            assert len(result.left_out) == 1
+            assert set(result.left_out) <= {one.peer_id, other.peer_id}
+            assert torch.equal(result.mean, results[0].mean)
+        counted = [
+            v for v, n in zip(vectors, group.nodes, strict=True) if n.peer_id in results[0].group
+        ]
+        assert torch.allclose(results[0].mean, torch.stack(counted).mean(0), atol=1e-6)
+
+    play(4, script)
+
+
 def test_of_two_peers_both_must_stay() -> None:
     vectors = vectors_for(2)
 
