@@ -144,6 +144,26 @@ def test_a_peer_without_numbers_for_all_parts_is_enough() -> None:
     play(4, script)
 
 
+def test_more_peers_than_a_group_holds_average_in_several_and_mix() -> None:
+    vectors = vectors_for(6, 300)
+
+    async def script(group: Group) -> None:
+        spread, seen = [torch.stack(vectors).var(0).mean()], set()
+        now = vectors
+        for version in range(1, 5):
+            results = done(await group.average(now, version=version))
+            assert [len(result.group) for result in results] == [3] * 6
+            seen |= {result.group for result in results}
+            now = [result.mean for result in results]
+            spread.append(torch.stack(now).var(0).mean())
+        assert len(seen) > 2  # drawn anew
+        assert spread[-1] < 0.05 * spread[0]
+        # Groups of one size keep the mean of all.
+        assert torch.allclose(torch.stack(now).mean(0), torch.stack(vectors).mean(0), atol=1e-5)
+
+    play(6, script, spec=dataclasses.replace(SPEC, group_max=3))
+
+
 # --- peers that vanish ---
 
 
