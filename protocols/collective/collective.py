@@ -88,8 +88,9 @@ class Collective:
 
     Args:
       founds: we begin the run, so nobody is asked for a state.
-      step: local steps behind the state that we begin with; 0, or what was kept of an earlier life.
-      fragments: what was kept of each fragment's history; None begins at the initial parameters.
+      kept: `step` and `fragments` are of an earlier life, and worth keeping.
+      step: local steps behind the state that we begin with.
+      fragments: the history of each fragment; None is that of the run's initial parameters.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Collective:
         *,
         rng: random.Random,
         founds: bool = False,
+        kept: bool = False,
         step: int = 0,
         fragments: Sequence[Fragment] | None = None,
     ) -> None:
@@ -107,7 +109,7 @@ class Collective:
         self._spec = spec
         self._schedule = schedule
         self._rng = rng
-        self._kept = fragments is not None
+        self._kept = kept
         self._founds = founds
         self.step = step
         self.fragments = list(fragments or (Fragment() for _ in range(schedule.fragments)))

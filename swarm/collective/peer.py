@@ -135,8 +135,9 @@ class CollectivePeer:
             Schedule(len(holder.fragments), holder.spec.local_steps, run.training.steps),
             rng=random.Random(context.rng.getrandbits(64)),
             founds=founds,
+            kept=kept,
             step=holder.step,
-            fragments=holder.kept() if kept else None,
+            fragments=holder.kept(),
         )
         self._driver: Driver[CollectiveEvent] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
