@@ -67,6 +67,8 @@ BROKEN_MAX: Final = 3
 """Steps in a row whose gradient is not finite; then the outer parameters are better than ours."""
 LAST_ROUNDS_MAX: Final = 8
 """Tries of a round after the last step: they are called by the steps that would follow."""
+GONE_S: Final = 60.0
+"""Who left is named by the directory a little longer."""
 CALLED_MAX: Final = 64
 """Members that are told of a round that begins; the group's meeting place finds the others."""
 _LOOK_S: Final = 5.0
@@ -122,6 +124,8 @@ class Collective:
         self._leaving_at_s = math.inf
         self._left = False
         self._looked_at_s = -math.inf
+        self._left_s: dict[PeerID, float] = {}
+        """When members left."""
         self._calls: dict[int, int] = {}
         """Rounds that others have begun: fragment -> the step that they belong to."""
         self.rounds = 0
@@ -189,7 +193,11 @@ class Collective:
             case Tick():
                 return ()
             case ContactsFound(now_s, peers):
-                found = set(peers) - {self._own}
+                found = {
+                    peer
+                    for peer in peers
+                    if peer != self._own and now_s >= self._left_s.get(peer, -math.inf) + GONE_S
+                }
                 if self.ready and not found <= set(self.contacts):
                     self.whereabouts.doubt(now_s)  # they may come from another side of the run
                 self.contacts = tuple(sorted(found))
@@ -226,7 +234,9 @@ class Collective:
                     self.whereabouts.doubt(event.now_s)
                 return ()
             case Leaving():
-                self.contacts = tuple(peer for peer in self.contacts if peer != event.peer)
+                if event.peer in self.contacts:
+                    self._left_s[event.peer] = event.now_s
+                    self.contacts = tuple(peer for peer in self.contacts if peer != event.peer)
                 return ()
             case _:
                 raise LocalProtocolError("the shell answers this message by itself")
