@@ -21,7 +21,6 @@ import murmura
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("invite", nargs="?", default="")
 parser.add_argument("--part", type=int, default=0, help="which labels this copy sees: 0, 1 or 2")
-parser.add_argument("--diloco", action="store_true", help="begin a run that averages now and then")
 parser.add_argument("--seconds", type=float, default=60.0)
 parser.add_argument("--listen", default="/ip4/0.0.0.0/tcp/0")
 options = parser.parse_args()
@@ -38,8 +37,6 @@ model = torch.nn.Sequential(
 sgd = torch.optim.SGD(model.named_parameters(), lr=0.01, momentum=0.9)
 
 strategy = murmura.Gossip(batch_every_s=0.05, neighbours_to_start=2)
-if options.diloco:
-    strategy = murmura.DiLoCo(local_steps=20, outer_rate=0.7, outer_momentum=0.5, peers_to_start=3)
 run = None if options.invite else murmura.script_run("digits in thirds", sgd, strategy)
 with murmura.join(options.invite, run=run, listen=(options.listen,)) as swarm:
     print(f"others join with: python examples/gossip.py {swarm.invite} --part 1", flush=True)

@@ -33,11 +33,10 @@ def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("strategy", [(), ("--diloco",)], ids=["gossip", "diloco"])
 def test_three_scripts_learn_all_digits_though_each_sees_a_third_of_the_labels(
-    strategy: tuple[str, ...], tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    first = start(tmp_path / "a", *strategy)
+    first = start(tmp_path / "a")
     scripts = [first]
     try:
         assert first.stdout is not None
