@@ -258,10 +258,10 @@ class Collective:
             self._called_to_the_last(now_s, fragment, call)
         elif fragment.round == "none":
             due = self._schedule.next_due(call.fragment, self.step)
-            if call.line == fragment.line and self.step < call.version == due:
-                self._calls[call.fragment] = due
-            else:
-                self.whereabouts.doubt(now_s)  # they go on without us, or from another state
+            if call.line != fragment.line:
+                self.whereabouts.doubt(now_s)  # they go on from another state
+            elif call.version == due or fragment.round_version < call.version <= self.step:
+                self._calls[call.fragment] = call.version
         elif call.line != fragment.line and call.version <= fragment.round_version:
             self.whereabouts.doubt(now_s)  # the run has two sides
         return []
@@ -276,13 +276,16 @@ class Collective:
 
     def _follow_calls(self) -> None:
         """Join rounds that others have begun: between two jobs, so that who is about to be there trains that step too."""
-        calls, self._calls = self._calls, {}
-        for index, due in calls.items():
+        for index, version in list(self._calls.items()):
             fragment = self.fragments[index]
             enough = fragment.trained >= self._spec.early_share * self._spec.local_steps
-            if self.step < due and (enough or due == self._schedule.steps):
-                self.step = due
-                self.joined_early += 1
+            if fragment.round_version >= version or fragment.round != "none":
+                del self._calls[index]
+            elif enough or version == self._schedule.steps:
+                del self._calls[index]
+                self.joined_early += self.step < version
+                self.step = max(self.step, version)
+                fragment.called_to = version
 
     def _stranger(self, now_s: float) -> list[CollectiveEffect]:
         """Somebody takes part whom the directory has not named: look again, though not as often as strangers like."""
@@ -301,7 +304,8 @@ class Collective:
     def _round_missed(self, event: RoundMissed) -> Sequence[CollectiveEffect]:
         fragment = self.fragments[event.fragment]
         if fragment.round == "averaging" and fragment.round_version == event.version:
-            fragment.may_count = event.version if event.may_count else fragment.may_count
+            if event.may_count and not fragment.may_count:
+                fragment.may_count = event.version
             self._miss(event.now_s, fragment)
         return ()
 
@@ -417,7 +421,9 @@ class Collective:
 
     def _begin(self, index: int) -> BeginRound:
         fragment = self.fragments[index]
-        version = max(self.step, fragment.round_version + 1, fragment.called_to)
+        version = max(self.step, fragment.round_version + 1)
+        if fragment.called_to > fragment.round_version:
+            version = fragment.called_to
         fragment.begin(version=version, step=self.step)
         # Who has nothing to hand in counts for one step, so that others are not alone.
         weight = max(1, fragment.trained)
@@ -427,12 +433,16 @@ class Collective:
         """Return the fragments whose round begins now: we have trained them, and have not tried at this step."""
         if self.step >= self._schedule.steps:
             return self._last_due()
+        due = self._schedule.due(self.step)
         return [
             index
-            for index in self._schedule.due(self.step)
-            if (fragment := self.fragments[index]).round == "none"
+            for index, fragment in enumerate(self.fragments)
+            if fragment.round == "none"
             and fragment.trained
-            and fragment.round_version < self.step
+            and (
+                (index in due and fragment.round_version < self.step)
+                or fragment.called_to > fragment.round_version
+            )
             and not self.whereabouts.is_after(index)
             and not (fragment.has_missed and not self.whereabouts.settled)
         ]
@@ -485,6 +495,10 @@ class Collective:
         ahead = self.whereabouts.step - self.step
         if ahead > 0 and (not self.ready or ahead > self._spec.local_steps):
             self.step = min(self.whereabouts.step, self._schedule.steps)
+        for index, version in self.whereabouts.rounds.items():
+            if version <= self.step < self._schedule.steps:
+                self._calls.setdefault(index, version)
+        self.whereabouts.rounds.clear()
         return [*effects, *self._cancel_old_rounds()]
 
     def _cancel_old_rounds(self) -> list[CollectiveEffect]:

@@ -50,11 +50,11 @@ class Fragment:
     has_missed: bool = False
     """Its last round."""
     called_to: int = 0
-    """The version of a round after the last step that somebody has begun."""
+    """The version of a round that others are in, and that we join though its step has passed."""
     cancelled: int = 0
     """The version of the last round that we gave up."""
     may_count: int = 0
-    """The version of a round that we missed, and that others may have finished with our outer gradient."""
+    """The version of the first round that we missed and that others may have finished with our outer gradient; 0: of none."""
 
     @property
     def line(self) -> bytes:
@@ -62,7 +62,9 @@ class Fragment:
 
     @property
     def standing(self) -> FragmentStanding:
-        return FragmentStanding(self.version, self.lines, self.round != "none")
+        return FragmentStanding(
+            self.version, self.lines, self.round_version if self.round != "none" else 0
+        )
 
     def begin(self, *, version: int, step: int) -> None:
         """Take the outer gradient for a round."""
