@@ -98,6 +98,6 @@ class Fragment:
     def adopt(self, version: int, lines: tuple[bytes, ...], *, counted: bool) -> None:
         """Somebody's outer state is ours. What we have trained since stays."""
         self.version, self.lines = version, lines[:HISTORY_MAX]
-        self.trained -= self.handed_in if counted else 0
-        if version >= self.may_count:
+        if counted:
+            self.trained -= self.handed_in
             self.may_count = 0
