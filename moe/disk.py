@@ -1,8 +1,9 @@
 """What a node of a moe run has on disk, so that a run that all its nodes leave goes on where it was.
 
-checkpoints/expert+ffn.0.3/   one expert's state: of what it hosts its own, of what others host the snapshot that it keeps,
-                              with the host's signature in the note
-hosts.msgpack                 whom it has seen as host of which expert, and when last: the signatures count by that
+| below `checkpoints` | |
+|---|---|
+| `expert+ffn.0.3/` | one expert's state: of what it hosts its own, of what others host the snapshot that it keeps, with the host's signature |
+| `hosts.msgpack` | whom it has seen as host of which expert, and when last: signatures count by that |
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from protocols.ports import Signer
 from protocols.schema import SchemaError, Size, decode, encode
 from swarm.hosting.compute import ComputeThread
 from swarm.mode import RunContext
-from swarm.state.checkpoint import Checkpoint
+from swarm.state.checkpoint import FOLDER, Checkpoint
 from swarm.state.part import Part, PartFacts
 from swarm.state.sealed import FileRefusedError, read_sealed, write_sealed
 from swarm.state.snapshot import Restore, Snapshot
@@ -42,7 +43,7 @@ from swarm.state.snapshot import Restore, Snapshot
 log = logging.getLogger(__name__)
 
 HOSTS: Final = "hosts.msgpack"
-"""In the run's folder."""
+"""Beside the checkpoints, so that it is put aside with them."""
 _LOOK_S: Final = 1.0
 """Between two looks whether anything is to be written."""
 _FORGET_S: Final = 300.0
@@ -148,7 +149,7 @@ class ExpertDisk:
         self._run = context.run.run_id
         self._codec = codec
         self._known = known
-        self._path = context.folder / HOSTS
+        self._path = context.folder / FOLDER / HOSTS
         self._written = -1
         """Up to which sighting the file of hosts is."""
         self._held_s: dict[ExpertUID, float] = {}
@@ -225,15 +226,16 @@ class ExpertDisk:
             return
         while True:
             await trio.sleep(_LOOK_S)
-            await self._write_hosts(core)
+            await self.write_hosts(core)
             here = held()
             for uid, (part, thread) in here.items():
                 self._held_s[uid] = trio.current_time()
                 await self._keeper.offer_own(part, thread)
             await self._forget(here.keys())
 
-    async def _write_hosts(self, core: Placement) -> None:
-        if core.sightings == self._written:
+    async def write_hosts(self, core: Placement) -> None:
+        """Write down whom this node has seen as hosts, if that has changed. Never raises."""
+        if not self._keeper.enabled or core.sightings == self._written:
             return
         self._written = core.sightings
         lines = tuple(
@@ -246,6 +248,7 @@ class ExpertDisk:
 
     def _write(self, hosts: _HostsFile) -> None:
         """In a thread. Raises OSError."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_sealed(self._path, self._run, encode(hosts))
 
     async def _forget(self, held: Collection[ExpertUID]) -> None:

@@ -65,6 +65,7 @@ class Checkpoints:
         """What copies and writing have cost."""
         self._written = 0
         self._skipped = 0
+        self._begun = False
         self.problem = ""
         """Why the last checkpoint was not written; empty when it was."""
 
@@ -72,6 +73,10 @@ class Checkpoints:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what is offered, until cancelled."""
+        if self._config.new_swarm and not self._begun and self._folder.exists():
+            where = await trio.to_thread.run_sync(self.put_aside)
+            log.warning("the run begins again; its checkpoints of before are in %s", where)
+        self._begun = True
         task_status.started()
         if not self.enabled:
             await trio.sleep_forever()

@@ -348,8 +348,8 @@ class Averaging:
         self._state(come.key, peer, come.version)
         mine = self._versions.get(come.key)
         ended = mine == come.version and come.key not in self._wants
-        if mine is None or mine > come.version or ended:
-            return [Send(peer, Late(come.key, come.version, mine or 0))]
+        if mine is not None and (mine > come.version or ended):
+            return [Send(peer, Late(come.key, come.version, mine))]
         want = self._wanted(come.key, come.version)
         if want is None or peer in want.asked or not self._is_better(peer, want.place, want):
             return []

@@ -32,7 +32,7 @@ from typing import Final, assert_never
 
 from protocols.core import DrainWanted, Tick
 from protocols.experts.assignment import assign, fraction, preference
-from protocols.experts.epoch import next_epoch, plausible
+from protocols.experts.epoch import changes, next_epoch, plausible
 from protocols.experts.events import (
     Adopt,
     Announce,
@@ -495,6 +495,11 @@ class Placement:
         to = self._taking.pop((uid, event.epoch)).peer
         if not event.taken:
             self.roster.refused_s[to] = event.now_s
+        elif changes(event.successor) == changes(event.epoch) + 1:
+            # Before the directory says so: we may be gone by then, and come back before it does.
+            memory = self._memory[uid]
+            memory.seen(event.successor, to)
+            memory.epoch = max(memory.epoch, event.successor)
         own = self.own.get(uid)
         if own is None or own.epoch != event.epoch:
             return ()

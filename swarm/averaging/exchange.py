@@ -28,6 +28,7 @@ from protocols.ids import PeerID
 from swarm.averaging.codecs import Codec, codec_of_means, decode_untrusted
 from swarm.averaging.parts import chunk_spans, part_spans
 from swarm.calls import CALL_FAILURES, Caller, CallError, Refusal, WireTensor
+from swarm.calls.channel import recycle
 from swarm.hosting.compute import ComputeThread
 from swarm.tensors.wire import bytes_of
 
@@ -255,6 +256,9 @@ class Exchange:
         except _BadChunkError as bad:
             self._tools.caller.guard.fault(bad.peer, RemoteProtocolError(bad.reason, bad.peer))
             raise ExchangeFailedError(bad.peer, bad.reason) from bad
+        for tensors in entry.received.values():
+            for tensor in tensors:
+                recycle(tensor.data)
         entry.received = dict.fromkeys(entry.received, ())
         self._encoded[self._mine][chunk] = entry.encoded
         entry.done.set()

@@ -40,6 +40,10 @@ SMALL_BYTES: Final = 64 * 1024
 _MAPPED_BYTES_MIN: Final = 1 << 20
 """From here on tensors live in their own mapping: a bytearray would be cleared first, 0.3 s per GB in the event loop."""
 
+_UNUSED_BYTES_MAX: Final = 64 * 1024 * 1024
+_unused: Final[dict[int, list[memoryview]]] = {}
+"""Memory given back by `recycle`, by size."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameHead:
@@ -248,6 +252,19 @@ def allocate(byte_count: int) -> memoryview:
     """Return writable memory for one tensor, aligned for any dtype, without touching all of it."""
     if byte_count < _MAPPED_BYTES_MIN:
         return memoryview(bytearray(byte_count))
+    unused = _unused.get(byte_count)
+    if unused:
+        return unused.pop()
     # Receiving 128 MB costs 0.10 s of processor time into fresh pages, 0.13 s into a bytearray. Huge pages are no gain to
     # count on: 0.07 s when the machine has them at hand, 0.4 s when it has to make room for them.
     return memoryview(mmap.mmap(-1, byte_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def recycle(data: memoryview) -> None:
+    """Give back memory that was received into and that nobody looks at any more, for the next tensor of its size.
+
+    Making pages anew costs a tenth of what receiving into them does. Nothing leaks: memory is read when it has been filled.
+    """
+    kept = sum(size * len(free) for size, free in _unused.items())
+    if data.nbytes >= _MAPPED_BYTES_MIN and kept + data.nbytes <= _UNUSED_BYTES_MAX:
+        _unused.setdefault(data.nbytes, []).append(data)

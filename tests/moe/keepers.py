@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 import trio
@@ -17,6 +18,7 @@ from moe.model import build_feed_forward
 from node.checkpoints import Checkpoints
 from node.config import load
 from node.identity import verify_signature
+from protocols.experts import placement
 from protocols.experts.messages import (
     EXPERTS_SERVICE,
     Message,
@@ -84,6 +86,15 @@ async def keepers(
       folder: where each has a disk; opened again, they are the same nodes in another life, in an empty directory.
       back: which of them there are.
     """
+    with patch.object(placement, "REBALANCE_S", 600.0):  # a slow test would see it, a quick one not
+        async with _keepers(count, spec, folder, back) as opened:
+            yield opened
+
+
+@asynccontextmanager
+async def _keepers(
+    count: int, spec: MoeSpec, folder: Path | None, back: Sequence[int] | None
+) -> AsyncIterator[tuple[MemoryNetwork, Sequence[Keeping]]]:
     async with (
         nodes(count) as (network, made),
         ComputeThread("codec") as codec,

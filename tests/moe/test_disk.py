@@ -16,6 +16,7 @@ from moe.disk import HOSTS
 from protocols.experts import returning
 from protocols.experts.epoch import changes
 from protocols.experts.uid import ExpertUID
+from swarm.state.checkpoint import FOLDER
 from tests.moe.keepers import UIDS, Keeping, keepers, spread, train, until
 
 pytestmark = pytest.mark.trio
@@ -54,7 +55,7 @@ async def train_all(found: Sequence[Keeping], folder: Path) -> dict[ExpertUID, d
         return sum(3 in on_disk(folder, i).get(f"expert/{uid}", ()) for i in range(len(found)))
 
     await until(lambda: all(written(uid) == 2 for uid in UIDS))
-    await until(lambda: all((folder / str(i) / HOSTS).exists() for i in range(len(found))))
+    await until(lambda: all((folder / str(i) / FOLDER / HOSTS).exists() for i in range(len(found))))
     return {uid: state_of(found, uid) for uid in UIDS}
 
 
@@ -142,8 +143,8 @@ def test_what_was_seen_of_hosts_may_be_lost(tmp_path: Path) -> None:
         async with keepers(folder=tmp_path) as (_, found):
             await until(lambda: spread(found))
             before = await train_all(found, tmp_path)
-        (tmp_path / "0" / HOSTS).unlink()
-        (tmp_path / "1" / HOSTS).write_bytes(b"torn")
+        (tmp_path / "0" / FOLDER / HOSTS).unlink()
+        (tmp_path / "1" / FOLDER / HOSTS).write_bytes(b"torn")
         async with keepers(folder=tmp_path) as (_, found):
             await until(lambda: spread(found))
             assert all(equal(state_of(found, uid), before[uid]) for uid in UIDS)
@@ -199,5 +200,23 @@ def test_an_expert_that_was_handed_over_leaves_the_disk_after_a_while(
             await found[leaving].left.wait()
             assert all(f"expert/{uid}" in on_disk(tmp_path, leaving) for uid in gone)
             await until(lambda: not any(f"expert/{u}" in on_disk(tmp_path, leaving) for u in gone))
+
+    trio.run(main)
+
+
+def test_what_was_handed_over_is_left_to_who_has_it_though_he_comes_back_later(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with keepers(folder=tmp_path) as (_, found):
+            await until(lambda: spread(found))
+            await train_all(found, tmp_path)
+            leaving = max(range(3), key=lambda i: len(found[i].hosted))
+            given = found[leaving].hosted
+            found[leaving].keeper.drain()
+            await found[leaving].left.wait()
+        async with keepers(folder=tmp_path, back=[leaving]) as (_, found):
+            await trio.sleep(1.0)
+            assert not found[0].hosted & given
 
     trio.run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -150,6 +151,25 @@ def test_what_is_put_aside_is_not_used_and_kept_until_the_next_time(tmp_path: Pa
             assert [f"{version:012d}" in name for name in _manifests(aside)] == [True]
         await offered(3)
         assert [found.manifest.version for found in await checkpoints.scan()] == [3]
+
+    with_checkpoints(tmp_path, body)
+
+
+def test_who_begins_the_run_again_finds_nothing_of_before_and_loses_nothing(tmp_path: Path) -> None:
+    async def body(checkpoints: Checkpoints, offered: Offered) -> None:
+        await offered(1)
+        config = dataclasses.replace(checkpoints._config, new_swarm=True)
+        again = Checkpoints(config, tmp_path, RUN)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(again.run)
+            assert await again.scan() == []
+            assert len(_manifests(tmp_path / "checkpoints-given-up")) == 1
+            await again.save(part(2), COMPUTE)
+            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:  # its task begins again, the run does not
+            await nursery.start(again.run)
+            assert [found.manifest.version for found in await again.scan()] == [2]
+            nursery.cancel_scope.cancel()
 
     with_checkpoints(tmp_path, body)
 

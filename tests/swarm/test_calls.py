@@ -13,6 +13,7 @@ from protocols.ids import RunID
 from protocols.ports import PeerUnreachableError, StreamClosedError
 from protocols.replies import Hello
 from swarm.calls import Answer, CallError, CallTimeoutError, Incoming, Rates, Refusal
+from swarm.calls.channel import allocate, recycle
 from tests.fakes.host import MemoryStream
 from tests.swarm.calling import SERVICE, echo, run, tensor, two_nodes
 
@@ -406,3 +407,31 @@ def test_calls_need_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_an_answer_is_received_where_the_caller_wants_it_or_not_at_all() -> None:
+    async def main() -> None:
+        async with two_nodes() as pair:
+            await pair.serve(echo)
+            place = memoryview(bytearray(5))
+            answer = await pair.caller.call(
+                pair.there.peer_id, SERVICE, None, (tensor(b"hello"),), deadline_s=5.0, into=[place]
+            )
+            assert bytes(place) == b"hello"
+            assert answer.tensors[0].data.obj is place.obj
+            with pytest.raises(RemoteProtocolError):
+                await pair.caller.call(
+                    pair.there.peer_id, SERVICE, None, (tensor(b"longer"),), deadline_s=5.0, into=[place]
+                )  # fmt: skip
+
+    run(main)
+
+
+def test_memory_given_back_is_used_for_the_next_tensor_of_its_size() -> None:
+    first = allocate(2 << 20)
+    recycle(first)
+    assert allocate(2 << 20) is first
+    assert allocate(2 << 20) is not first
+    small = allocate(10)
+    recycle(small)
+    assert allocate(10) is not small

@@ -278,6 +278,11 @@ def _takes_all_back(self: Returning, now_s: float, memories: Any, seen: Any, off
     self.ours = {uid: offer.epoch for uid, offer in offers.items() if offer.host == self.me}
 
 
+def _forgets_successors(self: Placement, event: HandedOver) -> Any:
+    """Who has taken an expert over is known once the directory says it: who leaves at once never hears."""
+    return _handed_over(self, dataclasses.replace(event, successor=0))
+
+
 def _believes_records(self: Returning, now_s: float, memories: Any, seen: Any, offers: Any) -> None:
     """Who comes back takes a host for alive that died with it, and whose record has not expired."""
     _restore(self, now_s, memories, seen, offers)
@@ -303,24 +308,25 @@ _begin = LookUps.begin
 
 SUITE: Final = (
     Planted("whoever asks is averaged with", OnlyReplicasBlend, ((Replicas, "is_replica", _everybody_averages),), first_seed=5),
-    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=46),
-    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=46),
+    Planted("who is a replica stays one", ReplicasFollow, ((Replicas, "_stop", _goes_on),), first_seed=28),
+    Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=89),
     Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),), first_seed=8),
     Planted("who comes back leaves nothing to others", LeftToItsHost, ((returning, "RETURN_S", 0.0),)),
-    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Returning, "is_ours_still", _takes_it_anyway),), first_seed=120),
+    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Returning, "is_ours_still", _takes_it_anyway),), first_seed=147),
     Planted("what was handed over is taken back", TakesBackTheNewest, ((Returning, "restore", _takes_all_back),)),
     Planted("a record of who died as well is believed", GoesOnWhereItWas, ((Returning, "restore", _believes_records),), first_seed=178),
+    Planted("who has taken an expert over is not remembered", TakesBackTheNewest, ((Placement, "_handed_over", _forgets_successors),), first_seed=13),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),
     Planted("nobody gives way, and all wait", ExpertsSettle, ((Placement, "_give_way", _keeps_it),)),
     Planted("an orphan is nobody's", OneHostSoon, ((Placement, "_take", _never_takes),)),
-    Planted("a record of who gave way stays", OneHostSoon, ((Announcements, "announce", _states_for_ever),)),
+    Planted("a record of who gave way stays", OneHostSoon, ((Announcements, "announce", _states_for_ever),), first_seed=8),
     Planted("a node takes more than it has room for", RoomIsKept, ((Placement, "_has_room", property(_always_room)),), first_seed=8),
     Planted("an expert whose successor is silent is dropped", HandOverLosesNothing,
             ((Placement, "_handed_over", _handed_over_anyway),)),
     Planted("an expert steps while it is handed over", HandOverLosesNothing, ((shell, "judge_call", _frozen_steps),)),
-    Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),), first_seed=24),
+    Planted("who leaves gives nothing away", HandOverLosesNothing, ((Placement, "_hand_over_all", _leaves_at_once),)),
     Planted("who is silent is taken to have no snapshot", NothingIsLost,
             ((Placement, "_offers_found", _offers_at_once),), first_seed=27),
     Planted("the newest offer counts, whoever signed it", OnlyWhatAHostSigned,

@@ -61,7 +61,14 @@ class Faulty(Averager):
     change: Callable[[Tensor], Tensor] = staticmethod(lambda mean: mean)
 
     async def average(
-        self, key: str, version: int, vector: Tensor, weight: float = 1.0, *, common: bytes = b""
+        self,
+        key: str,
+        version: int,
+        vector: Tensor,
+        weight: float = 1.0,
+        *,
+        common: bytes = b"",
+        spare: Any = None,
     ) -> Averaged:
         done = await super().average(key, version, vector, weight, common=common)
         if self.aborts(version):

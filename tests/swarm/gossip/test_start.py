@@ -61,18 +61,18 @@ RUN = RunSpec(
 TASK = open_task(RUN)
 
 
-def trained() -> Mapping[str, Tensor]:
+def trained(seed: int = 9) -> Mapping[str, Tensor]:
     """Return what a peer of the old run held after a few batches."""
-    learner = Learner(RUN, TASK, TASK.batches(3, salt=b"other"), seed=9)
+    learner = Learner(RUN, TASK, TASK.batches(3, salt=b"other"), seed=seed)
     for _ in range(TRAINED):
         learner.train_batch()
     return learner.snapshot()[1]
 
 
-def write_old(runs: Path) -> StartSpec:
+def write_old(runs: Path, seed: int = 9) -> StartSpec:
     """Write that peer's checkpoint below `runs`; return the start that names it."""
     written = write_checkpoint(
-        runs / str(RUN.run_id) / FOLDER, RUN.run_id, MODEL, TRAINED, trained(),
+        runs / str(RUN.run_id) / FOLDER, RUN.run_id, MODEL, TRAINED, trained(seed),
         PartFacts(epoch=1_790_000_000_000), now_unix_s=1.0,
     )  # fmt: skip
     files = {MODEL: written.manifest.sha256}
@@ -138,10 +138,13 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("was_there", [False, True])
 def test_a_peer_begins_from_the_named_model_with_its_moments_and_another_fetches_it(
-    tmp_path: Path,
+    tmp_path: Path, was_there: bool
 ) -> None:
     run = new_run(write_old(tmp_path / "first"))
+    if was_there:  # its own model of that step is another one
+        write_old(tmp_path / "second", seed=10)
 
     async def main() -> None:
         dht = MemoryDht()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _FAILURES_MAX: Final = 64
 _LOOKS_MAX: Final = 4
 """Of one prefix within the pause between two: one that is due, and one for who asked while it was under way."""
+_PROBES_S: Final = 10 * PROBE_AGAIN_S
+_PROBES_MAX: Final = 2 * 10 + 9
+"""In that time: two tries for each suspicion, one suspicion a second, and second tries of four that came late."""
 _EPS_S: Final = 1e-3
 
 
@@ -75,9 +78,8 @@ class TrafficBounded(Checker):
             return
         past = self._probes.setdefault((life_of(peer), note.target), [])
         past.append(peer.now_s)
-        del past[:-5]
-        # Two tries for each suspicion, and one suspicion a second.
-        if len(past) == 5 and past[-1] - past[0] < PROBE_AGAIN_S - _EPS_S:
+        del past[:-_PROBES_MAX]
+        if len(past) == _PROBES_MAX and past[-1] - past[0] < _PROBES_S - _EPS_S:
             raise self.broken(f"{peer.name} probes {note.target.decode()} without end")
 
     @on(HandOverTo)
