@@ -134,6 +134,7 @@ class _Held:
     version: int
     exchange: Exchange | None = None
     mean: Mean | None = None
+    has_exchanged: bool = False
     scope: trio.CancelScope | None = None
     given_up: bool = False
     forgotten: trio.Event = field(default_factory=trio.Event)
@@ -347,8 +348,11 @@ class Averager:
     def _begin(self, effect: StartExchange) -> None:
         wanted = self._wanted[effect.key]
         held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
+        # Where an exchange before this one has put its numbers: its mean may count, and parts of it may be on their way.
+        values = torch.empty_like(wanted.values) if held.has_exchanged else wanted.values
+        held.has_exchanged = True
         exchange = Exchange(
-            self._tools, self._me, effect, wanted.vector, values=wanted.values, count=held.count
+            self._tools, self._me, effect, wanted.vector, values=values, count=held.count
         )
         self._start(effect, self._exchange, exchange)
         held.exchange = exchange
@@ -357,28 +361,31 @@ class Averager:
     async def _exchange(self, held: _Held, exchange: Exchange) -> None:
         effect = exchange.effect
         try:
-            held.mean = mean = await exchange.run()
+            mean = await exchange.run()
         except ExchangeFailedError as error:
             log.info("exchange failed: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
             return
-        self._ready(effect.round_id, mean)
+        await self._ready(held, effect.round_id, mean)
 
     async def _fetch(self, held: _Held, effect: FetchMean) -> None:
         elements = self._wanted[effect.key].vector.numel()
         try:
-            held.mean = await fetch_mean(self._tools, effect, elements, held.count)
+            mean = await fetch_mean(self._tools, effect, elements, held.count)
         except ExchangeFailedError as error:
             log.info("mean not fetched: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
             return
-        self._ready(effect.round_id, held.mean)
+        await self._ready(held, effect.round_id, mean)
 
     def _failed(self, effect: StartExchange | FetchMean, peer: PeerID) -> None:
         now_s = trio.current_time()
         self._driver.feed(ExchangeFailed(now_s, effect.round_id, effect.exchange, peer))
 
-    def _ready(self, round_id: bytes, mean: Mean) -> None:
+    async def _ready(self, held: _Held, round_id: bytes, mean: Mean) -> None:
+        # The codec thread was waited for whatever happened meanwhile: the core may want something else by now.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        held.mean = mean
         now_s = trio.current_time()
         self._driver.feed(MeanReady(now_s, round_id, mean.exchange, mean.digests))
 
