@@ -17,7 +17,17 @@ from protocols.averaging.events import (
     RoundWanted,
     StartExchange,
 )
-from protocols.averaging.messages import Begin, Form, Have, Join, Member, Prepare, Promise, Result
+from protocols.averaging.messages import (
+    Begin,
+    Form,
+    Have,
+    Join,
+    Member,
+    Noted,
+    Prepare,
+    Promise,
+    Result,
+)
 from protocols.averaging.settings import AveragingSpec
 from protocols.core import Blame, ContactsFound, PeerDown, Received, Send, Tick
 from protocols.errors import LocalProtocolError
@@ -282,3 +292,16 @@ def test_a_mean_that_takes_long_to_fetch_is_not_begun_anew() -> None:
         net.tell(A, Received(net.now_s, peer, Have(round_id, 3, result)))
     net.wait(60)
     assert len([e for e in net.done[A] if isinstance(e, FetchMean)]) == 1
+
+
+def test_one_peer_cannot_take_all_the_room_for_meetings() -> None:
+    net = Net(A, B)
+    stranger = PeerID(b"stranger")
+    for index in range(200):
+        net.tell(A, Received(0.0, stranger, Join(f"key {index}", 1, LAYOUT, 1.0, 0.0)))
+    effects = net.cores[A].handle(Received(0.0, B, Join("model", 1, LAYOUT, 1.0, 0.0)))
+    assert [type(e.message) for e in effects if isinstance(e, Send) and e.peer == B] == [Noted]
+    net.want(A)
+    net.want(B)
+    net.wait(5)
+    assert net.last(B, StartExchange).key == "model"

@@ -28,11 +28,11 @@ from protocols.ids import PeerID
 from swarm.averaging.all_reduce import Averaged, NotFiniteError, RoundAbortedError
 from swarm.averaging.codecs import Codec
 from swarm.averaging.exchange import AVERAGING_SERVICE, layout_of
-from swarm.calls import Answer, CallError, Incoming, WireTensor
+from swarm.calls import Answer, CallError, Incoming, Refusal, WireTensor
 from swarm.endpoints import Endpoint
 from swarm.tensors.wire import from_wire, to_wire
 from tests.fakes.signer import SeededSigner
-from tests.swarm.averaging.group import SPEC, Group, Node, done, play, vectors_for
+from tests.swarm.averaging.group import LIMITS, SPEC, Group, Node, done, play, vectors_for
 
 pytestmark = pytest.mark.trio
 
@@ -509,3 +509,52 @@ def test_any_bytes_decode_or_blame_the_sender(raw: bytes) -> None:
         for decode in (decode_message_untrusted, decode_call_untrusted):
             with contextlib.suppress(RemoteProtocolError):
                 decode(data)
+
+
+def test_who_is_always_busy_is_not_sent_the_same_numbers_again_and_again() -> None:
+    vectors = vectors_for(3, 9_000)
+
+    async def script(group: Group) -> None:
+        liar, *honest = group.nodes
+        asked = 0
+        answer = liar.averager.answer
+
+        async def busy(incoming: Incoming) -> Answer:
+            nonlocal asked
+            if incoming.message["tag"] != "chunk":
+                return await answer(incoming)
+            asked += 1
+            raise Refusal("busy", "as always")
+
+        endpoints = {AVERAGING_SERVICE: Endpoint(busy, lambda peer: liar.averager.limits)}
+        await liar.endpoints.open(endpoints)
+        results = await group.average(vectors)
+        for result in done(results[1:]):
+            assert result.group == tuple(sorted(node.peer_id for node in honest))
+        assert asked < 60  # three chunks, by both, for 1.2 s
+
+    play(3, script, spec=dataclasses.replace(SPEC, exchange_ceiling_s=1.2))
+
+
+def test_an_answer_that_is_larger_than_a_chunk_is_not_received() -> None:
+    vectors = vectors_for(3)
+
+    async def script(group: Group) -> None:
+        liar, *honest = group.nodes
+
+        async def lie(incoming: Incoming) -> Answer:
+            true = await answer(incoming)
+            return Answer(None, [to_wire(torch.zeros(10_000_000))]) if true.tensors else true
+
+        answer = liar.averager.answer
+        endpoints = {AVERAGING_SERVICE: Endpoint(lie, lambda peer: LIMITS)}
+        await liar.endpoints.open(endpoints)
+        results = await group.average(vectors)
+        for result in done(results[1:]):
+            assert liar.peer_id not in result.group
+        received = [
+            n.caller.statistics().services[AVERAGING_SERVICE].bytes_received for n in honest
+        ]
+        assert max(received) < 1_000_000
+
+    play(3, script, codec="int8")
