@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 import trio
@@ -159,9 +159,9 @@ class Exchange:
         try:
             async with trio.open_nursery() as nursery:
 
-                async def attempt(job: Callable[..., object], *args: object) -> None:
+                async def attempt(job: Callable[..., Awaitable[None]], *args: Any) -> None:
                     try:
-                        await job(*args)  # type: ignore[misc]
+                        await job(*args)
                     except ExchangeFailedError as error:
                         failures.append(error)
                         nursery.cancel_scope.cancel()
@@ -195,8 +195,8 @@ class Exchange:
 
     # --- our numbers, to the owners ---
 
-    async def _send_chunks(self, part: int, peer: PeerID, line: object) -> None:
-        for chunk in line:  # type: ignore[attr-defined]
+    async def _send_chunks(self, part: int, peer: PeerID, line: Iterator[int]) -> None:
+        for chunk in line:
             await self._send_chunk(part, peer, chunk)
 
     async def _send_chunk(self, part: int, peer: PeerID, chunk: int) -> None:
