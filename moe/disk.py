@@ -226,15 +226,16 @@ class ExpertDisk:
             return
         while True:
             await trio.sleep(_LOOK_S)
-            await self._write_hosts(core)
+            await self.write_hosts(core)
             here = held()
             for uid, (part, thread) in here.items():
                 self._held_s[uid] = trio.current_time()
                 await self._keeper.offer_own(part, thread)
             await self._forget(here.keys())
 
-    async def _write_hosts(self, core: Placement) -> None:
-        if core.sightings == self._written:
+    async def write_hosts(self, core: Placement) -> None:
+        """Write down whom this node has seen as hosts, if that has changed. Never raises."""
+        if not self._keeper.enabled or core.sightings == self._written:
             return
         self._written = core.sightings
         lines = tuple(

@@ -121,7 +121,8 @@ class _Offered:
     """An expert that another node wants us to take, until that is decided."""
 
     over: trio.Event
-    taken: bool = False
+    epoch: int = 0
+    """In which we host it then; 0: it is not taken."""
 
 
 async def _no_state(uid: ExpertUID) -> None:
@@ -205,6 +206,11 @@ class ExpertKeeper:
         for uid, held in restored.held.items():
             self._shelve(uid, held)
         self.core.restore(trio.current_time(), restored.seen, self._shelf.offers)
+        if restored.held:
+            own = sum(held.offer.host == self._context.me for held in restored.held.values())
+            log.info(
+                "back with experts on disk: own=%d of_others=%d", own, len(restored.held) - own
+            )
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._disk.run, self._writable, self.core)
@@ -297,8 +303,11 @@ class ExpertKeeper:
             self._driver.feed(Tick(now_s))
 
     def _dispatch(self, event: Event) -> None:
+        before = self.core.to_take_back
         for effect in self.core.handle(event):
             self._perform(effect)
+        if before and not self.core.to_take_back:
+            log.info("own experts are back: taken_back=%d", self.core.taken_back)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -311,7 +320,7 @@ class ExpertKeeper:
             case Adopt(uid, epoch, offer, donors):
                 self._start(self._adopt, uid, epoch, offer, donors)
             case AnswerHandOver(uid):
-                self._answer_hand_over(uid, taken=False)
+                self._answer_hand_over(uid, epoch=0)
             case Drop(uid, reason):
                 log.info("expert dropped: expert=%s reason=%s", uid, reason)
                 expert = self._peer.server.experts.get(uid)
@@ -372,7 +381,7 @@ class ExpertKeeper:
         self._peer.server.put(expert)
         log.info("expert hosted: expert=%s epoch=%d version=%d", uid, epoch, expert.hosted.version)
         self._driver.feed(Hosted(trio.current_time(), uid, epoch))
-        self._answer_hand_over(uid, taken=uid in self._peer.server.experts)
+        self._answer_hand_over(uid, epoch=epoch if uid in self._peer.server.experts else 0)
 
     async def _create(self, uid: ExpertUID, epoch: int) -> None:
         """Begin an expert: with its initial weights, or with what the run begins from."""
@@ -404,7 +413,7 @@ class ExpertKeeper:
         except (FetchError, RemoteProtocolError) as error:
             log.warning("expert not adopted: expert=%s reason=%s", uid, error)
             self._driver.feed(HostFailed(trio.current_time(), uid))
-            self._answer_hand_over(uid, taken=False)
+            self._answer_hand_over(uid, epoch=0)
             return
         await self._host(uid, epoch, state)
 
@@ -520,6 +529,7 @@ class ExpertKeeper:
 
     async def _leave(self) -> None:
         await self.replicas.told()
+        await self._disk.write_hosts(self.core)  # who has our experts now
         self._left()
 
     async def _hand_over(self, uid: ExpertUID, epoch: int, peer: PeerID) -> None:
@@ -535,7 +545,8 @@ class ExpertKeeper:
             taken = isinstance(answer, Taken) and answer.taken
         log.info("expert handed over: expert=%s peer=%s taken=%s", uid, peer, taken)
         expert.frozen = False
-        self._driver.feed(HandedOver(trio.current_time(), uid, epoch, taken))
+        successor = answer.epoch if taken and isinstance(answer, Taken) else 0
+        self._driver.feed(HandedOver(trio.current_time(), uid, epoch, taken, successor))
 
     async def _probe(self, peer: PeerID) -> None:
         alive = False
@@ -587,7 +598,8 @@ class ExpertKeeper:
                 self.replicas.released(incoming.peer, message)
                 return Answer(encode_message(Alive()))
             case HandOver(offer):
-                return Answer(encode_message(Taken(await self._take_over(incoming.peer, offer))))
+                epoch = await self._take_over(incoming.peer, offer)
+                return Answer(encode_message(Taken(epoch > 0, epoch)))
             case _:
                 raise RemoteProtocolError(f"a {type(message).__name__} asks for nothing here")
 
@@ -641,17 +653,18 @@ class ExpertKeeper:
     def _hosts(self, uid: ExpertUID) -> Sequence[Claim]:
         return self._peer.view.hosts(uid, trio.current_time())
 
-    async def _take_over(self, peer: PeerID, offer: SnapshotOffer) -> bool:
+    async def _take_over(self, peer: PeerID, offer: SnapshotOffer) -> int:
+        """Return the epoch in which we host it now; 0: we do not. Raises Refusal, RemoteProtocolError."""
         uid = self._offer_untrusted(peer, offer)
         if uid in self._handing:
             raise Refusal("busy", "that expert is being taken over", 1.0)
         offered = self._handing[uid] = _Offered(trio.Event())
         self._driver.feed(HandOverOffered(trio.current_time(), peer, offer, uid))
         await offered.over.wait()
-        return offered.taken
+        return offered.epoch
 
-    def _answer_hand_over(self, uid: ExpertUID, *, taken: bool) -> None:
+    def _answer_hand_over(self, uid: ExpertUID, *, epoch: int) -> None:
         offered = self._handing.pop(uid, None)
         if offered is not None:
-            offered.taken = taken
+            offered.epoch = epoch
             offered.over.set()

@@ -10,21 +10,49 @@ with murmura.join(invite) as swarm:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 import torch
 
 from node.embedded import Swarm
 from node.errors import ConfigError, NodeError
+from protocols.collective.settings import CollectiveSpec
 from protocols.gossip.settings import GossipSpec
-from protocols.run import ScriptModelSpec
-from swarm.gossip.script import (
+from protocols.run import RunSpec, ScriptDataSpec, ScriptModelSpec, SgdSpec, TrainingSpec
+from swarm.collective.script import ScriptCollectiveMode
+from swarm.gossip.script import ScriptGossipMode
+from swarm.learner.script import (
+    WITHOUT_END,
     NetworkEndedError,
-    ScriptGossipMode,
     ScriptLearner,
     ScriptThread,
     model_spec,
+    named_parameters,
 )
+from swarm.mode import Mode, RunContext
+
+Strategy: TypeAlias = GossipSpec | CollectiveSpec
+_MODES: Final[dict[str, Callable[[RunContext, ScriptLearner, ScriptThread], Mode]]] = {
+    "gossip": ScriptGossipMode,
+    "collective": ScriptCollectiveMode,
+}
+
+
+def script_run(
+    name: str, optimizer: torch.optim.Optimizer, strategy: Strategy | None = None
+) -> RunSpec:
+    """Return a run for scripts that train a model like this one; by gossip, if nothing else is said."""
+    strategy = strategy or GossipSpec()
+    return RunSpec(
+        name=name,
+        mode="collective" if isinstance(strategy, CollectiveSpec) else "gossip",
+        data=ScriptDataSpec(kind="script"),
+        model=model_spec(optimizer),
+        optimizer=SgdSpec(kind="sgd"),  # of no effect: the script brings its own
+        training=TrainingSpec(steps=WITHOUT_END, evaluate_every=0),
+        table=strategy,
+    )
 
 
 class Optimizer:
@@ -46,14 +74,14 @@ class Optimizer:
         swarm: Swarm,
         optimizer: torch.optim.Optimizer,
         *,
-        strategy: GossipSpec | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         _check(swarm, optimizer, strategy)
         self._optimizer = optimizer
         self._thread = ScriptThread()
         self._learner = ScriptLearner(optimizer)
         swarm.take_part(
-            lambda context: ScriptGossipMode(context, self._learner, self._thread),
+            lambda context: _MODES[swarm.run.mode](context, self._learner, self._thread),
             on_end=self._thread.end,
         )
         self._until_batch()
@@ -85,9 +113,9 @@ class Optimizer:
             raise NodeError(f"the network has ended: {error}") from error
 
 
-def _check(swarm: Swarm, optimizer: torch.optim.Optimizer, strategy: GossipSpec | None) -> None:
+def _check(swarm: Swarm, optimizer: torch.optim.Optimizer, strategy: Strategy | None) -> None:
     run = swarm.run
-    if run.mode != "gossip" or not isinstance(run.model, ScriptModelSpec):
+    if run.mode not in _MODES or not isinstance(run.model, ScriptModelSpec):
         raise ConfigError(
             f"the run {run.name} is of mode {run.mode} with a {run.model.kind} model, which no script trains",
             "murmura.script_run(name, optimizer) makes a run for scripts",
@@ -102,6 +130,8 @@ def _check(swarm: Swarm, optimizer: torch.optim.Optimizer, strategy: GossipSpec 
             f"{found.parameters:,}; names, shapes and dtypes must be the same",
             "build the model as the script that began the run does",
         )
+    if run.mode == "collective" and named_parameters(optimizer)[0][1].dtype != torch.float32:
+        raise ConfigError("the parameters of a model in a run of mode collective must be float32")
     if strategy is not None and strategy != run.table:
         raise ConfigError(
             "this strategy is not the run's",

@@ -19,7 +19,7 @@ def draw(runs: Mapping[Job, Outcome], path: Path) -> None:
     by_step, by_bytes = figure.subplots(1, 2)
     first = min(job.seed for job in runs)
     for job, outcome in sorted(runs.items(), key=lambda item: _name(item[0])):
-        if job.seed != first or job.rate != max(j.rate for j in runs if j.method == "streaming"):
+        if job.seed != first or job.rate != min(j.rate for j in runs):
             continue
         by_step.plot(outcome.steps, outcome.losses, label=_name(job))
         if job.peers != 2 or job.churn:

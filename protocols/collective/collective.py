@@ -67,6 +67,8 @@ BROKEN_MAX: Final = 3
 """Steps in a row whose gradient is not finite; then the outer parameters are better than ours."""
 LAST_ROUNDS_MAX: Final = 8
 """Tries of a round after the last step: they are called by the steps that would follow."""
+GONE_S: Final = 60.0
+"""Who left is named by the directory a little longer."""
 CALLED_MAX: Final = 64
 """Members that are told of a round that begins; the group's meeting place finds the others."""
 _LOOK_S: Final = 5.0
@@ -88,8 +90,9 @@ class Collective:
 
     Args:
       founds: we begin the run, so nobody is asked for a state.
-      step: local steps behind the state that we begin with; 0, or what was kept of an earlier life.
-      fragments: what was kept of each fragment's history; None begins at the initial parameters.
+      kept: `step` and `fragments` are of an earlier life, and worth keeping.
+      step: local steps behind the state that we begin with.
+      fragments: the history of each fragment; None is that of the run's initial parameters.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Collective:
         *,
         rng: random.Random,
         founds: bool = False,
+        kept: bool = False,
         step: int = 0,
         fragments: Sequence[Fragment] | None = None,
     ) -> None:
@@ -107,7 +111,7 @@ class Collective:
         self._spec = spec
         self._schedule = schedule
         self._rng = rng
-        self._kept = fragments is not None
+        self._kept = kept
         self._founds = founds
         self.step = step
         self.fragments = list(fragments or (Fragment() for _ in range(schedule.fragments)))
@@ -120,6 +124,8 @@ class Collective:
         self._leaving_at_s = math.inf
         self._left = False
         self._looked_at_s = -math.inf
+        self._left_s: dict[PeerID, float] = {}
+        """When members left."""
         self._calls: dict[int, int] = {}
         """Rounds that others have begun: fragment -> the step that they belong to."""
         self.rounds = 0
@@ -187,7 +193,11 @@ class Collective:
             case Tick():
                 return ()
             case ContactsFound(now_s, peers):
-                found = set(peers) - {self._own}
+                found = {
+                    peer
+                    for peer in peers
+                    if peer != self._own and now_s >= self._left_s.get(peer, -math.inf) + GONE_S
+                }
                 if self.ready and not found <= set(self.contacts):
                     self.whereabouts.doubt(now_s)  # they may come from another side of the run
                 self.contacts = tuple(sorted(found))
@@ -224,7 +234,9 @@ class Collective:
                     self.whereabouts.doubt(event.now_s)
                 return ()
             case Leaving():
-                self.contacts = tuple(peer for peer in self.contacts if peer != event.peer)
+                if event.peer in self.contacts:
+                    self._left_s[event.peer] = event.now_s
+                    self.contacts = tuple(peer for peer in self.contacts if peer != event.peer)
                 return ()
             case _:
                 raise LocalProtocolError("the shell answers this message by itself")
@@ -246,10 +258,10 @@ class Collective:
             self._called_to_the_last(now_s, fragment, call)
         elif fragment.round == "none":
             due = self._schedule.next_due(call.fragment, self.step)
-            if call.line == fragment.line and self.step < call.version == due:
-                self._calls[call.fragment] = due
-            else:
-                self.whereabouts.doubt(now_s)  # they go on without us, or from another state
+            if call.line != fragment.line:
+                self.whereabouts.doubt(now_s)  # they go on from another state
+            elif call.version == due or fragment.round_version < call.version <= self.step:
+                self._calls[call.fragment] = call.version
         elif call.line != fragment.line and call.version <= fragment.round_version:
             self.whereabouts.doubt(now_s)  # the run has two sides
         return []
@@ -264,13 +276,16 @@ class Collective:
 
     def _follow_calls(self) -> None:
         """Join rounds that others have begun: between two jobs, so that who is about to be there trains that step too."""
-        calls, self._calls = self._calls, {}
-        for index, due in calls.items():
+        for index, version in list(self._calls.items()):
             fragment = self.fragments[index]
             enough = fragment.trained >= self._spec.early_share * self._spec.local_steps
-            if self.step < due and (enough or due == self._schedule.steps):
-                self.step = due
-                self.joined_early += 1
+            if fragment.round_version >= version or fragment.round != "none":
+                del self._calls[index]
+            elif enough or version == self._schedule.steps:
+                del self._calls[index]
+                self.joined_early += self.step < version
+                self.step = max(self.step, version)
+                fragment.called_to = version
 
     def _stranger(self, now_s: float) -> list[CollectiveEffect]:
         """Somebody takes part whom the directory has not named: look again, though not as often as strangers like."""
@@ -289,7 +304,8 @@ class Collective:
     def _round_missed(self, event: RoundMissed) -> Sequence[CollectiveEffect]:
         fragment = self.fragments[event.fragment]
         if fragment.round == "averaging" and fragment.round_version == event.version:
-            fragment.may_count = event.version if event.may_count else fragment.may_count
+            if event.may_count and not fragment.may_count:
+                fragment.may_count = event.version
             self._miss(event.now_s, fragment)
         return ()
 
@@ -405,7 +421,9 @@ class Collective:
 
     def _begin(self, index: int) -> BeginRound:
         fragment = self.fragments[index]
-        version = max(self.step, fragment.round_version + 1, fragment.called_to)
+        version = max(self.step, fragment.round_version + 1)
+        if fragment.called_to > fragment.round_version:
+            version = fragment.called_to
         fragment.begin(version=version, step=self.step)
         # Who has nothing to hand in counts for one step, so that others are not alone.
         weight = max(1, fragment.trained)
@@ -415,12 +433,16 @@ class Collective:
         """Return the fragments whose round begins now: we have trained them, and have not tried at this step."""
         if self.step >= self._schedule.steps:
             return self._last_due()
+        due = self._schedule.due(self.step)
         return [
             index
-            for index in self._schedule.due(self.step)
-            if (fragment := self.fragments[index]).round == "none"
+            for index, fragment in enumerate(self.fragments)
+            if fragment.round == "none"
             and fragment.trained
-            and fragment.round_version < self.step
+            and (
+                (index in due and fragment.round_version < self.step)
+                or fragment.called_to > fragment.round_version
+            )
             and not self.whereabouts.is_after(index)
             and not (fragment.has_missed and not self.whereabouts.settled)
         ]
@@ -473,6 +495,10 @@ class Collective:
         ahead = self.whereabouts.step - self.step
         if ahead > 0 and (not self.ready or ahead > self._spec.local_steps):
             self.step = min(self.whereabouts.step, self._schedule.steps)
+        for index, version in self.whereabouts.rounds.items():
+            if version <= self.step < self._schedule.steps:
+                self._calls.setdefault(index, version)
+        self.whereabouts.rounds.clear()
         return [*effects, *self._cancel_old_rounds()]
 
     def _cancel_old_rounds(self) -> list[CollectiveEffect]:

@@ -36,8 +36,8 @@ class FragmentStanding:
     """Local step after which it was averaged last; 0: never."""
     lines: Annotated[tuple[Line, ...], Size(1, HISTORY_MAX)]
     """Its history's name, and before it those of the states that it came from, the newest first."""
-    in_round: bool
-    """It is being averaged: this state will soon be an old one."""
+    round: Natural
+    """The version of the round in which it is being averaged, so that this state will soon be an old one; 0: in none."""
 
 
 @dataclass(frozen=True, slots=True)

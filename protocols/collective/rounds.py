@@ -50,11 +50,11 @@ class Fragment:
     has_missed: bool = False
     """Its last round."""
     called_to: int = 0
-    """The version of a round after the last step that somebody has begun."""
+    """The version of a round that others are in, and that we join though its step has passed."""
     cancelled: int = 0
     """The version of the last round that we gave up."""
     may_count: int = 0
-    """The version of a round that we missed, and that others may have finished with our outer gradient."""
+    """The version of the first round that we missed and that others may have finished with our outer gradient; 0: of none."""
 
     @property
     def line(self) -> bytes:
@@ -62,7 +62,9 @@ class Fragment:
 
     @property
     def standing(self) -> FragmentStanding:
-        return FragmentStanding(self.version, self.lines, self.round != "none")
+        return FragmentStanding(
+            self.version, self.lines, self.round_version if self.round != "none" else 0
+        )
 
     def begin(self, *, version: int, step: int) -> None:
         """Take the outer gradient for a round."""
@@ -96,6 +98,6 @@ class Fragment:
     def adopt(self, version: int, lines: tuple[bytes, ...], *, counted: bool) -> None:
         """Somebody's outer state is ours. What we have trained since stays."""
         self.version, self.lines = version, lines[:HISTORY_MAX]
-        self.trained -= self.handed_in if counted else 0
-        if version >= self.may_count:
+        if counted:
+            self.trained -= self.handed_in
             self.may_count = 0

@@ -72,6 +72,8 @@ class Whereabouts:
         """Of the states that we are after, and of ours when that was decided."""
         self._behind: dict[int, bytes] = {}
         """Fragments of which others have another state than we, by what they said last; and from which it came."""
+        self.rounds: dict[int, int] = {}
+        """The versions of rounds in which others with our state are, by what they said last."""
         self._polls = 0
         self._has_adopted = False
         self._fetching: int | None = None
@@ -178,14 +180,18 @@ class Whereabouts:
         said = {peer: found for peer, found in self._answers.items() if found.fragments}
         self.step = max(self.step, step_of(said))
         self._behind.clear()
+        self.rounds.clear()
         for index, own in enumerate(mine):
             found = {peer: standing.fragments[index] for peer, standing in said.items()}
             verdict = judge(self._own, own, found, counts=self._counts)
             if verdict is None:
+                waiting = [s.round for s in found.values() if s.lines[0] == own.lines[0]]
+                if any(waiting):
+                    self.rounds[index] = max(waiting)
                 continue
             (*_, before) = found[verdict.donors[0]].lines[:2]
             self._behind[index] = before
-            in_round = sum(found[peer].in_round for peer in verdict.donors)
+            in_round = sum(found[peer].round > 0 for peer in verdict.donors)
             if 2 * in_round > len(verdict.donors) and self._polls < POLLS_MAX:
                 continue  # what could be fetched now would be old when it is here
             donors = list(verdict.donors)

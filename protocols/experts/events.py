@@ -116,6 +116,8 @@ class HandedOver:
     epoch: int
     """Of ours: what is said of an earlier one does not count for an expert that has come back meanwhile."""
     taken: bool
+    successor: int = 0
+    """Its epoch, as the successor says."""
 
 
 Event: TypeAlias = (

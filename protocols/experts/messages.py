@@ -161,6 +161,8 @@ class HandOver:
 @dataclass(frozen=True, slots=True)
 class Taken:
     taken: bool
+    epoch: Epoch = 0
+    """In which the successor hosts the expert; 0 of a replica, or when it is not taken."""
 
 
 @dataclass(frozen=True, slots=True)

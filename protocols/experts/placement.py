@@ -32,7 +32,7 @@ from typing import Final, assert_never
 
 from protocols.core import DrainWanted, Tick
 from protocols.experts.assignment import assign, fraction, preference
-from protocols.experts.epoch import next_epoch, plausible
+from protocols.experts.epoch import changes, next_epoch, plausible
 from protocols.experts.events import (
     Adopt,
     Announce,
@@ -207,6 +207,16 @@ class Placement:
         """Return whom we have seen as hosts of an expert."""
         memory = self._memory.get(uid)
         return [Seen(*pair) for pair in memory.hosts.items()] if memory is not None else ()
+
+    @property
+    def to_take_back(self) -> int:
+        """How many of the experts that we had before we were away are not back yet."""
+        return len(self._returning.ours)
+
+    @property
+    def returning_until_s(self) -> float:
+        """Until when experts that nobody has are left to those who had them before we were away."""
+        return self._returning.until_s
 
     @property
     def sightings(self) -> int:
@@ -495,6 +505,11 @@ class Placement:
         to = self._taking.pop((uid, event.epoch)).peer
         if not event.taken:
             self.roster.refused_s[to] = event.now_s
+        elif changes(event.successor) == changes(event.epoch) + 1:
+            # Before the directory says so: we may be gone by then, and come back before it does.
+            memory = self._memory[uid]
+            memory.seen(event.successor, to)
+            memory.epoch = max(memory.epoch, event.successor)
         own = self.own.get(uid)
         if own is None or own.epoch != event.epoch:
             return ()

@@ -48,7 +48,7 @@ class Holder:
     """
 
     def __init__(self, learner: Learner, spec: CollectiveSpec) -> None:
-        named = [(name, p.numel()) for name, p in learner.hosted.module.named_parameters()]
+        named = [(name, parameter.numel()) for name, parameter in learner.named_parameters()]
         names = cut(named, count=spec.fragments, order=spec.order)
         self.learner = learner
         self.spec = spec
@@ -138,7 +138,7 @@ class Holder:
         return max(history.version for history in self.histories)
 
     def kept(self) -> list[Fragment]:
-        """Return what the core must know of the fragments when it begins anew."""
+        """Return what the core must know of the fragments when it begins."""
         return [Fragment(history.version, history.lines) for history in self.histories]
 
 

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 _FIRST_LOOK_S: Final = 3.0
 """Claims of others are waited for so long before a partition is claimed."""
 _LOOK_S: Final = 1.0
+_FORGET_S: Final = 30.0
+"""A look that finds nobody may have met a slow directory. Who takes itself for alone goes on by itself, on a line of its own."""
 _HEADER_BYTES: Final = 64 * 1024
 _LIST_BYTES: Final = 4 << 20
 _LATELY: Final = 50
@@ -81,6 +83,8 @@ class CollectiveMode:
         self._task: Task | None = None
         self._partition: int | None = None
         self._claims: dict[PeerID, int] = {}
+        self._named_s: dict[PeerID, float] = {}
+        """When the directory named them last."""
         self._looked = trio.Event()
         self._left = trio.Event()
         self._problem = ""
@@ -264,12 +268,14 @@ class CollectiveMode:
     # --- who takes part, and on which part of the data ---
 
     def _records(self, records: Sequence[DirectoryRecord]) -> None:
-        self._claims = {
-            record.peer: claim
-            for record in records
-            if (claim := number_untrusted(record.value, "partition")) is not None
-            and claim <= _NUMBER_MAX
-        }
+        now_s = trio.current_time()
+        for record in records:
+            claim = number_untrusted(record.value, "partition")
+            if claim is not None and claim <= _NUMBER_MAX:
+                self._claims[record.peer] = claim
+                self._named_s[record.peer] = now_s
+        for peer in [p for p, named_s in self._named_s.items() if now_s > named_s + _FORGET_S]:
+            del self._claims[peer], self._named_s[peer]
         self._looked.set()
         self._claim()
         self._tell_contacts()

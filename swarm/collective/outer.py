@@ -10,13 +10,23 @@ arXiv:2501.18512, algorithm 2). The optimizer is what torch.optim.SGD(nesterov=T
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from protocols.collective.settings import CollectiveSpec
-from swarm.hosting.flat import FlatLayout
+from swarm.hosting.flat import Piece
 from swarm.hosting.module import require_finite
+
+
+class Layout(Protocol):
+    """Where parameters lie in a flat vector."""
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]: ...
+    @property
+    def elements(self) -> int: ...
 
 
 class Fragments:
@@ -26,7 +36,7 @@ class Fragments:
       names: of the tensors in each, see `protocols.collective.fragments.cut`.
     """
 
-    def __init__(self, layout: FlatLayout, names: Sequence[Sequence[str]]) -> None:
+    def __init__(self, layout: Layout, names: Sequence[Sequence[str]]) -> None:
         places = {piece.name: (piece.start, piece.end) for piece in layout.pieces}
         self._bounds = [_joined(sorted(places[name] for name in group)) for group in names]
         self.elements = layout.elements

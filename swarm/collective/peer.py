@@ -80,6 +80,8 @@ log = logging.getLogger(__name__)
 COLLECTIVE_SERVICE: Final = "collective"
 _HEADER_BYTES: Final = 64 * 1024
 _STANDING_S: Final = 8.0
+_MISSED_ALONE: Final = 2
+"""Rounds missed in a row after which members that cannot be reached are not waited for."""
 _COUNTED: Final = (COLLECTIVE_SERVICE, AVERAGING_SERVICE)
 
 
@@ -135,8 +137,9 @@ class CollectivePeer:
             Schedule(len(holder.fragments), holder.spec.local_steps, run.training.steps),
             rng=random.Random(context.rng.getrandbits(64)),
             founds=founds,
+            kept=kept,
             step=holder.step,
-            fragments=holder.kept() if kept else None,
+            fragments=holder.kept(),
         )
         self._driver: Driver[CollectiveEvent] = Driver(
             handle=self._dispatch, wake_at_s=lambda: self.core.wake_at_s, tick=self._tick
@@ -287,7 +290,8 @@ class CollectivePeer:
             self._driver.feed(RoundBegun(now_s(), fragment, finite=False))
             return
         self._driver.feed(RoundBegun(now_s(), fragment, finite=True))
-        if wanted.alone or not self._averager.core.contacts.live(now_s()):
+        nobody = not self._averager.core.contacts.live(now_s())
+        if wanted.alone or (nobody and self.core.missed_in_row >= _MISSED_ALONE):
             self._arrived(wanted, vector, (self._context.me,))
             return
         self._handed_in[fragment] = vector

@@ -52,6 +52,10 @@ class Learner:
         """All parameters as one vector (n,), the very memory."""
         return self.hosted.flat
 
+    def named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Return the module's parameters in its own order, with their names."""
+        return list(self.hosted.module.named_parameters())
+
     def train_batch(self) -> TrainedBatch:
         """Learn from the next batch."""
         batch = self.batches(self.trained)

@@ -202,3 +202,21 @@ def test_an_expert_that_was_handed_over_leaves_the_disk_after_a_while(
             await until(lambda: not any(f"expert/{u}" in on_disk(tmp_path, leaving) for u in gone))
 
     trio.run(main)
+
+
+def test_what_was_handed_over_is_left_to_who_has_it_though_he_comes_back_later(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with keepers(folder=tmp_path) as (_, found):
+            await until(lambda: spread(found))
+            await train_all(found, tmp_path)
+            leaving = max(range(3), key=lambda i: len(found[i].hosted))
+            given = found[leaving].hosted
+            found[leaving].keeper.drain()
+            await found[leaving].left.wait()
+        async with keepers(folder=tmp_path, back=[leaving]) as (_, found):
+            await trio.sleep(1.0)
+            assert not found[0].hosted & given
+
+    trio.run(main)

@@ -15,13 +15,13 @@ from tests.node.processes import REPOSITORY, environment
 
 pytestmark = pytest.mark.process
 
-EXAMPLE = REPOSITORY / "examples" / "gossip.py"
+EXAMPLES = REPOSITORY / "examples"
 PATIENCE_S = 120.0
 
 
-def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(home: Path, *arguments: str, example: str = "gossip.py") -> subprocess.Popen[str]:
     home.mkdir()
-    command = [sys.executable, "-u", str(EXAMPLE), *arguments]
+    command = [sys.executable, "-u", str(EXAMPLES / example), *arguments]
     with (home / "log").open("w") as log:
         return subprocess.Popen(
             [*command, "--listen", "/ip4/127.0.0.1/tcp/0", "--seconds", "25"],
@@ -101,3 +101,26 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "is of another model: 3 parameters, this one has 4" in done.stdout
+
+
+@pytest.mark.soak
+def test_two_scripts_have_the_same_parameters_after_a_round(tmp_path: Path) -> None:
+    first = start(tmp_path / "a", example="diloco.py")
+    scripts = [first]
+    try:
+        assert first.stdout is not None
+        found = re.search(r"murmura1\w+", first.stdout.readline())
+        assert found is not None, (tmp_path / "a" / "log").read_text()
+        scripts.append(start(tmp_path / "b", found.group(), "--part", "1", example="diloco.py"))
+        seen = []
+        for script in scripts:
+            out, _ = script.communicate(timeout=PATIENCE_S)
+            assert script.returncode == 0
+            seen.append(dict(re.findall(r"^([0-9a-f]{8}) ([0-9.]+) %", out, re.MULTILINE)))
+        common = seen[0].keys() & seen[1].keys()
+        assert len(common) > 5, seen
+        assert max(float(seen[0][digest]) for digest in common) > 80.0
+    finally:
+        for script in scripts:
+            with script:  # closes its pipe
+                script.kill()

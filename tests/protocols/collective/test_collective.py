@@ -105,19 +105,38 @@ def test_a_peer_three_times_slower_takes_part_in_every_round_with_what_it_has() 
     assert world.now_s >= 100
 
 
-def test_a_peer_that_has_trained_too_little_is_not_made_to_join() -> None:
+def test_a_peer_that_has_trained_too_little_joins_as_soon_as_it_has_enough() -> None:
     world = started(SPECS[0], peers=2, steps=1000)
     world.run(1.5)
     core = world.nodes[peer(0)].core
     world.feed(peer(0), Received(world.now_s, peer(1), RoundBegins(0, 10, FIRST_LINE)))
-    assert (core.step, core.joined_early) == (1, 0)
+    world.run(2.5)
+    assert (core.step, core.joined_early) == (2, 0)
+    world.run(3.1)
+    assert (core.step, core.joined_early) == (10, 1), "a quarter of the local steps"
+    assert world.nodes[peer(0)].begun[0].weight == 3
+
+
+def test_only_members_call_and_only_to_the_round_that_is_next() -> None:
+    world = started(SPECS[0], peers=2, steps=1000)
     world.run(4.5)
+    core = world.nodes[peer(0)].core
     world.feed(peer(0), Received(world.now_s, peer(1), RoundBegins(0, 500, FIRST_LINE)))
-    assert core.step == 4, "only the round that is next in the schedule"
     world.feed(peer(0), Received(world.now_s, peer(9), RoundBegins(0, 10, FIRST_LINE)))
-    assert core.step == 4, "not for a stranger"
+    world.run(5.5)
+    assert core.step == 5
     world.feed(peer(0), Received(world.now_s, peer(1), RoundBegins(7, 10, FIRST_LINE)))
     assert world.nodes[peer(0)].blamed == [peer(1)]
+
+
+def test_who_was_not_there_at_a_rounds_step_joins_it_later() -> None:
+    world = started(SPECS[0], peers=2, steps=100)
+    world.run(5.5)
+    core = world.nodes[peer(0)].core
+    world.feed(peer(0), Received(world.now_s, peer(1), RoundBegins(0, 3, FIRST_LINE)))
+    world.run(6.1)
+    assert [(begun.version, begun.weight) for begun in world.nodes[peer(0)].begun] == [(3, 6)]
+    assert core.step == 6
 
 
 def test_a_late_peer_begins_with_the_outer_state_and_is_in_the_next_rounds() -> None:

@@ -21,7 +21,7 @@ from protocols.errors import RemoteProtocolError
 from protocols.frames import unpack_untrusted
 
 LINE = b"l" * 16
-STANDING = Standing(90, (FragmentStanding(60, (LINE, b"k" * 16), True),))
+STANDING = Standing(90, (FragmentStanding(60, (LINE, b"k" * 16), 90),))
 
 
 @pytest.mark.parametrize(

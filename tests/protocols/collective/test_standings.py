@@ -10,7 +10,7 @@ from tests.protocols.collective.world import peer
 def at(*history: str, version: int = 0) -> FragmentStanding:
     """Return a standing whose lines are named by letters, the newest first."""
     lines = tuple(name.encode() * 16 for name in history)
-    return FragmentStanding(version or len(history), lines, in_round=False)
+    return FragmentStanding(version or len(history), lines, round=0)
 
 
 OWN = peer(5)

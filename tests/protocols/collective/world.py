@@ -108,7 +108,8 @@ class World:
         who = peer(number)
         core = Collective(
             who, self.spec, self.schedule,
-            rng=random.Random(self._rng.random()), founds=founds, step=step, fragments=fragments,
+            rng=random.Random(self._rng.random()), founds=founds, kept=fragments is not None,
+            step=step, fragments=fragments,
         )  # fmt: skip
         node = Node(core, step_s, exchange_s, work or [Counter() for _ in core.fragments])
         self.nodes[who] = node

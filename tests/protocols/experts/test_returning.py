@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from protocols.core import Tick
+from protocols.core import DrainWanted, Tick
 from protocols.experts.epoch import changes, next_epoch
 from protocols.experts.events import (
     Adopt,
@@ -14,6 +14,7 @@ from protocols.experts.events import (
     Drop,
     Effect,
     FindSnapshots,
+    HandedOver,
     Hosted,
     HostFailed,
     NodesSeen,
@@ -164,3 +165,28 @@ def test_a_record_of_who_died_as_well_does_not_make_its_expert_an_orphan_at_once
     for second in range(4, int(RETURN_S)):
         assert not find(core, second)
     assert UID in [uid for k in range(20) for uid in find(core, RETURN_S + 1 + k)]
+
+
+def test_who_has_taken_an_expert_over_is_remembered_before_the_directory_says_so() -> None:
+    core = back({UID: offer(3)})
+    find(core)
+    (adopt,) = found(core, (ME, offer(3)))
+    assert isinstance(adopt, Adopt)
+    core.handle(Hosted(1.0, UID, adopt.epoch))
+    core.handle(DrainWanted(2.0))
+    successor = next_epoch(adopt.epoch, RNG)
+    before = core.sightings
+    core.handle(HandedOver(3.0, UID, adopt.epoch, True, successor))
+    assert core.seen(UID)[-1] == Seen(successor, OTHER)
+    assert core.sightings > before
+
+
+def test_an_absurd_epoch_of_a_successor_is_not_remembered() -> None:
+    core = back({UID: offer(3)})
+    find(core)
+    (adopt,) = found(core, (ME, offer(3)))
+    assert isinstance(adopt, Adopt)
+    core.handle(Hosted(1.0, UID, adopt.epoch))
+    core.handle(DrainWanted(2.0))
+    core.handle(HandedOver(3.0, UID, adopt.epoch, True, (1 << 53) - 1))
+    assert core.seen(UID)[-1] == Seen(adopt.epoch, ME)

@@ -298,7 +298,7 @@ class MoePeer(SimPeer):
             case Adopt(uid, epoch, offer, donors):
                 self._adopt(uid, epoch, offer, donors)
             case AnswerHandOver(uid):
-                self._answer_hand_over(uid, taken=False)
+                self._answer_hand_over(uid, epoch=0)
             case Drop(uid, reason):
                 self._drop(uid, superseded=reason == "superseded")
             case TakeSnapshot(uid, epoch, keepers):
@@ -350,7 +350,7 @@ class MoePeer(SimPeer):
         self.world.log(f"{self.name} hosts {uid} in epoch {epoch} from {state}")
         self.feed(Hosted(self.now_s, uid, epoch))
         self.disk.see(self)
-        self._answer_hand_over(uid, taken=uid in self.experts)
+        self._answer_hand_over(uid, epoch=epoch if uid in self.experts else 0)
 
     def _drop(self, uid: ExpertUID, *, superseded: bool) -> None:
         expert = self.experts.pop(uid, None)
@@ -380,7 +380,7 @@ class MoePeer(SimPeer):
                 FetchCall(self, left.pop(0), offer, fetched).begin(self.world.keep_s)
             else:
                 self.feed(HostFailed(self.now_s, uid))
-                self._answer_hand_over(uid, taken=False)
+                self._answer_hand_over(uid, epoch=0)
 
         next_one()
 
@@ -481,7 +481,9 @@ class MoePeer(SimPeer):
         def answered(answer: Any) -> None:
             expert.frozen = False
             taken = isinstance(answer, Taken) and answer.taken
-            self.feed(HandedOver(self.now_s, uid, epoch, taken))
+            successor = answer.epoch if taken else 0
+            self.feed(HandedOver(self.now_s, uid, epoch, taken, successor))
+            self.disk.see(self)
 
         def snapped(held: Held | None) -> None:
             if held is None:
@@ -591,10 +593,10 @@ class MoePeer(SimPeer):
         self._handing[uid] = reply
         self.feed(HandOverOffered(self.now_s, source, offer, uid))
 
-    def _answer_hand_over(self, uid: ExpertUID, *, taken: bool) -> None:
+    def _answer_hand_over(self, uid: ExpertUID, *, epoch: int) -> None:
         reply = self._handing.pop(uid, None)
         if reply is not None:
-            reply(Taken(taken))
+            reply(Taken(epoch > 0, epoch))
 
     def compute_for(self, call: ExpertCall) -> None:
         """Take a forward or backward call."""

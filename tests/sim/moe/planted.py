@@ -278,6 +278,11 @@ def _takes_all_back(self: Returning, now_s: float, memories: Any, seen: Any, off
     self.ours = {uid: offer.epoch for uid, offer in offers.items() if offer.host == self.me}
 
 
+def _forgets_successors(self: Placement, event: HandedOver) -> Any:
+    """Who has taken an expert over is known once the directory says it: who leaves at once never hears."""
+    return _handed_over(self, dataclasses.replace(event, successor=0))
+
+
 def _believes_records(self: Returning, now_s: float, memories: Any, seen: Any, offers: Any) -> None:
     """Who comes back takes a host for alive that died with it, and whose record has not expired."""
     _restore(self, now_s, memories, seen, offers)
@@ -307,9 +312,10 @@ SUITE: Final = (
     Planted("a replica that is gone is named for ever", ReplicasFollow, ((replicas, "LOST_S", 1e9),), first_seed=89),
     Planted("hosting does not go before", ReplicasAreFew, ((Replicas, "_make_room", _keeps_all),), first_seed=8),
     Planted("who comes back leaves nothing to others", LeftToItsHost, ((returning, "RETURN_S", 0.0),)),
-    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Returning, "is_ours_still", _takes_it_anyway),), first_seed=120),
+    Planted("what goes on elsewhere is taken back", TakesBackTheNewest, ((Returning, "is_ours_still", _takes_it_anyway),), first_seed=147),
     Planted("what was handed over is taken back", TakesBackTheNewest, ((Returning, "restore", _takes_all_back),)),
     Planted("a record of who died as well is believed", GoesOnWhereItWas, ((Returning, "restore", _believes_records),), first_seed=178),
+    Planted("who has taken an expert over is not remembered", TakesBackTheNewest, ((Placement, "_handed_over", _forgets_successors),), first_seed=13),
     Planted("an epoch is not drawn", OneHostPerEpoch, ((placement, "next_epoch", _count_only),)),
     Planted("a replaced copy is sent gradients", NoOlderSteps, ((PrefixView, "overtaken", _never_overtaken),)),
     Planted("nobody gives way", OneHostSoon, ((Placement, "_give_way", _keeps_it),)),

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from protocols.experts.events import Adopt, ClaimsSeen, Create, HandOverOffered
+from protocols.experts.events import (
+    Adopt,
+    ClaimsSeen,
+    Create,
+    HandedOver,
+    HandOverOffered,
+    HandOverTo,
+)
 from protocols.experts.returning import RETURN_S
 from protocols.experts.uid import ExpertUID
+from protocols.ids import PeerID
 from tests.sim.engine.checker import on
 from tests.sim.moe.checkers.checker import Checker, Life, TenureChecker, life_of
 from tests.sim.moe.notes import HostingBegun, HostingEnded
@@ -70,6 +78,9 @@ class TakesBackTheNewest(TenureChecker):
     def __init__(self, world: MoeWorld) -> None:
         super().__init__(world)
         self._began_s: dict[tuple[ExpertUID, int], float] = {}
+        self._offered: dict[tuple[PeerID, ExpertUID, int], PeerID] = {}
+        self._given: dict[tuple[PeerID, ExpertUID], int] = {}
+        """What was handed over to an honest node: in which epoch of who gave it."""
         self._apart_s = -1e9
         """When the directory was last out, or nodes cut off."""
 
@@ -88,6 +99,8 @@ class TakesBackTheNewest(TenureChecker):
         held = peer.found.held[note.uid]
         if origin is None or (origin.epoch, origin.version) < held.offer.age:
             raise self.broken(f"{peer.name} takes {note.uid} back as {origin}, and had {held}")
+        if origin.epoch <= self._given.get((peer.peer_id, note.uid), -1):
+            raise self.broken(f"{peer.name} takes {note.uid} back, which it had handed over")
         last = max((host.epoch for host in peer.found.seen.get(note.uid, ())), default=0)
         if origin.epoch < last:
             raise self.broken(
@@ -97,6 +110,16 @@ class TakesBackTheNewest(TenureChecker):
             copy = other.experts.get(note.uid)
             if copy is not None and other is not peer and not self._is_new(other, note.uid):
                 self._compare(note, other, copy.epoch, copy.version)
+
+    @on(HandOverTo)
+    def offers(self, peer: MoePeer, effect: HandOverTo) -> None:
+        self._offered[peer.peer_id, effect.uid, effect.epoch] = effect.peer
+
+    @on(HandedOver)
+    def handed_over(self, peer: MoePeer, event: HandedOver) -> None:
+        to = self._offered.pop((peer.peer_id, event.uid, event.epoch), None)
+        if event.taken and to not in self.world.liars:
+            self._given[peer.peer_id, event.uid] = event.epoch
 
     def _is_new(self, other: MoePeer, uid: ExpertUID) -> bool:
         """Tell whether the directory, or who has just come back, may not know of this copy."""
