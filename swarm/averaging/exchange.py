@@ -359,34 +359,33 @@ async def _fetch_from(
     values = torch.empty(cut.elements)
     parts: list[tuple[Chunk, ...]] = []
     for part, spans in enumerate(cut.chunks):
-        chunks: list[Chunk] = [()] * len(spans)
-
-        async def pull(chunk: int, part: int = part, chunks: list[Chunk] = chunks) -> None:
-            call = MeanCall(effect.round_id, effect.exchange, part, chunk)
-            answer = await tools.caller.call(
-                holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s
-            )
-            chunks[chunk] = tuple(answer.tensors)
-            count.received += _size(chunks[chunk])
-
-        def take(
-            spans: Sequence[slice] = spans, part: int = part, chunks: list[Chunk] = chunks
-        ) -> None:
-            for span, tensors in zip(spans, chunks, strict=True):
-                codec = codec_of_means(tools.codec)
-                values[span] = decode_untrusted(codec, tensors, span.stop - span.start)
-            if digest_of(chunks) != effect.digests[part]:
-                raise RemoteProtocolError("sent another mean than was agreed on")
-
         try:
+            chunks: list[Chunk] = []
             for chunk in range(len(spans)):
-                await pull(chunk)
+                call = MeanCall(effect.round_id, effect.exchange, part, chunk)
+                answer = await tools.caller.call(
+                    holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s
+                )
+                chunks.append(tuple(answer.tensors))
+                count.received += _size(chunks[-1])
             with tools.caller.guard.blaming(holder):
-                await tools.codec_thread.run_own(take)
+                await tools.codec_thread.run_own(
+                    _take_part, tools.codec, values, spans, chunks, effect.digests[part]
+                )
         except CALL_FAILURES as error:
             raise ExchangeFailedError(holder, str(error)) from error
         parts.append(tuple(chunks))
     return Mean(effect.exchange, effect.digests, values, tuple(parts))
+
+
+def _take_part(
+    codec: Codec, values: Tensor, spans: Sequence[slice], chunks: Sequence[Chunk], digest: bytes
+) -> None:
+    """Check one part of a mean that was fetched, and put it in its place. Raises RemoteProtocolError."""
+    for span, tensors in zip(spans, chunks, strict=True):
+        values[span] = decode_untrusted(codec_of_means(codec), tensors, span.stop - span.start)
+    if digest_of(chunks) != digest:
+        raise RemoteProtocolError("sent another mean than was agreed on")
 
 
 def layout_of(elements: int, codec: Codec, chunk_elements: int, *, common: bytes = b"") -> bytes:
