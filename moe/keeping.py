@@ -206,6 +206,11 @@ class ExpertKeeper:
         for uid, held in restored.held.items():
             self._shelve(uid, held)
         self.core.restore(trio.current_time(), restored.seen, self._shelf.offers)
+        if restored.held:
+            own = sum(held.offer.host == self._context.me for held in restored.held.values())
+            log.info(
+                "back with experts on disk: own=%d of_others=%d", own, len(restored.held) - own
+            )
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._disk.run, self._writable, self.core)
@@ -298,8 +303,11 @@ class ExpertKeeper:
             self._driver.feed(Tick(now_s))
 
     def _dispatch(self, event: Event) -> None:
+        before = self.core.to_take_back
         for effect in self.core.handle(event):
             self._perform(effect)
+        if before and not self.core.to_take_back:
+            log.info("own experts are back: taken_back=%d", self.core.taken_back)
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -197,7 +197,9 @@ class MoeMode:
     async def _initial_expert(self, uid: ExpertUID) -> Mapping[str, Tensor] | None:
         if self._initial is None or self._keeper is None:
             return None
-        return await self._initial.tensors(self._keeper.expected, part=part_name(uid))
+        state = await self._initial.tensors(self._keeper.expected, part=part_name(uid))
+        self._context.life.has_state(self.name, "hosting experts")
+        return state
 
     def _new_peer(self, resources: Resources) -> ExpertPeer:
         spec, run = self._spec, self._run
@@ -317,6 +319,7 @@ class MoeMode:
             return False
         _, own = await trunk.run_own(learner.snapshot)
         tensors = await self._initial.tensors(expected_specs(own), part=TRUNK)
+        self._context.life.has_state(self.name, "hosting experts")
         trained = self._run.start.step
         await trunk.run_own(functools.partial(learner.load, tensors, trained=trained))
         return True
@@ -434,7 +437,8 @@ class MoeMode:
             samples_per_second=self._samples_per_second(),
             peers=len(self._rooms) + 1,
             waiting_for=self._waiting_for(),
-            resting=self._gossip is None and not self._context.wishes.train,
+            resting=self._gossip is None
+            and (not self._context.wishes.train or self._returning_s > 0),
             problems=(self._data_problem,) if self._data_problem else (),
         )
 
@@ -443,7 +447,22 @@ class MoeMode:
             if self._gossip.core.finished:
                 return _COMPLETE
             return "another trainer's trunk" if self._gossip.core.starting else None
-        return "experts" if self._context.wishes.train and self._peer is not None else None
+        if not self._context.wishes.train or self._peer is None:
+            return None
+        if self._initial is not None and self._initial.problem:
+            return f"the checkpoint that the run begins from: {self._initial.problem}"
+        total = sum(map(len, self._grids))
+        missing = f"{total - self._alive(self._peer)} of {total} experts that no node has"
+        if self._returning_s > 0:
+            return f"{missing}; in {self._returning_s:.0f} s others take what its hosts have not brought back"
+        return missing
+
+    @property
+    def _returning_s(self) -> float:
+        """How long this node still leaves experts that nobody has to their hosts; 0: no longer."""
+        if self._keeper is None:
+            return 0.0
+        return max(0.0, self._keeper.core.returning_until_s - trio.current_time())
 
     def _samples_per_second(self) -> float | None:
         if len(self._times) < 2 or self._times[-1] == self._times[0]:

@@ -69,6 +69,7 @@ def set_up(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("multiaddr").setLevel(logging.INFO)  # at debug it tells of every byte
 
 
 def _remember_facts(record: logging.LogRecord) -> bool:

@@ -92,10 +92,11 @@ class PausingService:
 
     def resume(self) -> dict[str, Any]:
         """Train again, unless the schedule speaks against it. Raises NodeError."""
+        was_paused = self._because is not None
         self._core.take_back()
         self._keep()
         self._look()
-        return self.status()
+        return {**self.status(), "was_paused": was_paused}
 
     # --- pieces ---
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import trio
 
-from benchmarks.averaging.cases import error_of, vector_of
+from benchmarks.averaging.cases import error_of, sample_of, vector_of
 from benchmarks.workers import answer_line
 from node.identity import Identity
 from node.p2pd.host import P2pdHost
@@ -86,12 +86,16 @@ async def _do(question: dict[str, Any], host: P2pdHost, averager: Averager) -> d
         return {"failed": error.reason, "seconds": time.monotonic() - began_s}
     seconds = time.monotonic() - began_s
     _spare = done.mean
+    if question.get("keep"):
+        _vector, _spare = done.mean, _vector
     return {
         "seconds": seconds,
         "members": len(done.group),
         "attempts": done.attempts,
         "gathering_s": done.seconds.gathering_s + done.seconds.agreeing_s,
         "averaging_s": done.seconds.averaging_s,
+        "sample": sample_of(done.mean),
+        "group": sorted(str(peer) for peer in done.group),
         "error": error_of(done.mean, len(done.group), version),
     }
 

@@ -17,7 +17,7 @@ from hivemind.compression import (
     quantization,
 )
 
-from benchmarks.averaging.cases import error_of, vector_of
+from benchmarks.averaging.cases import error_of, sample_of, vector_of
 from benchmarks.workers import answer_line
 
 COMPRESSIONS: Final[dict[str, Any]] = {
@@ -50,6 +50,10 @@ def main(options: dict[str, Any]) -> None:
         target_group_size=options["group"],  # full, a group begins at once
         initial_group_bits="",
         min_matchmaking_time=5.0,
+        allreduce_timeout=30.0,  # without these it waits for a dead peer for ever
+        sender_timeout=10.0,
+        reducer_timeout=20.0,
+        next_chunk_timeout=10.0,
         compression=COMPRESSIONS[options["codec"]](),
         start=True,
     )
@@ -68,15 +72,15 @@ def _do(question: dict[str, Any], averager: DecentralizedAverager) -> dict[str, 
         return {}
     began_s = time.monotonic()
     try:
-        group = averager.step(timeout=60, allow_retries=False)
+        group = averager.step(timeout=30, allow_retries=False)
     except Exception as error:  # noqa: BLE001 - however it fails, the round failed
         return {"failed": type(error).__name__, "seconds": time.monotonic() - began_s}
     seconds = time.monotonic() - began_s
     if not group:
         return {"failed": "no group", "seconds": seconds}
     with averager.get_tensors() as (tensor,):
-        deviation = error_of(tensor, len(group), version)
-    return {"seconds": seconds, "members": len(group), "error": deviation}
+        deviation, sample = error_of(tensor, len(group), version), sample_of(tensor)
+    return {"seconds": seconds, "members": len(group), "error": deviation, "sample": sample}
 
 
 if __name__ == "__main__":

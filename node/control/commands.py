@@ -116,6 +116,8 @@ class _Commands:
                 f"the folder {path.parent} does not exist",
                 "make it, or name a path in another one",
             )
+        if await trio.Path(path).exists() and not await trio.Path(path).is_file():
+            raise ControlError("bad-params", f"{path} is there, and is no file", "name another one")
         for member in self._node.services.members:
             if isinstance(member.service, Trains):
                 facts = await member.service.export(path, options)

@@ -490,7 +490,7 @@ class Averaging:
 
     def _keep(self, now_s: float, round_: Round) -> Effects:
         """Answer others about this round for a while."""
-        linger_s = self._limit_s(round_.form.key) + 4 * self._spec.answer_s
+        linger_s = round_.limit_s + 4 * self._spec.answer_s
         self._ended[round_.round_id] = _Ended(round_, now_s + linger_s)
         of_key = [i for i, e in self._ended.items() if e.round.form.key == round_.form.key]
         return [effect for old in of_key[:-_ENDED_MAX] for effect in self._forget(old)]

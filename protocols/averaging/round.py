@@ -35,6 +35,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
+from protocols.averaging.attempts import is_sound, well_formed, what_to_begin
 from protocols.averaging.events import (
     AveragingEffect,
     FetchMean,
@@ -96,7 +97,7 @@ class Round:
         self.meeting = meeting
         self.round_id = round_id
         self._spec = spec
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._peers = [member.peer for member in form.members]
         self._index = {peer: index for index, peer in enumerate(self._peers)}
         self._own = self._index[own]
@@ -201,7 +202,9 @@ class Round:
         return self.meeting if attempt == 1 else self._peers[(attempt - 2) % len(self._peers)]
 
     def _receive_begin(self, now_s: float, peer: PeerID, begin: Begin) -> Effects:
-        if self._owner(begin.attempt) != peer or not self._well_formed(begin):
+        if self._owner(begin.attempt) != peer or not well_formed(
+            begin, len(self._peers), self._quorum
+        ):
             return [Blame(peer, "began an attempt that is not its own, or makes no sense")]
         stale = begin.attempt < self._promised or begin.attempt <= self._attempt
         if stale or self.given_up is not None:
@@ -210,21 +213,6 @@ class Round:
             return []
         return self._enter(now_s, begin)
 
-    def _well_formed(self, begin: Begin) -> bool:
-        count = len(self._peers)
-        result, groups = begin.result, [begin.group]
-        if result is not None:
-            groups = [result.group, begin.holders]
-            if len(result.digests) != len(result.group) or result.exchange >= begin.attempt:
-                return False
-        elif begin.attempt == 1 and len(begin.group) < count:
-            return False
-        needed = 1 if result is not None else self._quorum
-        return all(
-            len(group) >= needed and list(group) == sorted({*group}) and group[-1] < count
-            for group in groups
-        )
-
     def _enter(self, now_s: float, begin: Begin) -> Effects:
         """Take part in an attempt."""
         self._begin_round(now_s)
@@ -232,7 +220,7 @@ class Round:
         self._attempt = self._promised = begin.attempt
         self.attempts += 1
         self._awaited = 0
-        self._act_at_s = now_s + self._limit_s + 2 * self._pause_s
+        self._act_at_s = now_s + self.limit_s + 2 * self._pause_s
         if begin.result is not None:
             if begin.result == self._held:
                 return self._accept(now_s)
@@ -248,14 +236,14 @@ class Round:
                 self.form.key,
                 self.form.version,
                 self.members_of(begin.group),
-                self._limit_s,
+                self.limit_s,
             )
         ]
 
     def _begin_round(self, now_s: float) -> None:
         if self.begun_s is None:
             self.begun_s = now_s
-            self._end_at_s = now_s + _ATTEMPTS_OF_TIME * self._limit_s + 4 * self._spec.answer_s
+            self._end_at_s = now_s + _ATTEMPTS_OF_TIME * self.limit_s + 4 * self._spec.answer_s
 
     def _fetch(self, result: Result, holders: Iterable[int]) -> Effects:
         """Get a mean from those who hold it."""
@@ -278,7 +266,7 @@ class Round:
                 self.members_of(result.group),
                 result.digests,
                 tuple(self._peers[index] for index in usable),
-                self._limit_s,
+                self.limit_s,
             )
         ]
 
@@ -328,6 +316,10 @@ class Round:
         effects: Effects = []
         for owner in self._liars(have.result):
             effects += self._in_trouble(now_s, owner)
+        begin = self._begin
+        if begin is not None and begin.result is None and self._own not in begin.group:
+            # We were left out, and they are done: whatever we do not hear of soon we have to ask for.
+            self._act_at_s = min(self._act_at_s, now_s + self._spec.answer_s)
         return effects + self._settle(now_s)
 
     def _answer(self, sender: int) -> Effects:
@@ -477,19 +469,12 @@ class Round:
         proposal = self._proposal
         if proposal is None or promise.attempt != proposal.attempt:
             return []
-        if not self._sound(promise):
+        if not is_sound(promise, len(self._peers)):
             return [Blame(self._peers[sender], "promises what makes no sense")]
         if proposal.begin is not None:
             return [Send(self._peers[sender], proposal.begin)]  # it did not hear of it
         proposal.promises[sender] = promise
         return self._conclude_if_all(now_s)
-
-    def _sound(self, promise: Promise) -> bool:
-        result = promise.result
-        if result is None:
-            return promise.accepted == 0
-        inside = result.group[-1] < len(self._peers) and result.exchange < promise.attempt
-        return inside and promise.accepted < promise.attempt
 
     def _conclude_if_all(self, now_s: float) -> Effects:
         """Begin our attempt as soon as everybody that lives has promised."""
@@ -503,40 +488,18 @@ class Round:
 
     def _conclude(self, now_s: float, proposal: _Proposal) -> Effects:
         """Decide what our attempt is about, from the promises of more than half."""
-        promises = proposal.promises
-        accepted = {i: p for i, p in promises.items() if p.accepted}
-        top = max((p.accepted for p in accepted.values()), default=0)
-        said = Counter(p.result for p in accepted.values() if p.accepted == top)
-        unheard = len(self._peers) - len(promises)
-        if len(said) > 1:
-            # One attempt, two results: an owner gave different sums. Which of them may count still?
-            said = Counter({r: n for r, n in said.items() if n + unheard >= self._quorum})
-            if len(said) > 1:
-                return self.leave("members hold different means")
-        elif not said:
-            said = Counter(p.result for p in promises.values() if p.result is not None)
-            if len({r.exchange for r in said if r is not None}) < len(said):
-                said = Counter()  # two means of one exchange: neither is good
-        group = self._fit(promises)
-        result = max(said, key=lambda r: (r.exchange, said[r]) if r else (0, 0), default=None)
-        if result is not None:
-            holders = tuple(sorted(i for i, p in promises.items() if p.result == result))
-            begin = Begin(self.round_id, proposal.attempt, group, result, holders)
-        elif len(group) < self._quorum:
-            return self.leave("too few members are left")
-        else:
-            begin = Begin(self.round_id, proposal.attempt, group)
+        begin = what_to_begin(
+            self.round_id,
+            proposal.attempt,
+            proposal.promises,
+            members=len(self._peers),
+            quorum=self._quorum,
+            troubles=self._troubles,
+        )
+        if isinstance(begin, str):
+            return self.leave(begin)
         proposal.begin = begin
         return [*self._tell(begin), *self._enter(now_s, begin)]
-
-    def _fit(self, promised: Iterable[int]) -> tuple[int, ...]:
-        """Return whom to exchange with: of those in trouble with each other one goes, the one with more of it."""
-        fit = set(promised)
-        while pairs := [(a, b) for a, b in sorted(self._troubles) if a in fit and b in fit]:
-            times = Counter(index for pair in pairs for index in pair)
-            accused = {b for _, b in pairs}
-            fit.discard(max(sorted(times), key=lambda index: (times[index], index in accused)))
-        return tuple(sorted(fit))
 
     # --- time ---
 

@@ -209,6 +209,16 @@ class Placement:
         return [Seen(*pair) for pair in memory.hosts.items()] if memory is not None else ()
 
     @property
+    def to_take_back(self) -> int:
+        """How many of the experts that we had before we were away are not back yet."""
+        return len(self._returning.ours)
+
+    @property
+    def returning_until_s(self) -> float:
+        """Until when experts that nobody has are left to those who had them before we were away."""
+        return self._returning.until_s
+
+    @property
     def sightings(self) -> int:
         """Grows whenever what `seen` returns changes."""
         return sum(memory.changes for memory in self._memory.values())

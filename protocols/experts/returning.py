@@ -32,7 +32,8 @@ class Returning:
     me: PeerID
     ours: dict[ExpertUID, int] = field(default_factory=dict)
     """What is to be taken back, with the epochs that we had."""
-    _until_s: float = -math.inf
+    until_s: float = -math.inf
+    """So long is the rest left to its hosts."""
 
     def restore(
         self,
@@ -53,11 +54,11 @@ class Returning:
             if offer is not None and offer.host == self.me and memory.is_newest(offer):
                 self.ours[uid] = offer.epoch
         if seen or offers:
-            self._until_s = now_s + RETURN_S
+            self.until_s = now_s + RETURN_S
 
     def leaves_alone(self, memory: Memory, now_s: float) -> bool:
         """Tell whether an expert that nobody has is its host's to take back."""
-        return now_s < self._until_s and not memory.alive
+        return now_s < self.until_s and not memory.alive
 
     def is_ours_still(self, uid: ExpertUID, live: Sequence[Claim]) -> bool:
         """Tell whether nobody has gone on with what we had, from that or from something later."""

@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import torch
 import trio
@@ -42,9 +42,10 @@ from protocols.core import Blame, ContactsFound, PeerDown, Received, Send, Tick
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.frames import Limits
 from protocols.ids import PeerID
-from swarm.averaging.codecs import CODECS
+from swarm.averaging.codecs import CODECS, is_finite
 from swarm.averaging.exchange import (
     AVERAGING_SERVICE,
+    Bytes,
     Exchange,
     ExchangeFailedError,
     Mean,
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 CHUNK_ELEMENTS: Final = 1 << 19
 """Numbers in one call: 2 MB of float32, some milliseconds on a fast line, so that summing overlaps sending."""
@@ -87,6 +87,13 @@ class RoundAbortedError(Exception):
         self.begun = begun
 
 
+class NotFiniteError(RoundAbortedError):
+    """What should be averaged has values that are infinite or NaN."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__("our own numbers are not finite", newest=version, begun=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaged:
     """What a round came to: the same for all that finish it."""
@@ -102,7 +109,7 @@ class Averaged:
     attempts: int
     bytes_sent: int
     bytes_received: int
-    """Of the vectors' numbers, by this node."""
+    """Of the vectors' numbers, by this node, in all attempts."""
     seconds: Phases
 
 
@@ -130,8 +137,7 @@ class _Held:
     scope: trio.CancelScope | None = None
     given_up: bool = False
     forgotten: trio.Event = field(default_factory=trio.Event)
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    count: Bytes = field(default_factory=Bytes)
 
 
 class Averager:
@@ -163,6 +169,8 @@ class Averager:
         self._tools = Tools(caller, codec_thread, CODECS[codec], chunk_elements)
         self._wanted: dict[str, _Wanted] = {}
         self._held: dict[bytes, _Held] = {}
+        self._last: dict[str, Averaged] = {}
+        """What the last round of a key came to, without its mean."""
         self._changed = trio.Event()
         self._bandwidth = bandwidth
         self._nursery: trio.Nursery | None = None
@@ -196,7 +204,10 @@ class Averager:
     def detail(self) -> dict[str, Any]:
         """Return rows of the status, by key."""
         now_s = trio.current_time()
-        return {key: account.shown(now_s) for key, account in self.core.accounts.items()}
+        return {
+            key: account.shown(now_s) | {"last": _shown(self._last.get(key))}
+            for key, account in self.core.accounts.items()
+        }
 
     async def average(
         self,
@@ -220,10 +231,15 @@ class Averager:
             for it in each round.
         Raises:
           RoundAbortedError: nothing was averaged, and nothing changed.
+          NotFiniteError: the vector has gone non-finite; it was sent to nobody.
         """
         if str(vector.dtype) != "torch.float32" or vector.dim() != 1:
             raise LocalProtocolError("what is averaged is a vector of float32")
+        if key in self._wanted:
+            raise LocalProtocolError(f"a round of {key} is wanted here already")
         tools = self._tools
+        if not await tools.codec_thread.run_own(is_finite, vector.detach()):
+            raise NotFiniteError(version)
         layout = layout_of(vector.numel(), tools.codec, tools.chunk_elements, common=common)
         wanted = self._wanted[key] = _Wanted(vector.detach(), version, self._usable(spare, vector))
         try:
@@ -307,14 +323,13 @@ class Averager:
 
     def _start(
         self, effect: StartExchange | FetchMean, job: Callable[..., Awaitable[None]], *args: Any
-    ) -> _Held:
+    ) -> None:
         """Do this for a round, and nothing else from now on."""
         held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
         self._stop(held)
         held.scope = trio.CancelScope()
         assert self._nursery is not None
         self._nursery.start_soon(self._within, held.scope, job, held, *args)
-        return held
 
     async def _within(
         self, scope: trio.CancelScope, job: Callable[..., Awaitable[None]], *args: Any
@@ -331,8 +346,11 @@ class Averager:
 
     def _begin(self, effect: StartExchange) -> None:
         wanted = self._wanted[effect.key]
-        exchange = Exchange(self._tools, self._me, effect, wanted.vector, wanted.values)
-        held = self._start(effect, self._exchange, exchange)
+        held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
+        exchange = Exchange(
+            self._tools, self._me, effect, wanted.vector, values=wanted.values, count=held.count
+        )
+        self._start(effect, self._exchange, exchange)
         held.exchange = exchange
         self._wake()
 
@@ -344,15 +362,12 @@ class Averager:
             log.info("exchange failed: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
             return
-        finally:
-            held.bytes_sent += exchange.bytes_sent
-            held.bytes_received += exchange.bytes_received
         self._ready(effect.round_id, mean)
 
     async def _fetch(self, held: _Held, effect: FetchMean) -> None:
         elements = self._wanted[effect.key].vector.numel()
         try:
-            held.mean = await fetch_mean(self._tools, effect, elements)
+            held.mean = await fetch_mean(self._tools, effect, elements, held.count)
         except ExchangeFailedError as error:
             log.info("mean not fetched: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
@@ -382,10 +397,11 @@ class Averager:
             weights=tuple(member.weight for member in done.members),
             left_out=done.left_out,
             attempts=done.attempts,
-            bytes_sent=held.bytes_sent,
-            bytes_received=held.bytes_received,
+            bytes_sent=held.count.sent,
+            bytes_received=held.count.received,
             seconds=done.phases,
         )
+        self._last[done.key] = replace(wanted.result, mean=torch.empty(0))
         wanted.held = held
         wanted.done.set()
 
@@ -459,3 +475,20 @@ class Averager:
         if call.part >= len(mean.chunks) or call.chunk >= len(mean.chunks[call.part]):
             raise RemoteProtocolError("there is no such chunk")
         return mean.chunks[call.part][call.chunk]
+
+
+def _shown(last: Averaged | None) -> dict[str, Any] | None:
+    """Return what a status says of a round."""
+    if last is None:
+        return None
+    seconds = last.seconds
+    return {
+        "members": len(last.group),
+        "left_out": len(last.left_out),
+        "attempts": last.attempts,
+        "bytes_sent": last.bytes_sent,
+        "bytes_received": last.bytes_received,
+        "gathering_s": round(seconds.gathering_s, 3),
+        "agreeing_s": round(seconds.agreeing_s, 3),
+        "averaging_s": round(seconds.averaging_s, 3),
+    }

@@ -138,7 +138,14 @@ def decode_untrusted(codec: Codec, tensors: Sequence[WireTensor], elements: int)
     if specs != codec.specs(elements):
         raise RemoteProtocolError(f"a chunk of {elements} numbers in {codec.name} has another form")
     values = codec.decode(tensors, elements)
-    # One pass: what is not finite makes the sum so. A sum of finite numbers that overflows is looked at more closely.
-    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+    if not is_finite(values):
         raise RemoteProtocolError("a chunk has values that are not finite")
     return values
+
+
+def is_finite(values: Tensor) -> bool:
+    """Tell whether no value is infinite or NaN.
+
+    One pass: such a value makes the sum so. A sum of finite numbers that overflows is looked at more closely.
+    """
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -37,6 +36,8 @@ log = logging.getLogger(__name__)
 AVERAGING_SERVICE: Final = "averaging"
 IN_FLIGHT: Final = 4
 """Chunks on their way to one member: enough that its line is never idle while it sums."""
+IN_FLIGHT_ALL: Final = 64
+"""To all of them: each takes a stream, and its memory here and there. One to each member at the least."""
 _OWNERS_SHARE: Final = 0.7
 """Of an exchange's time for an owner to miss a member: its askers wait longer, and so do not blame it for that member."""
 
@@ -71,6 +72,18 @@ class Tools:
     codec_thread: ComputeThread
     codec: Codec
     chunk_elements: int
+
+
+@dataclass(slots=True)
+class Bytes:
+    """What one round has cost this node, of numbers as they travel; frames and messages come on top."""
+
+    sent: int = 0
+    received: int = 0
+
+
+def _size(chunk: Chunk) -> int:
+    return sum(tensor.data.nbytes for tensor in chunk)
 
 
 @dataclass(slots=True)
@@ -112,10 +125,18 @@ class Exchange:
 
     Args:
       values: (n,) float32, memory for the mean.
+      count: what is sent and received is added to it.
     """
 
     def __init__(
-        self, tools: Tools, me: PeerID, effect: StartExchange, vector: Tensor, values: Tensor
+        self,
+        tools: Tools,
+        me: PeerID,
+        effect: StartExchange,
+        vector: Tensor,
+        *,
+        values: Tensor,
+        count: Bytes,
     ) -> None:
         self.effect = effect
         self._tools = tools
@@ -130,13 +151,10 @@ class Exchange:
         self._hashes: list[list[bytes]] = [[b""] * len(spans) for spans in self._cut.chunks]
         self._values = values
         self._over = False
-        self.bytes_sent = 0
-        self.bytes_received = 0
-        self.seconds = 0.0
+        self._count = count
 
     async def run(self) -> Mean:
         """Exchange with all members. Raises ExchangeFailedError, naming the one that does not deliver."""
-        began_s = time.perf_counter()
         failures: list[ExchangeFailedError] = []
         try:
             async with trio.open_nursery() as nursery:
@@ -149,17 +167,19 @@ class Exchange:
                         nursery.cancel_scope.cancel()
 
                 nursery.start_soon(attempt, self._reduce_all)
+                at_once = max(
+                    1, min(IN_FLIGHT, IN_FLIGHT_ALL // max(1, len(self._cut.members) - 1))
+                )
                 for part, peer in enumerate(self._cut.members):
                     if part != self._mine and self._cut.chunks[part]:
                         line = iter(range(len(self._cut.chunks[part])))
-                        for _ in range(min(IN_FLIGHT, len(self._cut.chunks[part]))):
+                        for _ in range(min(at_once, len(self._cut.chunks[part]))):
                             nursery.start_soon(attempt, self._send_chunks, part, peer, line)
         finally:
             self._over = bool(failures) or self._over
         if failures:
             self._give_up()
             raise failures[0]
-        self.seconds = time.perf_counter() - began_s
         digests = tuple(hashlib.sha256(b"".join(hashes)).digest() for hashes in self._hashes)
         chunks = tuple(tuple(part) for part in self._encoded)
         return Mean(self.effect.exchange, digests, self._values, chunks)
@@ -190,8 +210,8 @@ class Exchange:
             encoded, into = await tools.codec_thread.run_own(tools.codec.encode, numbers), []
         call = ChunkCall(self.effect.round_id, self.effect.exchange, chunk)
         answer = await self._ask(peer, call, encoded, into)
-        self.bytes_sent += sum(tensor.data.nbytes for tensor in encoded)
-        self.bytes_received += sum(tensor.data.nbytes for tensor in answer)
+        self._count.sent += _size(encoded)
+        self._count.received += _size(answer)
         try:
             with tools.caller.guard.blaming(peer):
                 await tools.codec_thread.run_own(self._take_mean, part, chunk, answer)
@@ -297,6 +317,7 @@ class Exchange:
         if peer not in self._cut.members or call.chunk >= len(self._sums):
             raise RemoteProtocolError("no member of this exchange, or no such chunk")
         entry = self._sums[call.chunk]
+        self._count.received += _size(tensors)
         if peer not in entry.received:  # else it asks again, and the first time counts
             entry.received[peer] = tensors
             if len(entry.received) == len(self._cut.members) - 1:
@@ -304,6 +325,7 @@ class Exchange:
         await entry.done.wait()
         if entry.encoded is None:
             raise Refusal("overtaken", "this exchange is over here")
+        self._count.sent += _size(entry.encoded)
         return entry.encoded
 
 
@@ -314,14 +336,14 @@ class _BadChunkError(Exception):
         self.reason = reason
 
 
-async def fetch_mean(tools: Tools, effect: FetchMean, elements: int) -> Mean:
+async def fetch_mean(tools: Tools, effect: FetchMean, elements: int, count: Bytes) -> Mean:
     """Get a finished mean from those who hold it, one after the other. Raises ExchangeFailedError, naming the last."""
     cut = Cut(effect, elements, tools.chunk_elements)
     failure: ExchangeFailedError | None = None
     for holder in effect.holders:
         try:
             with trio.fail_after(effect.deadline_s):
-                return await _fetch_from(tools, effect, cut, holder)
+                return await _fetch_from(tools, effect, cut, holder, count)
         except ExchangeFailedError as error:
             failure = error
         except trio.TooSlowError as error:
@@ -331,7 +353,9 @@ async def fetch_mean(tools: Tools, effect: FetchMean, elements: int) -> Mean:
     raise failure
 
 
-async def _fetch_from(tools: Tools, effect: FetchMean, cut: Cut, holder: PeerID) -> Mean:
+async def _fetch_from(
+    tools: Tools, effect: FetchMean, cut: Cut, holder: PeerID, count: Bytes
+) -> Mean:
     values = torch.empty(cut.elements)
     parts: list[tuple[Chunk, ...]] = []
     for part, spans in enumerate(cut.chunks):
@@ -343,6 +367,7 @@ async def _fetch_from(tools: Tools, effect: FetchMean, cut: Cut, holder: PeerID)
                 holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s
             )
             chunks[chunk] = tuple(answer.tensors)
+            count.received += _size(chunks[chunk])
 
         def take(
             spans: Sequence[slice] = spans, part: int = part, chunks: list[Chunk] = chunks

@@ -83,7 +83,7 @@ def whole_here(start: StartSpec, checkpoints: Iterable[Checkpoint]) -> list[Chec
     parts = ", ".join(sorted({c.manifest.part for c in here}))
     raise StartMissingError(
         f"what is here of run {start.run[:8]} at step {start.step} ({parts}) is not the whole that start.sha256 names,"
-        " or is another one"
+        f" or is another one: its own is {start_digest(files_of(here))[:16]}…"
     )
 
 

@@ -73,7 +73,7 @@ def list_command(
 ) -> None:
     """List the checkpoints of every run, newest first. `verify` reads the files themselves.
 
-    Then, of each run, the `[start]` of the newest step that is whole among them: put into a run file, it lets another run
+    Those of mode moe that `murmura export --checkpoint` has gathered are marked so. Then, of each run, the `[start]` of the newest step that is whole among them: put into a run file, it lets another run
     go on from there.
     """
     runs = list(_runs(state_dir, runtime_dir, config_file))
@@ -85,10 +85,13 @@ def list_command(
         listed = [encode(start) for start in starts]
         print_json({"schema_version": 1, "checkpoints": rows, "starts": listed, "refused": refused})
         return
+    runs_wide = max((len(shown(row["run"] or "")) for row in rows), default=0)
+    parts_wide = max((len(row["part"]) for row in rows), default=0)
     for row in rows:
         click.echo(
-            f"{row['run_id'][:8]}  {shown(row['run'] or ''):<12}  {row['part']:<12} step {row['step']:<8} {row['bytes']:>14,} B  "
-            f"{duration(row['age_seconds'])} old  sha256 {row['sha256']}"
+            f"{row['run_id'][:8]}  {shown(row['run'] or ''):<{runs_wide}}  {row['part']:<{parts_wide}}"
+            f"  step {row['step']:<8} {row['bytes']:>14,} B  {duration(row['age_seconds'])} old"
+            f"{'  gathered' if row['gathered'] else ''}  sha256 {row['sha256']}"
         )
     for row in refused:
         click.echo(f"refused: {row['path']}: {row['reason']}", err=True)
@@ -225,6 +228,7 @@ def _row(run: _RunHere, checkpoint: Checkpoint) -> dict[str, Any]:
         "age_seconds": round(max(0.0, unix_s() - manifest.written_unix_s), 1),
         "sha256": manifest.sha256,
         "path": str(checkpoint.file),
+        "gathered": checkpoint.folder.parent.name == WHOLE,
     }
 
 

@@ -34,6 +34,8 @@ def command(
     with connect(state_dir, runtime_dir, config_file) as client:
         status = client.call("status")
     section = status["services"].get("moe", {})
+    if status["life"]["state"] == "paused":
+        raise NodeError("this node is paused, and hosts no experts", "`murmura resume` ends that")
     if "table" not in section:
         raise NodeError(
             "this node hosts and knows no experts", "the run's mode is not moe, or it has not begun"

@@ -48,7 +48,7 @@ def command(
         facts = ", ".join(
             f"{key} {value}"
             for key, value in answer.items()
-            if key not in ("schema_version", "path")
+            if key not in ("schema_version", "path") and not isinstance(value, dict)
         )
         click.echo(f"{path}: {facts}")
         if start is not None:

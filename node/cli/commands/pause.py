@@ -65,7 +65,7 @@ def command(
         report = {"schema_version": 1, "waited": not no_wait, "seconds": seconds}
         print_json({**report, "until": answer["until"]})
     else:
-        until = f", until {answer['until']}" if answer["until"] else ""
+        until = f", until {answer['until']}" if answer["until"] else ", until `murmura resume`"
         click.echo(f"pausing{until}" if no_wait else f"paused after {seconds} s{until}")
     return exit_codes.OK
 

@@ -22,5 +22,5 @@ def command(
     elif answer["paused"]:
         click.echo(f"still paused: {answer['reason']}")
     else:
-        click.echo("resumed")
+        click.echo("resumed" if answer["was_paused"] else "it was not paused")
     return exit_codes.OK

@@ -10,13 +10,14 @@ import pytest
 from protocols.averaging.averaging import Averaging
 from protocols.averaging.events import (
     ExchangeFailed,
+    FetchMean,
     MeanReady,
     RoundAborted,
     RoundFinished,
     RoundWanted,
     StartExchange,
 )
-from protocols.averaging.messages import Begin, Form, Join, Member, Promise, Result
+from protocols.averaging.messages import Begin, Form, Join, Member, Prepare, Promise, Result
 from protocols.averaging.settings import AveragingSpec
 from protocols.core import Blame, ContactsFound, PeerDown, Received, Send, Tick
 from protocols.errors import LocalProtocolError
@@ -111,6 +112,25 @@ def test_without_one_member_the_others_exchange_again() -> None:
     net.deliver(C)
     assert net.last(A, RoundFinished).left_out == (B,)
     assert net.last(A, RoundFinished).exchange == net.last(C, RoundFinished).exchange
+
+
+def test_who_has_promised_says_have_in_no_earlier_attempt_and_what_it_holds_is_taken_over() -> None:
+    net = Net(A, B, C)
+    round_id = net.begun()
+    others = {peer: net.cores.pop(peer) for peer in (A, C)}
+    net.tell(B, Received(net.now_s, A, Prepare(round_id, 2)))
+    net.deliver(B)
+    net.cores.update(others)
+    assert not [e for e in net.done[B] if isinstance(e, RoundFinished)]
+    here = net.cores[B]._wants["model"].round
+    assert here is not None
+    assert here._accepted == 0
+    net.tell(A, ExchangeFailed(net.now_s, round_id, 1, C))  # A prepares attempt 2 now
+    fetch = net.last(A, FetchMean)
+    assert (fetch.exchange, fetch.holders) == (1, (B,))
+    assert here._accepted == 2
+    net.tell(A, MeanReady(net.now_s, round_id, 1, fetch.digests))
+    assert net.last(A, RoundFinished).members == net.last(B, RoundFinished).members
 
 
 def test_a_member_that_cannot_keep_up_gives_the_round_up_by_itself() -> None:

@@ -28,6 +28,7 @@ _EXCUSED: Final = {
     "meeting.Meetings.join: if len(meeting.joined) >= JOINED_MAX: yes": _MANY,
     "meeting.Meetings._close: if len(self._closed) > _CLOSED_MAX: yes": _MANY,
     "round.Round.mean_ready: if exchange in self._groups: no": _SHELL,
+    "round.Round.mean_ready: if result != self._held: no": "what is held is neither made nor fetched again",
     "round.Round.failed: if index == self._own: yes": "a simulated sum takes no longer than an exchange may",
 }  # fmt: skip
 """Name of a branch -> why no seed can take it."""

@@ -204,8 +204,14 @@ class AveragingPeer(SimPeer):
         exchange.over = True
         mean = tuple(exchange.sums[index] for index in range(len(exchange.members)))
         digests = tuple(part.digest for part in mean)
-        self.means[effect.round_id] = Held(effect.exchange, digests, mean)
-        self.report(self.tell, MeanReady(self.now_s, effect.round_id, effect.exchange, digests))
+        self.report(self._hold, exchange, Held(effect.exchange, digests, mean))
+
+    def _hold(self, exchange: Exchange, held: Held) -> None:
+        """The whole mean is here, unless something else was begun meanwhile."""
+        round_id = exchange.effect.round_id
+        if self.exchanges.get(round_id) is exchange:
+            self.means[round_id] = held
+            self.tell(MeanReady(self.now_s, round_id, held.exchange, held.digests))
 
     def fail(self, exchange: Exchange, peer: PeerID) -> None:
         """An exchange cannot be finished because of a member; nobody gets a sum of it here any more."""

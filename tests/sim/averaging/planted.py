@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from protocols.averaging.averaging import Averaging
 from protocols.averaging.meeting import Meetings
-from protocols.averaging.messages import Have
+from protocols.averaging.messages import Begin, Have
 from protocols.averaging.round import Round
 from protocols.core import Blame
 from tests.sim.averaging.checkers import (
@@ -31,12 +31,6 @@ def _settle_alone(self: Round, now_s: float) -> Any:
     if not self.over and self._held is not None and self._accepted:
         self.finished = self._held
     return []
-
-
-def _forget_promise(self: Round, now_s: float, exchange: int, digests: Any) -> Any:
-    """A promise is forgotten: a mean that comes later is accepted in the attempt that was given up."""
-    self._promised = self._attempt
-    return _mean_ready(self, now_s, exchange, digests)
 
 
 def _quorum_of_half(self: Round, *args: Any, **named: Any) -> None:
@@ -72,9 +66,18 @@ def _go_on_never(self: Round, now_s: float) -> Any:
     return []
 
 
-def _fit_all(self: Round, promised: Any) -> Any:
-    """Whoever promised is exchanged with again, trouble or not; the dead as well."""
-    return tuple(range(len(self._peers)))
+def _conclude_with_all(self: Round, now_s: float, proposal: Any) -> Any:
+    """The dead are exchanged with again."""
+    effects = _conclude(self, now_s, proposal)
+    everybody = tuple(range(len(self._peers)))
+
+    def with_all(effect: Any) -> Any:
+        begin = getattr(effect, "message", None)
+        if not isinstance(begin, Begin) or begin.result is not None:
+            return effect
+        return dataclasses.replace(effect, message=dataclasses.replace(begin, group=everybody))
+
+    return [with_all(effect) for effect in effects]
 
 
 def _tick_without_end(self: Round, now_s: float) -> Any:
@@ -121,14 +124,13 @@ def _no_hints(self: Round, now_s: float, sender: int, have: Any) -> Any:
     return _receive_have(self, now_s, sender, have)
 
 
-_tick, _receive_have, _mean_ready = Round.tick, Round._receive_have, Round.mean_ready
+_tick, _receive_have = Round.tick, Round._receive_have
 _init, _conclude = Round.__init__, Round._conclude
 _give_up, _keep, _receive = Averaging._give_up, Averaging._keep, Averaging._receive
 _agree, _due_s = Meetings.agree, Meetings._due_s
 
 SUITE: Final = (
     Planted("whoever holds a mean finishes with it", SameForAll, ((Round, "_settle", _settle_alone),)),
-    Planted("a promise is forgotten", SameForAll, ((Round, "mean_ready", _forget_promise),)),
     Planted("half of the members are enough", SameForAll, ((Round, "__init__", _quorum_of_half),)),
     Planted("an attempt exchanges again what may count", SameForAll, ((Round, "_conclude", _adopt_nothing),), 39),
     Planted("the first result that is heard of is believed", SameForAll, ((Round, "_receive_have", _no_hints),)),
@@ -141,6 +143,6 @@ SUITE: Final = (
     Planted("a message of a round that is over is a lie", NobodyHonestBlamed,
             ((Averaging, "_receive", _receive_blaming),)),
     Planted("nobody takes over", SurvivorsFinish, ((Round, "_go_on", _go_on_never),), 52),
-    Planted("the dead are exchanged with again", SurvivorsFinish, ((Round, "_fit", _fit_all),), 52),
+    Planted("the dead are exchanged with again", SurvivorsFinish, ((Round, "_conclude", _conclude_with_all),), 52),
     Planted("a group waits for everybody", AveragingGoesOn, ((Meetings, "_due_s", _never_due),)),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from protocols.averaging.calls import ChunkCall, MeanCall, decode_call_untrusted, encode_call
 from protocols.averaging.messages import Form, Member, decode_message_untrusted, encode_message
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from swarm.averaging.all_reduce import Averaged, RoundAbortedError
+from swarm.averaging.all_reduce import Averaged, NotFiniteError, RoundAbortedError
 from swarm.averaging.codecs import Codec
 from swarm.averaging.exchange import AVERAGING_SERVICE, layout_of
 from swarm.calls import Answer, CallError, Incoming, WireTensor
@@ -82,11 +82,13 @@ def test_rounds_follow_each_other_and_are_counted() -> None:
             vectors = vectors_for(2, seed=version)
             results = done(await group.average(vectors, version=version))
             assert torch.allclose(results[0].mean, torch.stack(vectors).mean(0), atol=1e-6)
-            # Each sends half of its numbers and the mean of the other half.
-            assert results[0].bytes_sent == pytest.approx(4 * 20_011 / 2, abs=4)
+            # Each sends half of its numbers, and the mean of the other half.
+            assert results[0].bytes_sent == pytest.approx(4 * 20_011, abs=8)
         shown = group.nodes[0].averager.detail()["model"]
         assert shown["rounds"] == 5
         assert shown["healthy"]
+        assert (shown["last"]["members"], shown["last"]["attempts"]) == (2, 1)
+        assert shown["last"]["bytes_received"] == pytest.approx(4 * 20_011, abs=8)
 
     play(2, script)
 
@@ -142,6 +144,26 @@ def test_a_peer_without_numbers_for_all_parts_is_enough() -> None:
     play(4, script)
 
 
+def test_more_peers_than_a_group_holds_average_in_several_and_mix() -> None:
+    vectors = vectors_for(6, 300)
+
+    async def script(group: Group) -> None:
+        spread, seen = [torch.stack(vectors).var(0).mean()], set()
+        now = vectors
+        for version in range(1, 5):
+            results = done(await group.average(now, version=version))
+            assert [len(result.group) for result in results] == [3] * 6
+            seen |= {result.group for result in results}
+            now = [result.mean for result in results]
+            spread.append(torch.stack(now).var(0).mean())
+        assert len(seen) > 2  # drawn anew
+        assert spread[-1] < 0.05 * spread[0]
+        # Groups of one size keep the mean of all.
+        assert torch.allclose(torch.stack(now).mean(0), torch.stack(vectors).mean(0), atol=1e-5)
+
+    play(6, script, spec=dataclasses.replace(SPEC, group_max=3))
+
+
 # --- peers that vanish ---
 
 
@@ -189,9 +211,30 @@ def _reached(node: Node, when: str) -> bool:
         case "gathering":
             return bool(node.averager._wanted)
         case "exchanging":
-            return any(h.exchange is not None and h.exchange.bytes_received for h in held)
+            return any(h.exchange is not None and h.count.received for h in held)
         case _:
             return any(h.mean is not None for h in held)
+
+
+def test_of_two_that_do_not_reach_each_other_one_is_left_out_and_gets_the_mean_all_the_same() -> (
+    None
+):
+    vectors = vectors_for(4)
+
+    async def script(group: Group) -> None:
+        one, other, *_ = group.nodes
+        group.network.link(one.peer_id, other.peer_id).cut = True
+        results = done(await group.average(vectors))
+        for result in results:
+            assert len(result.left_out) == 1
+            assert set(result.left_out) <= {one.peer_id, other.peer_id}
+            assert torch.equal(result.mean, results[0].mean)
+        counted = [
+            v for v, n in zip(vectors, group.nodes, strict=True) if n.peer_id in results[0].group
+        ]
+        assert torch.allclose(results[0].mean, torch.stack(counted).mean(0), atol=1e-6)
+
+    play(4, script)
 
 
 def test_of_two_peers_both_must_stay() -> None:
@@ -269,6 +312,21 @@ def test_a_weight_that_is_none_is_refused(weight: float) -> None:
             await group.nodes[0].averager.average("model", 1, torch.ones(3), weight)
 
     play(1, script)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_has_gone_non_finite_is_sent_to_nobody(value: float) -> None:
+    vectors = vectors_for(2)
+    vectors[0][7] = value
+
+    async def script(group: Group) -> None:
+        with pytest.raises(NotFiniteError):
+            await group.nodes[0].averager.average("model", 1, vectors[0])
+        assert not group.nodes[0].averager.detail()
+        vectors[0][7] = 0.0  # and it may be wanted again
+        done(await group.average(vectors))
+
+    play(2, script)
 
 
 @pytest.mark.parametrize("lie", ["not finite", "too short", "another dtype"])
