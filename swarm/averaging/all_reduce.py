@@ -119,8 +119,8 @@ class _Wanted:
 
     vector: Tensor
     version: int
-    values: Tensor
-    """(n,) float32, memory for the mean."""
+    values: Tensor | None
+    """(n,) float32, memory for the mean of the first exchange. A further one has its own: the first may still be needed."""
     done: trio.Event = field(default_factory=trio.Event)
     result: Averaged | RoundAbortedError | None = None
     held: _Held | None = None
@@ -347,8 +347,11 @@ class Averager:
     def _begin(self, effect: StartExchange) -> None:
         wanted = self._wanted[effect.key]
         held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
+        values, wanted.values = wanted.values, None
+        if values is None:
+            values = torch.empty_like(wanted.vector)
         exchange = Exchange(
-            self._tools, self._me, effect, wanted.vector, values=wanted.values, count=held.count
+            self._tools, self._me, effect, wanted.vector, values=values, count=held.count
         )
         self._start(effect, self._exchange, exchange)
         held.exchange = exchange
