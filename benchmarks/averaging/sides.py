@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.averaging.cases import Case
-from benchmarks.workers import Worker, family_of
+from benchmarks.workers import Worker, cpu_seconds_of, family_of
 
 
 class Side(Protocol):
@@ -110,10 +110,12 @@ def measure(
     Args:
       error_max: a mean that is off by more is none, whatever the side says.
     """
-    seconds, errors, failures = [], [], []
+    seconds, errors, cpu_seconds, failures = [], [], [], []
     for version in range(1, warm + rounds + 1):
         ask_all(side.workers, do="prepare", version=version, elements=case.elements)
+        before_s = _cpu_seconds(side)
         answers = ask_all(side.workers, do="average", version=version)
+        used_s = _cpu_seconds(side) - before_s
         checked = [answer.get("error", math.inf) for answer in answers]
         whole = all(answer.get("members") == case.peers for answer in answers)
         if version <= warm:
@@ -121,15 +123,22 @@ def measure(
         if whole and all(error <= error_max for error in checked):  # NaN is not
             seconds.append(max(answer["seconds"] for answer in answers))
             errors.append(max(checked))
+            cpu_seconds.append(used_s)
         else:
             failures.append(answers)
     return {
         "seconds": round(statistics.median(seconds), 3) if seconds else None,
         "slowest": round(max(seconds), 3) if seconds else None,
+        "cpu_seconds": round(statistics.fmean(cpu_seconds), 2) if seconds else None,
         "rounds_failed": len(failures),
         "error": max(errors, default=None),
         "failures": failures,
     }
+
+
+def _cpu_seconds(side: Side) -> float:
+    """Return what all processes of a side have computed so far: it hardly depends on who else uses the machine."""
+    return sum(cpu_seconds_of(pid) for worker in side.workers for pid in family_of(worker.pid))
 
 
 def kill(worker: Worker) -> None:

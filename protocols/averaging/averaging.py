@@ -234,6 +234,8 @@ class Averaging:
         want = self._wants.pop(key, None)
         if want is None or want.round is None:
             return []
+        if want.round.begun_s is not None:
+            self._begun[key] = want.join.version
         effects = want.round.leave("nobody waits for it here")
         return [*effects, *self._keep(now_s, want.round)]
 

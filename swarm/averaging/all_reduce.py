@@ -119,8 +119,8 @@ class _Wanted:
 
     vector: Tensor
     version: int
-    values: Tensor
-    """(n,) float32, memory for the mean."""
+    values: Tensor | None
+    """(n,) float32, memory for the mean of the first exchange. A further one has its own: the first may still be needed."""
     done: trio.Event = field(default_factory=trio.Event)
     result: Averaged | RoundAbortedError | None = None
     held: _Held | None = None
@@ -134,7 +134,6 @@ class _Held:
     version: int
     exchange: Exchange | None = None
     mean: Mean | None = None
-    has_exchanged: bool = False
     scope: trio.CancelScope | None = None
     given_up: bool = False
     forgotten: trio.Event = field(default_factory=trio.Event)
@@ -348,9 +347,9 @@ class Averager:
     def _begin(self, effect: StartExchange) -> None:
         wanted = self._wanted[effect.key]
         held = self._held.setdefault(effect.round_id, _Held(effect.key, effect.version))
-        # Where an exchange before this one has put its numbers: its mean may count, and parts of it may be on their way.
-        values = torch.empty_like(wanted.values) if held.has_exchanged else wanted.values
-        held.has_exchanged = True
+        values, wanted.values = wanted.values, None
+        if values is None:
+            values = torch.empty_like(wanted.vector)
         exchange = Exchange(
             self._tools, self._me, effect, wanted.vector, values=values, count=held.count
         )

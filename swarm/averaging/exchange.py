@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 import trio
@@ -161,9 +161,9 @@ class Exchange:
         try:
             async with trio.open_nursery() as nursery:
 
-                async def attempt(job: Callable[..., object], *args: object) -> None:
+                async def attempt(job: Callable[..., Awaitable[None]], *args: Any) -> None:
                     try:
-                        await job(*args)  # type: ignore[misc]
+                        await job(*args)
                     except ExchangeFailedError as error:
                         failures.append(error)
                         nursery.cancel_scope.cancel()
@@ -197,8 +197,8 @@ class Exchange:
 
     # --- our numbers, to the owners ---
 
-    async def _send_chunks(self, part: int, peer: PeerID, line: object) -> None:
-        for chunk in line:  # type: ignore[attr-defined]
+    async def _send_chunks(self, part: int, peer: PeerID, line: Iterator[int]) -> None:
+        for chunk in line:
             await self._send_chunk(part, peer, chunk)
 
     async def _send_chunk(self, part: int, peer: PeerID, chunk: int) -> None:
@@ -364,31 +364,20 @@ async def _fetch_from(
     values = torch.empty(cut.elements)
     parts: list[tuple[Chunk, ...]] = []
     for part, spans in enumerate(cut.chunks):
-        chunks: list[Chunk] = [()] * len(spans)
-
-        async def pull(chunk: int, part: int = part, chunks: list[Chunk] = chunks) -> None:
-            call = MeanCall(effect.round_id, effect.exchange, part, chunk)
-            answer = await tools.caller.call(
-                holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s,
-                into=_places(tools.codec, cut.chunks[part][chunk]),
-            )  # fmt: skip
-            chunks[chunk] = tuple(answer.tensors)
-            count.received += _size(chunks[chunk])
-
-        def take(
-            spans: Sequence[slice] = spans, part: int = part, chunks: list[Chunk] = chunks
-        ) -> None:
-            for span, tensors in zip(spans, chunks, strict=True):
-                codec = codec_of_means(tools.codec)
-                values[span] = decode_untrusted(codec, tensors, span.stop - span.start)
-            if digest_of(chunks) != effect.digests[part]:
-                raise RemoteProtocolError("sent another mean than was agreed on")
-
         try:
+            chunks: list[Chunk] = []
             for chunk in range(len(spans)):
-                await pull(chunk)
+                call = MeanCall(effect.round_id, effect.exchange, part, chunk)
+                answer = await tools.caller.call(
+                    holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s,
+                    into=_places(tools.codec, spans[chunk]),
+                )  # fmt: skip
+                chunks.append(tuple(answer.tensors))
+                count.received += _size(chunks[-1])
             with tools.caller.guard.blaming(holder):
-                await tools.codec_thread.run_own(take)
+                await tools.codec_thread.run_own(
+                    _take_part, tools.codec, values, spans, chunks, effect.digests[part]
+                )
         except CALL_FAILURES as error:
             raise ExchangeFailedError(holder, str(error)) from error
         parts.append(tuple(chunks))
@@ -399,6 +388,16 @@ def _places(codec: Codec, span: slice) -> list[memoryview]:
     """Return memory for one chunk of a mean, so that no answer can take more."""
     specs = codec_of_means(codec).specs(span.stop - span.start)
     return [allocate(spec.byte_count) for spec in specs]
+
+
+def _take_part(
+    codec: Codec, values: Tensor, spans: Sequence[slice], chunks: Sequence[Chunk], digest: bytes
+) -> None:
+    """Check one part of a mean that was fetched, and put it in its place. Raises RemoteProtocolError."""
+    for span, tensors in zip(spans, chunks, strict=True):
+        values[span] = decode_untrusted(codec_of_means(codec), tensors, span.stop - span.start)
+    if digest_of(chunks) != digest:
+        raise RemoteProtocolError("sent another mean than was agreed on")
 
 
 def layout_of(elements: int, codec: Codec, chunk_elements: int, *, common: bytes = b"") -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ def test_the_error_of_a_mean_is_seen_at_both_ends() -> None:
 
 class FakeWorker:
     """Answers as a peer whose round took `seconds`, and every third of whose rounds is not good."""
+
+    pid = os.getpid()
 
     def __init__(self, seconds: float, bad: dict[str, Any]) -> None:
         self._seconds = seconds

@@ -184,6 +184,8 @@ def test_status_and_public_facts_come_from_the_services(tmp_path: Path) -> None:
             await scene.ask("export", path="/nodir/x.st")
         assert refused.value.reason == "the folder /nodir does not exist"
         assert "make it" in refused.value.hint
+        with pytest.raises(ControlError, match="is no file"):
+            await scene.ask("export", path="/dev/null")
         training.can_drain.set()
         await scene.ask("drain")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,8 @@ def test_a_run_that_is_over_is_prolonged_and_who_has_no_file_fetches_what_it_hos
         )
         for name, node in swarm.nodes.items():
             assert moe(node)["experts_lost"] == moe(node)["experts_adopted"] == 0, name
+        states = [node.ask("status")["life"]["state"] for node in swarm.living()]
+        assert states == ["serving"] * 3
         fetched = [
             path.parent.name
             for name in ("second", "third")
@@ -146,3 +150,36 @@ def test_a_run_that_is_over_is_prolonged_and_who_has_no_file_fetches_what_it_hos
         ]
         assert "trunk" in fetched
         assert any(name.startswith("expert+") for name in fetched)
+
+
+def steps_of(node: Daemon) -> dict[str, int]:
+    """Return expert -> steps of what a node hosts."""
+    return {row["expert"]: row["steps"] for row in moe(node).get("table", ()) if row["here"]}
+
+
+@pytest.mark.soak
+def test_all_leave_in_good_order_and_who_had_an_expert_last_goes_on_with_it(
+    links: Links, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with process_swarm(tmp_path_factory.mktemp("moe")) as swarm:
+        write_run(swarm, steps=1_000_000)
+        start(swarm, links, *NAMES)
+        swarm.wait(lambda: hosted(swarm) == EXPERTS and min(trained(swarm)) >= 20)
+        first, second, third = (swarm.nodes[name] for name in NAMES)
+        assert first.end(signal.SIGTERM) == 0
+        swarm.wait(lambda: hosted(swarm) == EXPERTS)
+        at = min(trained(swarm))
+        swarm.wait(lambda: min(trained(swarm)) >= at + 20)
+        assert second.end(signal.SIGTERM) == 0
+        swarm.wait(lambda: len(steps_of(third)) == EXPERTS)
+        before = steps_of(third)
+        assert third.end(signal.SIGTERM) == 0
+
+        start(swarm, links, "first")
+        swarm.wait(lambda: "back with experts on disk" in swarm.nodes["first"].log.read_text())
+        time.sleep(5.0)
+        assert not steps_of(swarm.nodes["first"]), "its copies are old, and it knows that"
+        start(swarm, links, "third")
+        swarm.wait(lambda: len(steps_of(swarm.nodes["third"])) == EXPERTS)
+        after = steps_of(swarm.nodes["third"])
+        assert all(after[uid] >= steps for uid, steps in before.items()), (before, after)

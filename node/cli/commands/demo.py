@@ -61,7 +61,7 @@ def command(
 
     Takes two to three minutes on two cores. Exit 0 when every bound was kept. In a pipeline: the swarm's model is the one that
     a single process makes of the same batches, and every microbatch was counted exactly once. In gossip: each peer's model is
-    as good as one that saw all data. In collective: peers that average every 20 steps in four bits end with one model, nearly as
+    as good as one that saw all data. In collective: peers that average every 30 steps in four bits end with one model, nearly as
     good as one process's, for a hundredth of the bytes. No process is left behind.
     """
     if power_loss and (mode != "pipeline" or plant):

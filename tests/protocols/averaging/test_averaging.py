@@ -13,6 +13,7 @@ from protocols.averaging.events import (
     FetchMean,
     MeanReady,
     RoundAborted,
+    RoundCancelled,
     RoundFinished,
     RoundWanted,
     StartExchange,
@@ -161,6 +162,22 @@ def test_a_version_that_has_begun_is_not_wanted_again() -> None:
     net.want(A, 2)
     with pytest.raises(LocalProtocolError):
         net.want(A, 3)  # one at a time
+
+
+def test_a_round_that_was_cancelled_after_it_began_is_not_wanted_again() -> None:
+    net = Net(A, B, C)
+    net.begun()
+    net.tell(A, RoundCancelled(net.now_s, "model"))
+    with pytest.raises(LocalProtocolError):
+        net.want(A, 1)  # our vector may be in the others' mean
+    net.want(A, 2)
+
+
+def test_a_round_that_was_cancelled_before_may_be_wanted_again() -> None:
+    net = Net(A, B)
+    net.want(A)
+    net.tell(A, RoundCancelled(net.now_s, "model"))
+    net.want(A)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, 1e7, float("nan")])

@@ -246,6 +246,32 @@ def test_of_two_that_do_not_reach_each_other_one_is_left_out_and_gets_the_mean_a
     play(4, script)
 
 
+def test_a_holder_that_sends_another_mean_is_blamed_and_the_next_one_asked() -> None:
+    vectors = vectors_for(4)
+
+    async def script(group: Group) -> None:
+        one, other, *rest = group.nodes
+        group.network.link(one.peer_id, other.peer_id).cut = True
+        liar = min(rest, key=lambda node: node.peer_id)  # asked first
+        true = liar.averager.answer
+
+        async def lie(incoming: Incoming) -> Answer:
+            answer = await true(incoming)
+            if incoming.message["tag"] != "mean":
+                return answer
+            return Answer(None, (to_wire(from_wire(answer.tensors[0]) + 1.0),))
+
+        await liar.endpoints.open(
+            {AVERAGING_SERVICE: Endpoint(lie, lambda peer: liar.averager.limits)}
+        )
+        results = done(await group.average(vectors))
+        assert all(torch.equal(result.mean, results[0].mean) for result in results)
+        (left_out,) = [node for node in (one, other) if node.peer_id in results[0].left_out]
+        assert left_out.guard.faults() == {liar.peer_id: 1}
+
+    play(4, script)
+
+
 def test_of_two_peers_both_must_stay() -> None:
     vectors = vectors_for(2)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-LOSS_RATIO_MAX: Final = 1.04
-"""One peer of four is dead for a tenth of the run, and the one that joins begins with an optimizer of its own."""
+LOSS_RATIO_MAX: Final = 1.10
+"""Forty rounds are few, one peer of four is dead for a tenth of the run, and the one that joins begins with an optimizer of its
+own. What long runs lose is bounded by benchmarks.diloco."""
 BYTES_RATIO_MIN: Final = 100.0
 SECONDS_MAX: Final = 240.0
 

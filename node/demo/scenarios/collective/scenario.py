@@ -111,7 +111,7 @@ def _start(watch: Watch[CollectiveScene], plan: Plan) -> None:
         what="every node to train",
         still_s=_START_STILL_S,
     )
-    watch.screen.say(f"training: {PEERS} peers average every 20 steps, half the model at a time")
+    watch.screen.say(f"training: {PEERS} peers average every 30 steps, half the model at a time")
 
 
 def _join_late(watch: Watch[CollectiveScene]) -> str:
