@@ -15,10 +15,16 @@ CHANGES_MAX: Final = (1 << 20) - 1
 """An expert that has changed hands more often than this was made up. Later hosts draw among the last epochs."""
 
 
-def next_epoch(epoch: int, rng: random.Random) -> int:
-    """Return an epoch for the host that takes an expert after this one; 0: nobody has had it."""
+def next_epoch(epoch: int, rng: random.Random, *, taken_back: bool = False) -> int:
+    """Return an epoch for the host that takes an expert after this one; 0: nobody has had it.
+
+    Args:
+      taken_back: by the host of that epoch itself, who has been away. Of two that go on from one epoch the other goes before
+        it: it has trained on meanwhile, and who was away could not know.
+    """
     count = min(changes(epoch) + 1, CHANGES_MAX)
-    return count << _DRAWN_BITS | rng.getrandbits(_DRAWN_BITS)
+    first = 0 if taken_back else 1 << (_DRAWN_BITS - 1)
+    return count << _DRAWN_BITS | first | rng.getrandbits(_DRAWN_BITS - 1)
 
 
 def changes(epoch: int) -> int:

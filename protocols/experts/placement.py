@@ -365,7 +365,8 @@ class Placement:
             return ()
         offer, donors = found
         memory.tried = offer.root
-        return [Adopt(uid, next_epoch(max(memory.epoch, offer.epoch), self.rng), offer, donors)]
+        last = max(memory.epoch, offer.epoch)
+        return [Adopt(uid, next_epoch(last, self.rng, taken_back=True), offer, donors)]
 
     def _hosted(self, now_s: float, uid: ExpertUID, epoch: int) -> Sequence[Effect]:
         how = self._busy.pop(uid, "")

@@ -190,3 +190,17 @@ def test_an_absurd_epoch_of_a_successor_is_not_remembered() -> None:
     core.handle(DrainWanted(2.0))
     core.handle(HandedOver(3.0, UID, adopt.epoch, True, (1 << 53) - 1))
     assert core.seen(UID)[-1] == Seen(adopt.epoch, ME)
+
+
+def test_who_adopted_it_meanwhile_takes_it_back_from_a_former_host_who_could_not_know() -> None:
+    for _ in range(50):
+        late = next_epoch(FIRST, RNG, taken_back=True)
+        adopted = next_epoch(FIRST, RNG)
+        core = back(
+            {UID: offer(9, epoch=adopted)}, {UID: [Seen(adopted, ME)]}, claims=[Claim(late, OTHER)]
+        )
+        assert find(core) == [UID]
+        late_again = back(
+            {UID: offer(3, epoch=FIRST)}, {UID: [Seen(FIRST, ME)]}, claims=[Claim(adopted, OTHER)]
+        )
+        assert not find(late_again)

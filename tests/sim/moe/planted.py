@@ -51,7 +51,7 @@ from tests.sim.moe.checkers import (
 # --- replacements; each is the original with one thing wrong ---
 
 
-def _count_only(epoch: int, rng: Any) -> int:
+def _count_only(epoch: int, rng: Any, *, taken_back: bool = False) -> int:
     """An epoch counts changes of hands and is not drawn."""
     return (epoch >> 20) + 1 << 20
 
