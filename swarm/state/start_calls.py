@@ -15,8 +15,8 @@ from swarm.state.checkpoint import HexDigest
 from swarm.state.manifest import TENSORS_MAX, NamedSpec
 
 START_SERVICE: Final = "start"
-FILES_MAX: Final = 8192
-"""More than a run has experts."""
+FILES_MAX: Final = 3000
+"""More would not go into one answer: of a run with more experts no checkpoint can be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
