@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from protocols.core import Blame
-from protocols.experts.events import Adopt, ClaimsSeen, Create, HandOverOffered, Hosted, OffersFound
+from protocols.experts.events import (
+    Adopt,
+    ClaimsSeen,
+    Create,
+    HandedOver,
+    HandOverOffered,
+    HandOverTo,
+    Hosted,
+    OffersFound,
+)
 from protocols.experts.messages import SnapshotOffer
 from protocols.experts.uid import ExpertUID
 from protocols.ids import PeerID
@@ -96,6 +105,7 @@ class OnlyWhatAHostSigned(TenureChecker):
         self._seen: dict[tuple[Life, ExpertUID], set[tuple[int, PeerID]]] = {}
         self._offers: dict[tuple[Life, ExpertUID], list[SnapshotOffer]] = {}
         self._given: dict[tuple[Life, ExpertUID], SnapshotOffer] = {}
+        self._successors: dict[tuple[Life, ExpertUID, int], PeerID] = {}
 
     @on(ClaimsSeen)
     def sees(self, peer: MoePeer, event: ClaimsSeen) -> None:
@@ -107,6 +117,17 @@ class OnlyWhatAHostSigned(TenureChecker):
     @on(Hosted)
     def hosts(self, peer: MoePeer, event: Hosted) -> None:
         self._seen.setdefault((life_of(peer), event.uid), set()).add((event.epoch, peer.peer_id))
+
+    @on(HandOverTo)
+    def hands_over(self, peer: MoePeer, effect: HandOverTo) -> None:
+        self._successors[life_of(peer), effect.uid, effect.epoch] = effect.peer
+
+    @on(HandedOver)
+    def handed_over(self, peer: MoePeer, event: HandedOver) -> None:
+        """Who has taken it says in which epoch: that counts as seen."""
+        to = self._successors.pop((life_of(peer), event.uid, event.epoch), None)
+        if event.taken and to is not None:
+            self._seen.setdefault((life_of(peer), event.uid), set()).add((event.successor, to))
 
     @on(HandOverOffered)
     def is_offered(self, peer: MoePeer, event: HandOverOffered) -> None:
