@@ -66,24 +66,29 @@ def fit(promised: Iterable[int], troubles: Iterable[tuple[int, int]]) -> tuple[i
 
 def well_formed(begin: Begin, members: int, quorum: int) -> bool:
     """Tell whether a Begin makes sense in a round of so many members."""
-    result, groups = begin.result, [begin.group]
-    if result is not None:
-        groups = [result.group, begin.holders]
-        if len(result.digests) != len(result.group) or result.exchange >= begin.attempt:
-            return False
-    elif begin.attempt == 1 and len(begin.group) < members:
-        return False
-    needed = 1 if result is not None else quorum
-    return all(
-        len(group) >= needed and list(group) == sorted({*group}) and group[-1] < members
-        for group in groups
-    )
+    result = begin.result
+    if result is None:
+        needed = members if begin.attempt == 1 else quorum
+        return len(begin.group) >= needed and _are_some_of(begin.group, members)
+    held = begin.holders and _are_some_of(begin.holders, members)
+    return bool(held) and can_be(result, begin.attempt - 1, members, quorum)
 
 
-def is_sound(promise: Promise, members: int) -> bool:
+def is_sound(promise: Promise, members: int, quorum: int) -> bool:
     """Tell whether a promise makes sense in a round of so many members."""
     result = promise.result
     if result is None:
         return promise.accepted == 0
-    inside = result.group[-1] < members and result.exchange < promise.attempt
-    return inside and promise.accepted < promise.attempt
+    last = promise.attempt - 1
+    return promise.accepted <= last and can_be(result, last, members, quorum)
+
+
+def can_be(result: Result, last: int, members: int, quorum: int) -> bool:
+    """Tell whether an exchange among so many members, in attempt `last` or before, can have had this result."""
+    enough = len(result.digests) == len(result.group) >= quorum
+    return enough and result.exchange <= last and _are_some_of(result.group, members)
+
+
+def _are_some_of(group: tuple[int, ...], members: int) -> bool:
+    """Tell whether these are places of members, rising."""
+    return list(group) == sorted({*group}) and group[-1] < members

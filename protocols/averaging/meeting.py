@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -140,7 +141,7 @@ class Meetings:
             return [Send(peer, Late(join.key, join.version, newest or join.version))]
         meeting = self._meetings.get(what)
         if meeting is None:
-            if len(self._meetings) >= MEETINGS_MAX:
+            if len(self._meetings) >= MEETINGS_MAX and not self._make_room(peer):
                 return []
             meeting = self._meetings[what] = _Meeting(now_s, now_s)
         if peer not in meeting.joined:
@@ -152,6 +153,16 @@ class Meetings:
         called = self._call(now_s, what, meeting)
         noted = Noted(join.key, join.version, meeting.place or self._own)
         return [Send(peer, noted), *called]
+
+    def _make_room(self, peer: PeerID) -> bool:
+        """End a meeting of whoever is in most of them, unless this peer would be: nobody alone takes all the room."""
+        counts = Counter(known for meeting in self._meetings.values() for known in meeting.joined)
+        ((greedy, count),) = counts.most_common(1)
+        if counts[peer] + 1 >= count:
+            return False
+        its = [what for what, meeting in self._meetings.items() if greedy in meeting.joined]
+        del self._meetings[min(its, key=lambda what: len(self._meetings[what].joined))]
+        return True
 
     def does_not_come(self, peer: PeerID, key: str, version: int) -> None:
         """Who was called said that it does not come."""

@@ -35,7 +35,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
-from protocols.averaging.attempts import is_sound, well_formed, what_to_begin
+from protocols.averaging.attempts import can_be, is_sound, well_formed, what_to_begin
 from protocols.averaging.events import (
     AveragingEffect,
     FetchMean,
@@ -305,7 +305,8 @@ class Round:
         return [*self._tell(have), *self._settle(now_s)]
 
     def _receive_have(self, now_s: float, sender: int, have: Have) -> Effects:
-        if have.attempt > self._attempts_end or have.result.group[-1] >= len(self._peers):
+        possible = can_be(have.result, have.attempt, len(self._peers), self._quorum)
+        if have.attempt > self._attempts_end or not possible:
             return [Blame(self._peers[sender], "holds what nobody can")]
         self._begin_round(now_s)
         self._haves.setdefault(have.attempt, {})[sender] = have.result
@@ -469,7 +470,7 @@ class Round:
         proposal = self._proposal
         if proposal is None or promise.attempt != proposal.attempt:
             return []
-        if not is_sound(promise, len(self._peers)):
+        if not is_sound(promise, len(self._peers), self._quorum):
             return [Blame(self._peers[sender], "promises what makes no sense")]
         if proposal.begin is not None:
             return [Send(self._peers[sender], proposal.begin)]  # it did not hear of it
@@ -543,8 +544,7 @@ class Round:
             proposal.asked_again = True
             return []
         if self._decided is not None:
-            self._fetching = None
-            return self._settle(now_s)
+            return self._settle(now_s)  # a fetch on its way goes on: the shell bounds it
         if self._awaited:
             self._dead.add(self._index[self._owner(self._awaited)])
         return self._go_on(now_s)

@@ -426,7 +426,7 @@ class Collective:
             version = fragment.called_to
         fragment.begin(version=version, step=self.step)
         # Who has nothing to hand in counts for one step, so that others are not alone.
-        weight = max(1, fragment.trained)
+        weight = min(max(1, fragment.trained), int(self._spec.averaging.weight_max))
         return BeginRound(index, version, fragment.line, weight, alone=not self.contacts)
 
     def _due(self) -> list[int]:

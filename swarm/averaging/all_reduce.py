@@ -360,28 +360,31 @@ class Averager:
     async def _exchange(self, held: _Held, exchange: Exchange) -> None:
         effect = exchange.effect
         try:
-            held.mean = mean = await exchange.run()
+            mean = await exchange.run()
         except ExchangeFailedError as error:
             log.info("exchange failed: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
             return
-        self._ready(effect.round_id, mean)
+        await self._ready(held, effect.round_id, mean)
 
     async def _fetch(self, held: _Held, effect: FetchMean) -> None:
         elements = self._wanted[effect.key].vector.numel()
         try:
-            held.mean = await fetch_mean(self._tools, effect, elements, held.count)
+            mean = await fetch_mean(self._tools, effect, elements, held.count)
         except ExchangeFailedError as error:
             log.info("mean not fetched: key=%s version=%d %s", effect.key, effect.version, error)
             self._failed(effect, error.peer)
             return
-        self._ready(effect.round_id, held.mean)
+        await self._ready(held, effect.round_id, mean)
 
     def _failed(self, effect: StartExchange | FetchMean, peer: PeerID) -> None:
         now_s = trio.current_time()
         self._driver.feed(ExchangeFailed(now_s, effect.round_id, effect.exchange, peer))
 
-    def _ready(self, round_id: bytes, mean: Mean) -> None:
+    async def _ready(self, held: _Held, round_id: bytes, mean: Mean) -> None:
+        # The codec thread was waited for whatever happened meanwhile: the core may want something else by now.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        held.mean = mean
         now_s = trio.current_time()
         self._driver.feed(MeanReady(now_s, round_id, mean.exchange, mean.digests))
 

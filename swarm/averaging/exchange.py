@@ -27,7 +27,7 @@ from protocols.ids import PeerID
 from swarm.averaging.codecs import Codec, codec_of_means, decode_untrusted
 from swarm.averaging.parts import chunk_spans, part_spans
 from swarm.calls import CALL_FAILURES, Caller, CallError, Refusal, WireTensor
-from swarm.calls.channel import recycle
+from swarm.calls.channel import allocate, recycle
 from swarm.hosting.compute import ComputeThread
 from swarm.tensors.wire import bytes_of
 
@@ -38,6 +38,8 @@ IN_FLIGHT: Final = 4
 """Chunks on their way to one member: enough that its line is never idle while it sums."""
 IN_FLIGHT_ALL: Final = 64
 """To all of them: each takes a stream, and its memory here and there. One to each member at the least."""
+_BUSY_S: Final = 1.0
+"""The longest between two tries at a member that says it is busy."""
 _OWNERS_SHARE: Final = 0.7
 """Of an exchange's time for an owner to miss a member: its askers wait longer, and so do not blame it for that member."""
 
@@ -207,7 +209,8 @@ class Exchange:
             encoded = tools.codec.encode(numbers)
             into = [bytes_of(self._values[span])]
         else:
-            encoded, into = await tools.codec_thread.run_own(tools.codec.encode, numbers), []
+            encoded = await tools.codec_thread.run_own(tools.codec.encode, numbers)
+            into = _places(tools.codec, span)
         call = ChunkCall(self.effect.round_id, self.effect.exchange, chunk)
         answer = await self._ask(peer, call, encoded, into)
         self._count.sent += _size(encoded)
@@ -222,6 +225,7 @@ class Exchange:
         self, peer: PeerID, call: ChunkCall, encoded: Chunk, into: Sequence[memoryview]
     ) -> Chunk:
         began_s, deadline_s = trio.current_time(), self.effect.deadline_s
+        pause_s = 0.05
         while True:
             left_s = max(0.0, began_s + deadline_s - trio.current_time())
             try:
@@ -235,7 +239,8 @@ class Exchange:
                     await trio.sleep(left_s + deadline_s)
                 if error.code != "busy" or left_s <= 0:
                     raise ExchangeFailedError(peer, str(error)) from error
-                await trio.sleep(0.05)
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _BUSY_S)  # each time the numbers travel again
                 continue
             except CALL_FAILURES as error:
                 raise ExchangeFailedError(peer, str(error)) from error
@@ -364,8 +369,9 @@ async def _fetch_from(
             for chunk in range(len(spans)):
                 call = MeanCall(effect.round_id, effect.exchange, part, chunk)
                 answer = await tools.caller.call(
-                    holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s
-                )
+                    holder, AVERAGING_SERVICE, encode_call(call), deadline_s=effect.deadline_s,
+                    into=_places(tools.codec, spans[chunk]),
+                )  # fmt: skip
                 chunks.append(tuple(answer.tensors))
                 count.received += _size(chunks[-1])
             with tools.caller.guard.blaming(holder):
@@ -376,6 +382,12 @@ async def _fetch_from(
             raise ExchangeFailedError(holder, str(error)) from error
         parts.append(tuple(chunks))
     return Mean(effect.exchange, effect.digests, values, tuple(parts))
+
+
+def _places(codec: Codec, span: slice) -> list[memoryview]:
+    """Return memory for one chunk of a mean, so that no answer can take more."""
+    specs = codec_of_means(codec).specs(span.stop - span.start)
+    return [allocate(spec.byte_count) for spec in specs]
 
 
 def _take_part(

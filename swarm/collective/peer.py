@@ -17,7 +17,7 @@ from typing import Any, Final, assert_never
 import trio
 from torch import Tensor
 
-from protocols.collective.collective import Collective
+from protocols.collective.collective import LAST_ROUNDS_MAX, Collective
 from protocols.collective.events import (
     AdoptState,
     ApplyMean,
@@ -428,6 +428,8 @@ class CollectivePeer:
             state = await fetch.run([peer])
             with self._caller.guard.blaming(peer):
                 history = history_untrusted(state.version, state.tensors)
+                if history.version > self._context.run.training.steps + LAST_ROUNDS_MAX:
+                    raise RemoteProtocolError("an outer state of a step that the run has not")
         except (FetchError, RemoteProtocolError) as error:
             log.warning("outer state not fetched: peer=%s reason=%s", peer, error)
             self._driver.feed(StateFailed(trio.current_time(), fragment, peer))

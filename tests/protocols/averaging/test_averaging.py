@@ -18,7 +18,17 @@ from protocols.averaging.events import (
     RoundWanted,
     StartExchange,
 )
-from protocols.averaging.messages import Begin, Form, Join, Member, Prepare, Promise, Result
+from protocols.averaging.messages import (
+    Begin,
+    Form,
+    Have,
+    Join,
+    Member,
+    Noted,
+    Prepare,
+    Promise,
+    Result,
+)
 from protocols.averaging.settings import AveragingSpec
 from protocols.core import Blame, ContactsFound, PeerDown, Received, Send, Tick
 from protocols.errors import LocalProtocolError
@@ -251,3 +261,64 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         AveragingSpec(gather_floor_s=5.0, gather_ceiling_s=1.0)
     with pytest.raises(SchemaError):
         AveragingSpec(exchange_floor_s=500.0, exchange_ceiling_s=100.0)
+
+
+RESULTS_THAT_CANNOT_BE = pytest.mark.parametrize(
+    "result",
+    [
+        Result(1, (9, 0, 1), (b"d" * 32,) * 3),
+        Result(1, (0, 1, 2), (b"d" * 32,) * 2),
+        Result(1, (1, 1), (b"d" * 32,) * 2),
+        Result(1, (2,), (b"d" * 32,)),
+        Result(2, (0, 1), (b"d" * 32,) * 2),
+    ],
+    ids=["of who is none", "without a digest", "one twice", "of one alone", "of what follows"],
+)
+
+
+@RESULTS_THAT_CANNOT_BE
+def test_a_promise_of_a_result_that_cannot_be_is_not_taken_over(result: Result) -> None:
+    net = Net(A, B, C)
+    round_id = net.begun()
+    del net.cores[B], net.cores[C]
+    net.tell(A, ExchangeFailed(net.now_s, round_id, 1, B))  # A owns attempt 2
+    net.tell(A, Received(net.now_s, C, Promise(round_id, 2, 1, result)))
+    net.wait(11)
+    assert net.last(A, Blame).peer == C
+    assert not [e for e in net.done[A] if isinstance(e, FetchMean)]
+
+
+@RESULTS_THAT_CANNOT_BE
+def test_who_says_to_have_what_cannot_be_is_blamed(result: Result) -> None:
+    net = Net(A, B, C)
+    round_id = net.begun()
+    del net.cores[B], net.cores[C]
+    for liar in (B, C):
+        net.tell(A, Received(net.now_s, liar, Have(round_id, 1, result)))
+        assert net.last(A, Blame).peer == liar
+    assert not [e for e in net.done[A] if isinstance(e, FetchMean)]
+
+
+def test_a_mean_that_takes_long_to_fetch_is_not_begun_anew() -> None:
+    net = Net(A, B, C, answer_s=1.0)
+    round_id = net.begun()
+    del net.cores[B], net.cores[C]
+    net.tell(A, Received(net.now_s, B, Begin(round_id, 3, (1, 2))))  # we are left out
+    result = Result(3, (1, 2), (b"d" * 32,) * 2)
+    for peer in (B, C):
+        net.tell(A, Received(net.now_s, peer, Have(round_id, 3, result)))
+    net.wait(60)
+    assert len([e for e in net.done[A] if isinstance(e, FetchMean)]) == 1
+
+
+def test_one_peer_cannot_take_all_the_room_for_meetings() -> None:
+    net = Net(A, B)
+    stranger = PeerID(b"stranger")
+    for index in range(200):
+        net.tell(A, Received(0.0, stranger, Join(f"key {index}", 1, LAYOUT, 1.0, 0.0)))
+    effects = net.cores[A].handle(Received(0.0, B, Join("model", 1, LAYOUT, 1.0, 0.0)))
+    assert [type(e.message) for e in effects if isinstance(e, Send) and e.peer == B] == [Noted]
+    net.want(A)
+    net.want(B)
+    net.wait(5)
+    assert net.last(B, StartExchange).key == "model"

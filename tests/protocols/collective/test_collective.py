@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 
+from protocols.collective.collective import Collective
+from protocols.collective.events import BeginRound, Trained
+from protocols.collective.fragments import Schedule
 from protocols.collective.messages import RoundBegins
 from protocols.collective.rounds import FIRST_LINE, Fragment
 from protocols.collective.settings import CollectiveSpec
@@ -281,3 +285,18 @@ def test_a_single_liar_moves_nobody() -> None:
     honest = [world.nodes[peer(i)] for i in range(3)]
     assert all(node.core.finished for node in honest)
     assert all(b"x" * 16 not in node.core.fragments[0].lines for node in honest)
+
+
+def test_who_has_trained_for_long_without_a_round_counts_as_much_as_anybody_may() -> None:
+    core = Collective(
+        peer(0),
+        CollectiveSpec(local_steps=1 << 20),
+        Schedule(1, 1 << 20, 1 << 21),
+        rng=random.Random(0),
+        founds=True,
+    )
+    core.start(0.0)
+    core.step = core.fragments[0].trained = (1 << 20) - 1
+    effects = core.handle(Trained(1.0, finite=True))
+    (begun,) = [e for e in effects if isinstance(e, BeginRound)]
+    assert 1e5 < begun.weight <= core._spec.averaging.weight_max

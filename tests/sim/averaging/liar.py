@@ -141,7 +141,9 @@ def said_by(rng: random.Random, victim: AveragingPeer, me: PeerID) -> list[Calla
     rounds += [ended.round for ended in victim.core._ended.values()]
     round_id = rng.choice(rounds).round_id if rounds else b"r" * 32
     digest = b"d" * 32
-    result = Result(1, (0, 1), (digest, digest))
+    counts = [len(r.form.members) for r in rounds if r.round_id == round_id]
+    everybody = tuple(range(max([2, *counts])))
+    result = Result(1, everybody, (digest,) * len(everybody))
     members = tuple(Member(peer, 1.0, 0.0) for peer in sorted({me, victim.peer_id}))
     attempt = rng.choice((1, 2, 3, 5, 9_999))
     proposals = [r._proposal for r in rounds if r.round_id == round_id and r._proposal is not None]

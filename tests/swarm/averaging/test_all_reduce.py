@@ -14,16 +14,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protocols.averaging.calls import ChunkCall, MeanCall, decode_call_untrusted, encode_call
-from protocols.averaging.messages import Form, Member, decode_message_untrusted, encode_message
+from protocols.averaging.messages import (
+    Begin,
+    Form,
+    Have,
+    Member,
+    Message,
+    decode_message_untrusted,
+    encode_message,
+)
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.ids import PeerID
 from swarm.averaging.all_reduce import Averaged, NotFiniteError, RoundAbortedError
 from swarm.averaging.codecs import Codec
 from swarm.averaging.exchange import AVERAGING_SERVICE, layout_of
-from swarm.calls import Answer, CallError, Incoming, WireTensor
+from swarm.calls import Answer, CallError, Incoming, Refusal, WireTensor
 from swarm.endpoints import Endpoint
 from swarm.tensors.wire import from_wire, to_wire
 from tests.fakes.signer import SeededSigner
-from tests.swarm.averaging.group import SPEC, Group, Node, done, play, vectors_for
+from tests.swarm.averaging.group import LIMITS, SPEC, Group, Node, done, play, vectors_for
 
 pytestmark = pytest.mark.trio
 
@@ -417,6 +426,59 @@ def test_an_owner_that_gives_different_sums_is_noticed_and_left_out() -> None:
     play(4, script)
 
 
+def test_a_mean_that_is_held_does_not_change_while_an_attempt_of_a_liar_exchanges_anew() -> None:
+    vectors = vectors_for(3)
+
+    async def script(group: Group) -> None:
+        liar, victim, other = group.nodes
+        kept_back: list[Have] = []
+        is_begun = trio.Event()
+
+        def hold_back(node: Node) -> None:
+            send = node.averager._send
+
+            def instead(peer: PeerID, message: Message) -> None:
+                if isinstance(message, Have) and peer == victim.peer_id and not is_begun.is_set():
+                    kept_back.append(message)
+                else:
+                    send(peer, message)
+
+            node.averager._send = instead  # type: ignore[method-assign]
+
+        hold_back(liar)
+        hold_back(other)
+        answer = liar.averager.answer
+
+        async def lie(incoming: Incoming) -> Answer:
+            message = incoming.message
+            if message["tag"] == "chunk" and message["body"]["exchange"] > 1:
+                is_begun.set()
+                return Answer(None, [to_wire(from_wire(t) + 7.0) for t in incoming.tensors])
+            return await answer(incoming)
+
+        endpoints = {AVERAGING_SERVICE: Endpoint(lie, lambda peer: liar.averager.limits)}
+        await liar.endpoints.open(endpoints)
+
+        async def begin_anew() -> None:
+            await _until(lambda: _reached(victim, "held") and bool(kept_back))
+            (round_id,) = victim.averager._held
+            members = sorted(node.peer_id for node in group.nodes)
+            begin = Begin(round_id, 2 + members.index(liar.peer_id), (0, 1, 2))
+            liar.averager._send(victim.peer_id, begin)
+            await is_begun.wait()
+            await trio.sleep(0.2)  # the false numbers arrive
+            liar.averager._send(victim.peer_id, kept_back[0])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(begin_anew)
+            results = done(await group.average(vectors))
+        expected = torch.stack(vectors).mean(0)
+        for result in results:
+            assert torch.allclose(result.mean, expected, atol=1e-6)
+
+    play(3, script)
+
+
 def test_numbers_for_a_round_of_the_past_or_of_others_are_refused() -> None:
     vectors = vectors_for(3)
 
@@ -473,3 +535,52 @@ def test_any_bytes_decode_or_blame_the_sender(raw: bytes) -> None:
         for decode in (decode_message_untrusted, decode_call_untrusted):
             with contextlib.suppress(RemoteProtocolError):
                 decode(data)
+
+
+def test_who_is_always_busy_is_not_sent_the_same_numbers_again_and_again() -> None:
+    vectors = vectors_for(3, 9_000)
+
+    async def script(group: Group) -> None:
+        liar, *honest = group.nodes
+        asked = 0
+        answer = liar.averager.answer
+
+        async def busy(incoming: Incoming) -> Answer:
+            nonlocal asked
+            if incoming.message["tag"] != "chunk":
+                return await answer(incoming)
+            asked += 1
+            raise Refusal("busy", "as always")
+
+        endpoints = {AVERAGING_SERVICE: Endpoint(busy, lambda peer: liar.averager.limits)}
+        await liar.endpoints.open(endpoints)
+        results = await group.average(vectors)
+        for result in done(results[1:]):
+            assert result.group == tuple(sorted(node.peer_id for node in honest))
+        assert asked < 60  # three chunks, by both, for 1.2 s
+
+    play(3, script, spec=dataclasses.replace(SPEC, exchange_ceiling_s=1.2))
+
+
+def test_an_answer_that_is_larger_than_a_chunk_is_not_received() -> None:
+    vectors = vectors_for(3)
+
+    async def script(group: Group) -> None:
+        liar, *honest = group.nodes
+
+        async def lie(incoming: Incoming) -> Answer:
+            true = await answer(incoming)
+            return Answer(None, [to_wire(torch.zeros(10_000_000))]) if true.tensors else true
+
+        answer = liar.averager.answer
+        endpoints = {AVERAGING_SERVICE: Endpoint(lie, lambda peer: LIMITS)}
+        await liar.endpoints.open(endpoints)
+        results = await group.average(vectors)
+        for result in done(results[1:]):
+            assert liar.peer_id not in result.group
+        received = [
+            n.caller.statistics().services[AVERAGING_SERVICE].bytes_received for n in honest
+        ]
+        assert max(received) < 1_000_000
+
+    play(3, script, codec="int8")

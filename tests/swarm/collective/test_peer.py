@@ -27,7 +27,7 @@ from protocols.schema import encode
 from protocols.state_calls import STATE_SERVICE, StateCall
 from swarm.averaging.all_reduce import Averaged, Averager, RoundAbortedError
 from swarm.calls import Caller, CallError, Guard, Rates
-from swarm.collective.holder import Holder
+from swarm.collective.holder import History, Holder
 from swarm.collective.peer import COLLECTIVE_SERVICE, CollectiveHooks, CollectivePeer
 from swarm.endpoints import Endpoints
 from swarm.learner.learner import Learner, TrainedBatch
@@ -278,5 +278,21 @@ def test_what_makes_no_sense_is_refused_or_blamed(tmp_path: Path) -> None:
         with pytest.raises(CallError):
             await call(COLLECTIVE_SERVICE, {"tag": "standing", "body": {}})
         assert sum(node.guard.faults().values()) == 2
+
+    play(tmp_path, script)
+
+
+def test_an_outer_state_of_a_step_that_the_run_has_not_is_not_adopted(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        liar = await scene.add(0, founds=True)
+        lines = (b"x" * 16, FIRST_LINE)
+        for index, fragment in enumerate(liar.peer.core.fragments):
+            fragment.version, fragment.lines = 1 << 40, lines
+            liar.holder.histories[index] = History(1 << 40, lines)
+        late = await scene.add(1)
+        await scene.until(lambda: bool(late.guard.faults()) or bool(late.holder.version))
+        assert late.guard.faults().get(liar.me)
+        assert late.holder.version == 0
+        assert late.peer.core.whereabouts.adoptions == 0
 
     play(tmp_path, script)
