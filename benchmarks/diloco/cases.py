@@ -64,6 +64,8 @@ class Outcome:
     """Bytes that one peer has sent in the whole run."""
     peak: int = 0
     """And in its largest round."""
+    largest_share: float = 1.0
+    """Of the model, in the largest fragment: layers stay whole, so fragments are not of one size."""
 
     @property
     def loss(self) -> float:
@@ -125,4 +127,6 @@ def _collective(job: Job, sha256: str, judge: Learner, outcome: Outcome) -> None
         if population.step % (job.steps // LOOKS) == 0:
             outcome.steps.append(population.step)
             outcome.losses.append(judge.evaluate_on(population.outer.parameters).loss)
+    sizes = [population.fragments.size(index) for index in range(len(population.fragments))]
+    outcome.largest_share = max(sizes) / sum(sizes)
     outcome.sent, outcome.peak = population.traffic.total, population.traffic.peak

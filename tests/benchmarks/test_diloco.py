@@ -70,7 +70,9 @@ def test_streaming_ends_with_one_model_that_has_learned(codec: str) -> None:
 
 def test_ratios_are_to_the_best_rate_and_broken_bounds_are_named() -> None:
     def outcome(loss: float, sent: int = 0, peak: int = 0) -> Outcome:
-        return Outcome(parameters=1000, steps=[4000], losses=[loss], sent=sent, peak=peak)
+        return Outcome(
+            parameters=1000, steps=[4000], losses=[loss], sent=sent, peak=peak, largest_share=0.25
+        )
 
     def job(method: str, **more: object) -> Job:
         return Job(**({"method": method, "peers": 2, "seed": 1, "pattern": ""} | more))  # type: ignore[arg-type]

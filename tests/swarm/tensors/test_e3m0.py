@@ -41,7 +41,7 @@ def plain(numbers: list[float]) -> list[float]:
 FLOATS = st.floats(-1e6, 1e6, width=32).map(lambda x: x if abs(x) >= SMALLEST else 0.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(FLOATS, max_size=3 * BLOCK + 5))
 def test_every_number_becomes_the_nearest_of_its_blocks_powers(numbers: list[float]) -> None:
     packed = encode(torch.tensor(numbers, dtype=torch.float32))
@@ -50,7 +50,7 @@ def test_every_number_becomes_the_nearest_of_its_blocks_powers(numbers: list[flo
     assert decode_untrusted(packed, len(numbers)).tolist() == plain(numbers)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(FLOATS, max_size=2 * BLOCK + 1))
 def test_what_was_packed_once_is_packed_again_bit_by_bit(numbers: list[float]) -> None:
     packed = encode(torch.tensor(numbers, dtype=torch.float32))
@@ -58,7 +58,7 @@ def test_what_was_packed_once_is_packed_again_bit_by_bit(numbers: list[float]) -
     assert torch.equal(again, packed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_any_bytes_decode_to_finite_numbers_or_blame_the_sender(data: bytes, elements: int) -> None:
     packed = torch.tensor(list(data), dtype=torch.uint8)
