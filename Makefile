@@ -24,7 +24,7 @@ test: setup ## Formatting, lint, types, and every tier of tests with its time bu
 	$(BIN)/python -m tests.tiers
 
 soak: setup ## All that happens to real nodes, then MINUTES (30) of nodes that come and go.
-	$(BIN)/python -m pytest -q -m process tests/processes
+	$(BIN)/python -m pytest -q -m "process or soak" tests/processes tests/swarm tests/moe
 	$(BIN)/python -m tests.soak
 
 format: setup ## Format and sort imports in place.

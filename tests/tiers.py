@@ -28,7 +28,7 @@ TIERS = (
     Tier("types", ("-m", "mypy"), 90),
     Tier("pure", (*_PYTEST, "-m", "not trio and not sim and not process"), 80),
     Tier("simulator", (*_PYTEST, "-m", "sim"), 110),
-    Tier("trio", (*_PYTEST, "-m", "trio"), 120),
+    Tier("trio", (*_PYTEST, "-m", "trio and not soak"), 120),
     Tier("processes", (*_PYTEST, "-m", "process and not soak"), 180),
 )
 

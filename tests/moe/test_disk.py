@@ -102,6 +102,7 @@ def test_a_node_that_never_comes_back_is_waited_for_then_its_keepers_disks_have_
     trio.run(main)
 
 
+@pytest.mark.soak
 def test_who_comes_back_late_leaves_an_expert_to_who_has_adopted_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_who_comes_back_late_leaves_an_expert_to_who_has_adopted_it(
     trio.run(main)
 
 
+@pytest.mark.soak
 def test_what_was_seen_of_hosts_may_be_lost(tmp_path: Path) -> None:
     async def main() -> None:
         async with keepers(folder=tmp_path) as (_, found):
@@ -185,6 +187,7 @@ def test_a_file_that_its_host_has_not_signed_is_refused_and_the_one_before_it_us
     trio.run(main)
 
 
+@pytest.mark.soak
 def test_an_expert_that_was_handed_over_leaves_the_disk_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.sim.engine.runner import PROCESSES, Outcome, outcome_of, regressions, replay_command
 from tests.sim.engine.subject import MODES, subject_of
 
-SEEDS = {"pipeline": 150, "moe": 20}
+SEEDS = {"pipeline": 110, "moe": 20}
 """The pipeline's are the oldest and find the rarest things; those of moe take longest."""
 SEEDS_OF_OTHERS = 60
 
