@@ -207,6 +207,7 @@ def test_an_expert_that_was_handed_over_leaves_the_disk_after_a_while(
     trio.run(main)
 
 
+@pytest.mark.soak
 def test_what_was_handed_over_is_left_to_who_has_it_though_he_comes_back_later(
     tmp_path: Path,
 ) -> None:

@@ -56,6 +56,7 @@ def test_an_adopted_expert_goes_on_with_parameters_and_optimizer_of_its_last_sna
     trio.run(main)
 
 
+@pytest.mark.soak
 def test_a_node_that_leaves_hands_over_what_its_experts_know_now() -> None:
     async def main() -> None:
         async with keepers() as (_, found):

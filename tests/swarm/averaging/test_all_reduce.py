@@ -537,6 +537,7 @@ def test_any_bytes_decode_or_blame_the_sender(raw: bytes) -> None:
                 decode(data)
 
 
+@pytest.mark.soak
 def test_who_is_always_busy_is_not_sent_the_same_numbers_again_and_again() -> None:
     vectors = vectors_for(3, 9_000)
 

@@ -211,6 +211,7 @@ def test_peers_end_with_the_same_outer_parameters_which_have_learned(tmp_path: P
     play(tmp_path, script)
 
 
+@pytest.mark.soak
 def test_a_round_that_one_peer_misses_costs_nothing_but_a_fetch(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         scene.step_s = 0.02
