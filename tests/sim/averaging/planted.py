@@ -139,7 +139,7 @@ SUITE: Final = (
     Planted("a round that leads nowhere is never given up", EndsInTime, ((Round, "tick", _tick_without_end),)),
     Planted("a meeting place that does not answer is waited for", EndsInTime,
             ((Averaging, "_pass_over", _pass_over_never),)),
-    Planted("rounds are remembered for ever", Bounded, ((Averaging, "_keep", _forget_never),), 33),
+    Planted("rounds are remembered for ever", Bounded, ((Averaging, "_keep", _forget_never),), 50),
     Planted("a message of a round that is over is a lie", NobodyHonestBlamed,
             ((Averaging, "_receive", _receive_blaming),)),
     Planted("nobody takes over", SurvivorsFinish, ((Round, "_go_on", _go_on_never),), 52),
