@@ -13,7 +13,6 @@ import logging
 import os
 import statistics
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +48,7 @@ from swarm.gossip.own_model import OwnModel
 from swarm.gossip.peer import GOSSIP_SERVICE, GossipHooks, GossipPeer
 from swarm.hosting.compute import ComputeThread, torch_threads
 from swarm.learner.learner import Learner, TrainedBatch
+from swarm.learner.pace import Pace
 from swarm.learner.task import Evaluation
 from swarm.mode import ExportRefusedError, Progress, RunContext
 from swarm.presence import Presence
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LATELY: Final = 50
 _BEGIN_S: Final = 60.0
 """A node begins to train without some of the experts when they have not come by then."""
 _LOOK_S: Final = 0.2
@@ -118,8 +117,7 @@ class MoeMode:
         self._experts_left = trio.Event()
         self._trunk_left = trio.Event()
         self._data_problem = ""
-        self._losses: deque[float] = deque(maxlen=_LATELY)
-        self._times: deque[float] = deque(maxlen=_LATELY)
+        self._pace = Pace(context.run.training.batch)
         self._evaluation: Evaluation | None = None
         self.steps_failed = 0
         """Times that a training step found too few experts; each was tried again."""
@@ -415,8 +413,7 @@ class MoeMode:
         self.steps_failed += 1
 
     def _trained(self, trained: TrainedBatch, evaluation: Evaluation | None) -> None:
-        self._losses.append(trained.loss)
-        self._times.append(trio.current_time())
+        self._pace.trained(trio.current_time(), trained.loss)
         if evaluation is not None:
             self._evaluation = evaluation
 
@@ -432,9 +429,9 @@ class MoeMode:
             role=f"{hosted} experts" + (", trains" if self._gossip is not None else ""),
             step=learner.trained if learner is not None else None,
             steps=self._run.training.steps,
-            loss=statistics.fmean(self._losses) if self._losses else None,
+            loss=self._pace.loss,
             held_out_loss=self._evaluation.loss if self._evaluation else None,
-            samples_per_second=self._samples_per_second(),
+            samples_per_second=self._pace.samples_per_second,
             peers=len(self._rooms) + 1,
             waiting_for=self._waiting_for(),
             resting=self._gossip is None
@@ -463,12 +460,6 @@ class MoeMode:
         if self._keeper is None:
             return 0.0
         return max(0.0, self._keeper.core.returning_until_s - trio.current_time())
-
-    def _samples_per_second(self) -> float | None:
-        if len(self._times) < 2 or self._times[-1] == self._times[0]:
-            return None
-        batches_per_s = (len(self._times) - 1) / (self._times[-1] - self._times[0])
-        return round(batches_per_s * self._run.training.batch, 1)
 
     def detail(self) -> dict[str, Any]:
         peer, keeper = self._peer, self._keeper

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import random
-import statistics
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,12 +13,11 @@ import msgpack
 import trio
 from torch import Tensor
 
-from protocols.claims import choose_partition
 from protocols.collective.collective import LAST_ROUNDS_MAX
 from protocols.collective.messages import Standing, decode_message_untrusted, encode_message
 from protocols.collective.settings import CollectiveSpec
 from protocols.errors import RemoteProtocolError
-from protocols.frames import Limits, number_untrusted, unpack_untrusted
+from protocols.frames import Limits, unpack_untrusted
 from protocols.ids import PeerID
 from protocols.ports import DirectoryRecord
 from swarm.averaging.all_reduce import Averager
@@ -30,6 +27,8 @@ from swarm.collective.peer import CollectiveHooks, CollectivePeer
 from swarm.data.errors import DataError
 from swarm.endpoints import Endpoint
 from swarm.learner.learner import Learner, TrainedBatch
+from swarm.learner.pace import Pace
+from swarm.learner.share import DataShare, claim_of
 from swarm.learner.task import Evaluation, Task, open_task
 from swarm.mode import ExportRefusedError, Progress, RunContext
 from swarm.presence import Presence
@@ -52,9 +51,6 @@ _FORGET_S: Final = 30.0
 """A look that finds nobody may have met a slow directory. Who takes itself for alone goes on by itself, on a line of its own."""
 _HEADER_BYTES: Final = 64 * 1024
 _LIST_BYTES: Final = 4 << 20
-_LATELY: Final = 50
-"""Batches over which the loss is averaged for people."""
-_NUMBER_MAX: Final = (1 << 31) - 1
 _MISSED_MAX: Final = 3
 """Rounds missed in a row; more are a problem that a person should look at."""
 _COMPLETE: Final = "nothing: all steps are trained; `murmura export PATH` writes the model"
@@ -80,16 +76,14 @@ class CollectiveMode:
         """Kept when the peer behind it is started again: the model goes on."""
         self._kept = False
         """The holder has more than the initial parameters."""
-        self._task: Task | None = None
-        self._partition: int | None = None
+        self._share: DataShare | None = None
         self._claims: dict[PeerID, int] = {}
         self._named_s: dict[PeerID, float] = {}
         """When the directory named them last."""
         self._looked = trio.Event()
         self._left = trio.Event()
         self._problem = ""
-        self._losses: deque[float] = deque(maxlen=_LATELY)
-        self._times: deque[float] = deque(maxlen=_LATELY)
+        self._pace = Pace(context.run.training.batch)
         self._steps_trained = 0
         self._evaluation: Evaluation | None = None
         self._initial: InitialState | None = None
@@ -172,14 +166,15 @@ class CollectiveMode:
             return True
         self._context.life.needs_state(self.name, "reading the data")
         try:
-            self._task = await trio.to_thread.run_sync(
+            task = await trio.to_thread.run_sync(
                 lambda: open_task(self._run, path=self._context.wishes.data)
             )
+            share = self._share = DataShare(self._context.me, self._presence, task)
             if not founds:
                 with trio.move_on_after(_FIRST_LOOK_S):
                     await self._looked.wait()
             self._claim()
-            holder = await resources.compute.run_own(self._new_holder)
+            holder = await resources.compute.run_own(self._new_holder, task, share)
             resumed = await self._resume(holder, resources)
             await self._begin_from_start(holder, resources, wanted=not resumed)
         except (DataError, StartMisfitError) as error:
@@ -189,19 +184,10 @@ class CollectiveMode:
         self._holder = holder
         return True
 
-    def _new_holder(self) -> Holder:
+    def _new_holder(self, task: Task, share: DataShare) -> Holder:
         """On the compute thread. All peers begin with the same parameters."""
-        learner = Learner(self._run, self._task_here, self._batches(), seed=self._run.seed)
+        learner = Learner(self._run, task, share.batches(), seed=self._run.seed)
         return Holder(learner, self._spec)
-
-    @property
-    def _task_here(self) -> Task:
-        assert self._task is not None
-        return self._task
-
-    def _batches(self) -> Any:
-        assert self._partition is not None
-        return self._task_here.batches(self._partition, salt=bytes(self._context.me))
 
     # --- checkpoints ---
 
@@ -270,8 +256,8 @@ class CollectiveMode:
     def _records(self, records: Sequence[DirectoryRecord]) -> None:
         now_s = trio.current_time()
         for record in records:
-            claim = number_untrusted(record.value, "partition")
-            if claim is not None and claim <= _NUMBER_MAX:
+            claim = claim_of(record)
+            if claim is not None:
                 self._claims[record.peer] = claim
                 self._named_s[record.peer] = now_s
         for peer in [p for p, named_s in self._named_s.items() if now_s > named_s + _FORGET_S]:
@@ -285,18 +271,10 @@ class CollectiveMode:
             self._peer.contacts_found(tuple(self._claims))
 
     def _claim(self) -> None:
-        """Claim a partition, or another one when a peer with a better right has claimed ours."""
-        if self._task is None or self._left.is_set():
-            return
-        chosen = choose_partition(
-            self._context.me, self._claims, self._task.partitions, held=self._partition
-        )
-        if chosen != self._partition:
-            log.info("partition: %d of %d", chosen, self._task.partitions)
-            self._partition = chosen
-            if self._holder is not None:
-                self._holder.learner.batches = self._batches()
-        self._presence.announce(bytes(msgpack.packb({"partition": chosen})))
+        if self._share is not None and not self._left.is_set():
+            self._share.claim(
+                self._claims, self._holder.learner if self._holder is not None else None
+            )
 
     # --- leaving ---
 
@@ -314,9 +292,7 @@ class CollectiveMode:
 
     def _trained(self, trained: TrainedBatch) -> None:
         self._steps_trained += 1
-        if trained.finite:
-            self._losses.append(trained.loss)
-        self._times.append(trio.current_time())
+        self._pace.trained(trio.current_time(), trained.loss if trained.finite else None)
 
     def _evaluated(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
@@ -328,9 +304,9 @@ class CollectiveMode:
             role="trains" if peer is not None else "",
             step=holder.step if holder is not None else None,
             steps=self._run.training.steps,
-            loss=statistics.fmean(self._losses) if self._losses else None,
+            loss=self._pace.loss,
             held_out_loss=self._evaluation.loss if self._evaluation else None,
-            samples_per_second=self._samples_per_second(),
+            samples_per_second=self._pace.samples_per_second,
             peers=len(self._claims) + 1,
             waiting_for=self._waiting_for(),
             resting=peer is not None and peer.core.waits_for_peers > 0,
@@ -360,16 +336,10 @@ class CollectiveMode:
             return f"{core.waits_for_peers} more peers to begin with"
         return "the mean of a round" if core.waiting_for_mean else None
 
-    def _samples_per_second(self) -> float | None:
-        if len(self._times) < 2 or self._times[-1] == self._times[0]:
-            return None
-        steps_per_s = (len(self._times) - 1) / (self._times[-1] - self._times[0])
-        return round(steps_per_s * self._run.training.batch, 1)
-
     def detail(self) -> dict[str, Any]:
         status: dict[str, Any] = {
             "accuracy": self._evaluation.accuracy if self._evaluation else None,
-            "partition": self._partition,
+            "partition": self._share.partition if self._share is not None else None,
             "data_problem": self._problem or None,
         }
         peer, holder = self._peer, self._holder

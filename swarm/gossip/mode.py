@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 import statistics
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
 import torch
 import trio
 from torch import Tensor
 
-from protocols.claims import choose_partition
-from protocols.frames import Limits, number_untrusted
+from protocols.frames import Limits
 from protocols.gossip.settings import GossipSpec
 from protocols.ids import PeerID
 from protocols.ports import DirectoryRecord
@@ -28,7 +25,9 @@ from swarm.gossip.models import Models
 from swarm.gossip.own_model import OwnModel
 from swarm.gossip.peer import GossipHooks, GossipPeer
 from swarm.learner.learner import Learner, TrainedBatch
-from swarm.learner.task import Evaluation, Task, open_task
+from swarm.learner.pace import Pace
+from swarm.learner.share import DataShare, claim_of
+from swarm.learner.task import Evaluation, open_task
 from swarm.mode import ExportRefusedError, Progress, RunContext
 from swarm.models.classifier import peer_seed
 from swarm.presence import Presence
@@ -50,9 +49,6 @@ _LOOK_S: Final = 1.0
 _HEADER_BYTES: Final = 64 * 1024
 _LIST_BYTES: Final = 4 << 20
 """Some 100 bytes for a tensor, and three tensors for a parameter."""
-_LATELY: Final = 50
-"""Batches over which the loss is averaged for people."""
-_NUMBER_MAX: Final = (1 << 31) - 1
 """Of what a peer says of itself."""
 _COMPLETE: Final = (
     "nothing: all batches are trained; `murmura export PATH` writes this peer's model"
@@ -77,14 +73,12 @@ class GossipMode:
         self._peer: GossipPeer | None = None
         self._models: Models | None = None
         """Kept when the peer behind it is started again: the model goes on."""
-        self._task: Task | None = None
-        self._partition: int | None = None
+        self._share: DataShare | None = None
         self._claims: dict[PeerID, int] = {}
         self._looked = trio.Event()
         self._left = trio.Event()
         self._data_problem = ""
-        self._losses: deque[float] = deque(maxlen=_LATELY)
-        self._times: deque[float] = deque(maxlen=_LATELY)
+        self._pace = Pace(context.run.training.batch)
         self._evaluation: Evaluation | None = None
         self._averaging: Averaging | None = None
         self._rollbacks = 0
@@ -160,20 +154,21 @@ class GossipMode:
             return True
         self._context.life.needs_state(self.name, "reading the data")
         try:
-            self._task = await trio.to_thread.run_sync(
+            task = await trio.to_thread.run_sync(
                 lambda: open_task(self._run, path=self._context.wishes.data)
             )
         except DataError as error:
             self._data_problem = str(error)
             log.error("does not train: %s", error)
             return False
+        share = self._share = DataShare(self._context.me, self._presence, task)
         if not founds:
             with trio.move_on_after(_FIRST_LOOK_S):
                 await self._looked.wait()
         self._claim()
         seed = peer_seed(self._run.seed, self._context.me)
         learner = await resources.compute.run_own(
-            lambda: Learner(self._run, self._task_here, self._batches(), seed=seed)
+            lambda: Learner(self._run, task, share.batches(), seed=seed)
         )
         resumed = await self._own.resume(learner, resources.compute)
         try:
@@ -209,23 +204,11 @@ class GossipMode:
         tensors = await self._initial.tensors(expected_specs(own))
         await compute.run_own(functools.partial(learner.load, tensors, trained=start.step))
 
-    @property
-    def _task_here(self) -> Task:
-        assert self._task is not None
-        return self._task
-
-    def _batches(self) -> Any:
-        assert self._partition is not None
-        return self._task_here.batches(self._partition, salt=bytes(self._context.me))
-
     # --- who takes part, and on which part of the data ---
 
     def _records(self, records: Sequence[DirectoryRecord]) -> None:
         self._claims = {
-            record.peer: claim
-            for record in records
-            if (claim := number_untrusted(record.value, "partition")) is not None
-            and claim <= _NUMBER_MAX
+            record.peer: claim for record in records if (claim := claim_of(record)) is not None
         }
         self._looked.set()
         self._claim()
@@ -236,18 +219,10 @@ class GossipMode:
             self._peer.contacts_found(tuple(self._claims))
 
     def _claim(self) -> None:
-        """Claim a partition, or another one when a peer with a better right has claimed ours."""
-        if self._task is None or self._left.is_set():
-            return
-        chosen = choose_partition(
-            self._context.me, self._claims, self._task.partitions, held=self._partition
-        )
-        if chosen != self._partition:
-            log.info("partition: %d of %d", chosen, self._task.partitions)
-            self._partition = chosen
-            if self._models is not None:
-                self._models.learner.batches = self._batches()
-        self._presence.announce(bytes(msgpack.packb({"partition": chosen})))
+        if self._share is not None and not self._left.is_set():
+            self._share.claim(
+                self._claims, self._models.learner if self._models is not None else None
+            )
 
     # --- leaving ---
 
@@ -264,8 +239,7 @@ class GossipMode:
     # --- how it goes ---
 
     def _trained(self, trained: TrainedBatch, evaluation: Evaluation | None) -> None:
-        self._losses.append(trained.loss)
-        self._times.append(trio.current_time())
+        self._pace.trained(trio.current_time(), trained.loss)
         if evaluation is not None:
             self._evaluation = evaluation
         if self._models is not None and self._models.learner.trained == self._run.training.steps:
@@ -292,9 +266,9 @@ class GossipMode:
             role="trains" if peer is not None else "",
             step=learner.trained if learner is not None else None,
             steps=self._run.training.steps,
-            loss=statistics.fmean(self._losses) if self._losses else None,
+            loss=self._pace.loss,
             held_out_loss=self._evaluation.loss if self._evaluation else None,
-            samples_per_second=self._samples_per_second(),
+            samples_per_second=self._pace.samples_per_second,
             peers=len(self._claims) + 1,
             waiting_for=self._waiting_for(),
             problems=tuple(filter(None, (self._data_problem, self._start_problem))),
@@ -314,16 +288,10 @@ class GossipMode:
             return "a neighbour's model to start from"
         return None
 
-    def _samples_per_second(self) -> float | None:
-        if len(self._times) < 2 or self._times[-1] == self._times[0]:
-            return None
-        batches_per_s = (len(self._times) - 1) / (self._times[-1] - self._times[0])
-        return round(batches_per_s * self._run.training.batch, 1)
-
     def detail(self) -> dict[str, Any]:
         status: dict[str, Any] = {
             "accuracy": self._evaluation.accuracy if self._evaluation else None,
-            "partition": self._partition,
+            "partition": self._share.partition if self._share is not None else None,
             "data_problem": self._data_problem or None,
         }
         peer, models = self._peer, self._models
